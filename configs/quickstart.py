@@ -1,0 +1,84 @@
+"""On-policy distillation from nothing, on a laptop.
+
+Three stages on the builtin task, the running sum modulo 10 of six digits:
+a teacher learns the task from demonstrations, a smaller student gets a short
+taste of them, and then writes its own rollouts and learns from the teacher's
+scores of every token: the stop-gradient TopK of "The Many Faces of On-Policy
+Distillation" (arXiv 2605.11182), on the teacher's support with a tail bucket.
+
+  jopd train --config=configs/quickstart.py --workdir=runs/quickstart
+
+Expected: see docs/results.md. Hardware: two CPU cores, a few minutes.
+"""
+
+from jopd import config as configs
+
+
+def get_config():
+  """Returns the config."""
+  config = configs.base()
+  config.models.teacher = dict(
+    model_type='qwen3',
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    rope_theta=10_000.0,
+    initializer_range=0.1,
+    tie_word_embeddings=True,
+  )
+  config.models.student = dict(
+    model_type='qwen3',
+    hidden_size=64,
+    intermediate_size=192,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    rope_theta=10_000.0,
+    initializer_range=0.1,
+    tie_word_embeddings=True,
+  )
+  config.data = dict(name='running_sum', count=8192, length=6, modulus=10)
+  config.eval_data = dict(
+    name='running_sum', count=256, length=6, modulus=10, split='test'
+  )
+  config.max_prompt_tokens = 16
+  config.max_response_tokens = 16
+
+  imitate = dict(demo=dict(objective='negative_log_likelihood'))
+  config.stages = ('teach', 'warm', 'distil')
+  config.teach = configs.stage(
+    student='teacher',
+    source='dataset',
+    terms=imitate,
+    steps=200,
+    learning_rate=3e-3,
+    warmup_steps=20,
+    decay='cosine',
+  )
+  config.warm = configs.stage(
+    source='dataset',
+    terms=imitate,
+    steps=120,
+    learning_rate=3e-3,
+    warmup_steps=20,
+  )
+  config.distil = configs.stage(
+    teachers=dict(teacher='teacher'),
+    terms=dict(
+      match=dict(
+        objective='matching',
+        divergence='stop_gradient_reverse_kl',
+        support=dict(name='top_k', k=8, of='target', tail='bucket'),
+      )
+    ),
+    steps=200,
+    learning_rate=2e-3,
+    warmup_steps=10,
+    decay='cosine',
+    eval_every=50,
+  )
+  return config

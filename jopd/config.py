@@ -1,0 +1,175 @@
+"""Every setting of a run, with its default and its meaning.
+
+A config file in `configs/` starts from `base()` and adds one `stage(...)` per
+stage; a key that is not here is refused, with the nearest one that is. All
+keys exist before the command line is read, so each can be overridden:
+`--config.distil.steps=100`.
+"""
+
+from collections.abc import Sequence
+import difflib
+import importlib.util
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+
+def base() -> ConfigDict:
+  """The settings of a run that are not a stage's."""
+  config = ConfigDict()
+  # One seed gives the weights, the data order and every sampled token.
+  config.seed = 0
+  # The stages to run, in order; each name is a section made by `stage`.
+  config.stages = ()
+
+  # Name of a model -> either dict(path='hugging/face/folder') or the sizes of
+  # a fresh one: dict(family='qwen3', hidden_size=..., ...), see `fresh_model`.
+  config.models = ConfigDict()
+  # 'builtin', or a folder with a Hugging Face tokenizer and chat template.
+  # Empty: the one in the first model folder.
+  config.tokenizer = ''
+  # Extra arguments of the chat template, such as dict(enable_thinking=False).
+  config.template = ConfigDict()
+
+  # Where prompts come from: a function of data/sources.py and its arguments.
+  config.data = ConfigDict(dict(name='running_sum'))
+  # The prompts that `eval` uses; the same form.
+  config.eval_data = ConfigDict(dict(name='running_sum'))
+  # How an answer is found and graded: a function of rewards/.
+  config.reward = ConfigDict(dict(name='exact_match'))
+  # Longer prompts are dropped and counted; shapes are padded to these.
+  config.max_prompt_tokens = 32
+  config.max_response_tokens = 32
+
+  # Devices by axis; -1 for one of them means all that remain.
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+  # Rollouts, teachers and the learner's products run in this; master weights,
+  # optimizer and losses stay float32.
+  config.compute_dtype = 'float32'
+  # Recompute each layer in the backward pass instead of keeping activations.
+  config.remat = False
+
+  config.eval = ConfigDict(
+    dict(
+      prompts=256,  # of eval_data
+      samples=4,  # per prompt, for avg@k and pass@k; 0 for greedy only
+      temperature=1.0,
+      top_p=1.0,
+      batch_size=256,  # rows decoded at once
+    )
+  )
+  # Steps between checkpoints, and how many are kept.
+  config.checkpoint = ConfigDict(dict(every=100, keep=2))
+  return config
+
+
+def stage(**settings) -> ConfigDict:
+  """One stage: `base`-like defaults overridden by `settings`.
+
+  Raises:
+    ValueError: a setting that no stage has; the message names the nearest.
+  """
+  config = ConfigDict()
+  # Which of `models` learns.
+  config.student = 'student'
+  # Role -> which of `models` plays it, frozen: dict(teacher='teacher'). A model
+  # may teach itself; the teacher is then its copy at the stage's start.
+  config.teachers = ConfigDict()
+  # Whose responses are learnt from: 'dataset' (the rows' own), 'student'
+  # (on-policy), or a teacher's role.
+  config.source = 'student'
+  # Role -> what that teacher reads before the response, a function of
+  # data/contexts.py. One that is not named here reads the student's prompt.
+  config.contexts = ConfigDict()
+  config.max_context_tokens = 0  # slots of such a prompt
+  # The loss, a sum of terms; see recipe.py and docs/losses.md.
+  config.terms = ConfigDict()
+  config.reduce = 'token_mean'
+  # The loss divides both models' logits by it; no factor is put back.
+  config.temperature = 1.0
+  config.steps = 100
+  config.batch_size = 64  # prompts a step, over all hosts
+  config.group_size = 1  # responses per prompt
+  config.micro_batches = 1  # gradient accumulation; exact, see reductions
+  config.rollout = ConfigDict(dict(temperature=1.0, top_k=0, top_p=1.0))
+  # An optimizer of optax by name, and its arguments.
+  config.optimizer = ConfigDict(dict(name='adamw', b2=0.98, weight_decay=0.0))
+  config.learning_rate = 1e-3
+  config.warmup_steps = 0
+  config.decay = 'constant'  # 'constant', 'linear' or 'cosine', to 0
+  config.clip_norm = 1.0  # of the gradient; 0 leaves it alone
+  # Tokens per chunk of the loss; more is faster until memory binds.
+  config.chunk_tokens = 128
+  config.eval_every = 0  # steps; 0 evaluates before and after only
+  refuse_unknown(settings, config, 'a stage')
+  for name, value in settings.items():
+    config[name] = ConfigDict(value) if isinstance(value, dict) else value
+  return config
+
+
+def refuse_unknown(given, known, where: str) -> None:
+  """Raises a ValueError for a key of `given` that is not in `known`."""
+  for name in given:
+    if name not in known:
+      raise ValueError(
+        f'{where} has no setting {name!r}{did_you_mean(name, known)}'
+      )
+
+
+def did_you_mean(name: str, known) -> str:
+  """The end of an error message: the nearest known name, or all of them."""
+  near = difflib.get_close_matches(str(name), list(known), n=1)
+  if near:
+    return f'; did you mean {near[0]!r}?'
+  return f'; choose from {", ".join(sorted(known))}'
+
+
+def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  """The config of a file, with overrides from the command line.
+
+  Args:
+    file: a Python file with `get_config()`; 'file.py:argument' calls
+      `get_config('argument')`.
+    overrides: '--config.key.subkey=value' each; the value must have the type
+      of the default.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is not a config file, or an override names an unknown key or
+      has a value of another type.
+  """
+  path, _, argument = file.partition(':')
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(f'no config file {path}; see configs/')
+  spec = importlib.util.spec_from_file_location('jopd_config', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(*([argument] if argument else []))
+  except (SyntaxError, AttributeError, ImportError, TypeError) as error:
+    raise ValueError(f'{path} is not a config file: {error}') from error
+  for override in overrides:
+    _check_override(config, override)
+  values = flags.FlagValues()
+  arguments = ['jopd', *overrides]
+  config_flags.DEFINE_config_dict(
+    'config', config, flag_values=values, sys_argv=arguments
+  )
+  try:
+    values(arguments)
+  except flags.Error as error:
+    raise ValueError(str(error)) from error
+  return config
+
+
+def _check_override(config: ConfigDict, override: str) -> None:
+  key, given, _ = override.removeprefix('--').partition('=')
+  if not given:
+    raise ValueError(f'{override} has no value; write {override}=value')
+  at, section = 'config', config
+  for name in key.split('.')[1:]:
+    if not isinstance(section, ConfigDict):
+      raise ValueError(f'{at} is a value and has no {name!r}')
+    refuse_unknown([name], section, at)
+    at, section = f'{at}.{name}', section[name]

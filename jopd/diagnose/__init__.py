@@ -1,0 +1,1 @@
+"""Diagnosis: what a run says about itself, in pictures (floor 2)."""

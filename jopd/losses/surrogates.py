@@ -1,0 +1,91 @@
+"""From a credit to a loss whose gradient is a policy gradient.
+
+Each takes (student_logp, anchor_logp, credit), all [*B] on the sampled token,
+and returns [*B]. Gradient flows to student_logp only. The anchor is the policy
+that the probability ratio is taken to: the student itself (ratio 1), or the
+sampler (importance weighting, when rollouts are older than the student).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jopd.losses.distributions import finite
+
+
+def reinforce(
+  student_logp: Float[Array, '*B'],
+  anchor_logp: Float[Array, '*B'],
+  credit: Float[Array, '*B'],
+) -> Float[Array, '*B']:
+  """The policy gradient, -credit * exp(student_logp - anchor_logp).
+
+  Written as a ratio rather than -credit * student_logp: anchored to the student
+  the gradient is the same to the last bit of mathematics, and the value is
+  -credit, which for `log_ratio` estimates the reverse KL and can be read.
+  Anchored to the sampler it is the importance-weighted policy gradient.
+
+  Args:
+    student_logp: [*B] log-prob of the sampled token. Gradient flows.
+    anchor_logp: [*B] the anchor's log-prob of it. Constant.
+    credit: [*B] how good it was, higher is better. Constant.
+
+  Returns:
+    [*B] losses.
+
+  Gradients: -credit * ratio * grad log p; unbiased for the expected credit when
+    tokens come from the anchor.
+  Numerics: the ratio is unbounded; see `clipped`.
+
+  Example:
+    >>> loss, grad = jax.value_and_grad(reinforce)(
+    ...   jnp.array(-2.0), jnp.array(-2.0), jnp.array(0.5)
+    ... )
+    >>> float(loss), float(grad)
+    (-0.5, -0.5)
+  """
+  return -_ratio(student_logp, anchor_logp) * jax.lax.stop_gradient(credit)
+
+
+def clipped(
+  student_logp: Float[Array, '*B'],
+  anchor_logp: Float[Array, '*B'],
+  credit: Float[Array, '*B'],
+  *,
+  low: float = 0.2,
+  high: float = 0.2,
+) -> Float[Array, '*B']:
+  """PPO's pessimistic clip, -min(r c, clip(r, 1 - low, 1 + high) c).
+
+  For several updates on one batch of rollouts, anchored to the sampler.
+  Anchored to the student the ratio is 1 and it is `reinforce`.
+
+  Args:
+    student_logp: [*B] log-prob of the sampled token. Gradient flows.
+    anchor_logp: [*B] the anchor's log-prob of it. Constant.
+    credit: [*B] how good it was, higher is better. Constant.
+    low: how far below 1 the ratio may fall before a bad token is left alone.
+    high: how far above 1 it may rise before a good token is left alone.
+
+  Returns:
+    [*B] losses.
+
+  Gradients: as `reinforce`, and 0 where the clip binds.
+  References: Schulman et al., Proximal Policy Optimization, arXiv 1707.06347,
+    eq. 7.
+
+  Example: the ratio is 2, and a good token counts no more than 1.2 times.
+    >>> clip = clipped(jnp.log(0.5), jnp.log(0.25), jnp.array(1.0))
+    >>> round(float(clip), 4)
+    -1.2
+  """
+  credit = jax.lax.stop_gradient(credit)
+  ratio = _ratio(student_logp, anchor_logp)
+  bounded = jnp.clip(ratio, 1 - low, 1 + high)
+  return -jnp.minimum(ratio * credit, bounded * credit)
+
+
+def _ratio(student_logp, anchor_logp):
+  """The probability ratio, differentiable in the student alone."""
+  anchor_logp = finite(jax.lax.stop_gradient(anchor_logp))
+  return jnp.exp(finite(student_logp) - anchor_logp)

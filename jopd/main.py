@@ -1,0 +1,147 @@
+"""The console command: flags in, exit codes out. Short on purpose."""
+
+import argparse
+from collections.abc import Sequence
+import sys
+import traceback
+
+from jopd import __version__
+from jopd.config import did_you_mean
+
+_EPILOG = """\
+exit codes: 0 done; 1 it failed; 2 a flag, a setting or an input is wrong (one
+line says which); 130 interrupted.
+"""
+_TRAIN = """\
+Runs the stages of a config file: each trains one model from another's scores,
+from rollouts or from a dataset, and ends as a Hugging Face folder.
+
+  jopd train --config=configs/quickstart.py --workdir=runs/quickstart
+
+Any setting can be overridden, --config.distil.steps=100; jopd/config.py lists
+them with their meaning. The same command again goes on where it stopped.
+Afterwards DIR holds summary.json, metrics.jsonl, report.html, and for each
+stage checkpoints/ and model/.
+"""
+_EVAL = """\
+Greedy accuracy, avg@k and pass@k of a Hugging Face folder, on the evaluation
+prompts of a config.
+
+  jopd eval --config=configs/quickstart.py --model=runs/quickstart/distil/model
+"""
+_SAMPLE = """\
+Lets a model answer one prompt, or each row of a JSONL file (`messages` or
+`prompt` rows; answers go to --out, or to standard output, as JSONL).
+
+  jopd sample --model=runs/quickstart/distil/model --prompt='3 1 4 1 5 9'
+"""
+_REPORT = """\
+Draws the metrics of one run, or of several on the same axes: PNG files and one
+self-contained report.html.
+
+  jopd report runs/quickstart
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+  """One line for a wrong flag, with the nearest right one."""
+
+  def error(self, message: str):
+    known = [o for a in self._actions for o in a.option_strings]
+    wrong = message.rpartition('unrecognized arguments: ')[2].split('=')[0]
+    if wrong != message and wrong.startswith('-'):
+      message = f'no flag {wrong}{did_you_mean(wrong, known)}'
+    self.exit(2, f'{self.prog}: {message}\n')
+
+
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+  parser = _Parser(
+    prog='jopd',
+    description='On-policy distillation of language models.',
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--version', action='version', version=__version__)
+  commands = parser.add_subparsers(dest='command', metavar='COMMAND')
+  by_name = {}
+
+  def command(name: str, short: str, description: str):
+    by_name[name] = commands.add_parser(
+      name,
+      help=short,
+      description=description,
+      epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+    by_name[name].add_argument(
+      '--debug', action='store_true', help='show tracebacks'
+    )
+    return by_name[name].add_argument
+
+  add = command('train', 'run the stages of a config', _TRAIN)
+  add('--config', required=True, metavar='FILE', help='a file of configs/')
+  add('--workdir', required=True, metavar='DIR', help='where results go')
+  add(
+    '--distributed',
+    action='store_true',
+    help='join the other hosts first (jax.distributed.initialize)',
+  )
+  add = command('eval', 'accuracy of a Hugging Face folder', _EVAL)
+  add('--config', required=True, metavar='FILE', help='whose eval_data to use')
+  add('--model', required=True, metavar='DIR', help='a Hugging Face folder')
+  add = command('sample', 'let a model answer', _SAMPLE)
+  add('--model', required=True, metavar='DIR', help='a Hugging Face folder')
+  add('--prompt', metavar='TEXT', help='one user turn')
+  add('--prompts', metavar='FILE', help='a JSONL file instead')
+  add('--out', metavar='FILE', help='where the answers to --prompts go')
+  add('--n', type=int, default=1, help='answers per prompt (1)')
+  add('--max-new-tokens', type=int, default=256, help='per answer (256)')
+  add('--temperature', type=float, default=1.0, help='0 is greedy (1.0)')
+  add('--top-k', type=int, default=0, help='0 keeps all tokens (0)')
+  add('--top-p', type=float, default=1.0, help='in (0, 1] (1.0)')
+  add('--seed', type=int, default=0, help='same seed, same answers (0)')
+  add = command('report', 'draw the metrics of runs', _REPORT)
+  add('runs', nargs='+', metavar='RUN', help='a --workdir of jopd train')
+  add('--out', metavar='DIR', help='default: the first RUN')
+  return parser, by_name
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+  """Entry point of the console command; exits with the code of `_EPILOG`."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  overrides = [a for a in argv if a.startswith('--config.')]
+  parser, commands = _parser()
+  first = argv[0] if argv else '--help'
+  if not first.startswith('-') and first not in commands:
+    parser.error(f'no command {first!r}{did_you_mean(first, commands)}')
+  if first in commands:
+    parser = commands[first]
+  arguments = parser.parse_args(
+    [a for a in argv[parser.prog != 'jopd' :] if a not in overrides]
+    or ['--help']
+  )
+  if overrides and 'config' not in arguments:
+    parser.error(f'{overrides[0]}: {first} takes no config')
+  sys.exit(_run(first, arguments, overrides))
+
+
+def _run(name: str, arguments, overrides: Sequence[str]) -> int:
+  try:
+    # Late, so that --help and a wrong flag do not wait for JAX.
+    from jopd import commands
+
+    getattr(commands, name)(arguments, overrides)
+    return 0
+  except KeyboardInterrupt:
+    print('jopd: interrupted', file=sys.stderr)
+    return 130
+  except Exception as error:
+    if arguments.debug:
+      traceback.print_exc()
+    wrong_input = isinstance(error, (ValueError, FileNotFoundError))
+    line = ' '.join(str(error).split())
+    if not wrong_input:
+      line = f'{type(error).__name__}: {line} (--debug shows where)'
+    print(f'jopd {name}: {line}', file=sys.stderr)
+    return 2 if wrong_input else 1

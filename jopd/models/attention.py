@@ -1,0 +1,75 @@
+"""Causal attention with shared key-value heads, and its cache."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def causal_attention(
+  query: Float[Array, 'B L H N'],
+  key: Float[Array, 'B K S N'],
+  value: Float[Array, 'B K S N'],
+  last_slot: Int[Array, '#B L'],
+) -> Float[Array, 'B L H N']:
+  """Returns softmax(q k^T / sqrt(N)) v over the slots each query may see.
+
+  The one attention of the library: training, prefill and decoding differ only
+  in where the keys lie. Consecutive groups of H / K query heads share a
+  key-value head, as in Hugging Face's checkpoints.
+
+  Args:
+    query: [B, L, H, N]. Gradient flows to all three arrays.
+    key: [B, K, S, N], K divides H. A slot is a position of the row: either
+      the sequence itself (S = L) or a cache.
+    value: [B, K, S, N]. Must be finite even where it is not seen.
+    last_slot: [B or 1, L]; a query sees slots 0..last_slot, so at least one.
+
+  Returns:
+    [B, L, H, N] in the dtype of `query`.
+
+  Numerics: scores and softmax in float32; the weights are rounded to the dtype
+    of `value` before the second product, as transformers does.
+  References: Ainslie et al., GQA, arXiv 2305.13245.
+  """
+  batch, length, heads, size = query.shape
+  kv_heads, slots = key.shape[1:3]
+  query = query.reshape(batch, length, kv_heads, heads // kv_heads, size)
+  scores = jnp.einsum(
+    'blkgn,bksn->bkgls', query, key, preferred_element_type=jnp.float32
+  )
+  seen = jnp.arange(slots)[None, None] <= last_slot[..., None]
+  scores = jnp.where(seen[:, None, None], scores * size**-0.5, -jnp.inf)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  out = jnp.einsum('bkgls,bksn->blkgn', weights, value)
+  return out.reshape(batch, length, heads, size).astype(query.dtype)
+
+
+def write_cache(
+  cache: Float[Array, 'B K S N'],
+  new: Float[Array, 'B K L N'],
+  start: Int[Array, ' B'] | None,
+) -> Float[Array, 'B K S N']:
+  """Returns the cache with `new` at slots start[b]..start[b]+L-1 of each row.
+
+  In place when the cache is donated or carried by a loop: nothing of the size
+  of the cache is copied, nor moved between devices when rows are sharded.
+  (An index over rows instead of the `vmap` gathers the whole cache there.)
+
+  Args:
+    cache: [B, K, S, N].
+    new: [B, K, L, N], L <= S. Cast to the dtype of the cache.
+    start: [B] first slot per row; None writes one static block at slot 0. A
+      slot >= S is dropped, where `dynamic_update_slice` would shift the block
+      over older slots.
+  """
+  new = new.astype(cache.dtype)
+  length = new.shape[2]
+  if start is None:
+    return cache.at[:, :, :length].set(new)
+
+  def write_row(cache_KSN, new_KLN, first):
+    return cache_KSN.at[:, first + jnp.arange(length)].set(
+      new_KLN, mode='drop', unique_indices=True, indices_are_sorted=True
+    )
+
+  return jax.vmap(write_row)(cache, new, start)

@@ -1,0 +1,504 @@
+"""Model folders in Hugging Face's format, in and out, without torch.
+
+`load` reads slice by slice: each device gets its part of each array straight
+from the memory-mapped file, so the host never holds more than one such part.
+`save` writes what transformers and the inference engines load. Nothing is
+unpickled and no code from a folder runs.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jax.experimental import multihost_utils
+
+from jopd.models import qwen
+from jopd.models.api import Model, Params
+from jopd.models.decoder import Constrain, DecoderConfig, make_model
+from jopd.models.layout import Leaf, read_part, to_tensor
+
+_WEIGHTS = 'model.safetensors'
+_INDEX = 'model.safetensors.index.json'
+_EMBED, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
+_FLOATS = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
+
+PathLike = str | os.PathLike[str]
+
+
+def load(
+  folder: PathLike,
+  *,
+  shardings: Callable[[Any, Any], Any] | None = None,
+  dtype: Any = None,
+  remat: bool = False,
+  constrain: Constrain = lambda x: x,
+) -> tuple[Model, Params]:
+  """Returns the model of a folder and its parameters, on their devices.
+
+  Args:
+    folder: holds `config.json` and `model.safetensors`, or its index and
+      shards. A local path; nothing is downloaded.
+    shardings: `(axes, shapes) -> pytree of Sharding`, for instance
+      `functools.partial(sharding.param_shardings, mesh)`. None puts all on
+      the default device.
+    dtype: of the parameters. None keeps that of the files.
+    remat: see `make_model`.
+    constrain: see `make_model`.
+
+  Returns:
+    `(model, params)`.
+
+  Raises: FileNotFoundError when a file is not there; ValueError when the
+    architecture, a field, a tensor or a file is not what was expected, with
+    its name. With tied embeddings a copy of the embedding under
+    `lm_head.weight` is accepted; one that differs is refused.
+  """
+  folder = pathlib.Path(folder)
+  config = read_config(folder)
+  model = make_model(config, remat=remat, constrain=constrain)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  with contextlib.ExitStack() as stack:
+    tensors = _open_tensors(folder, stack)
+    leaves = _leaves(model, shapes)
+    _check_tensors(folder, config, leaves, tensors)
+    dtype = jnp.dtype(dtype or _stored_dtype(folder, tensors))
+    if shardings is None:
+      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      targets = jax.tree.map(lambda _: device, shapes)
+    else:
+      targets = shardings(model.axes, shapes)
+    arrays = [
+      _place(leaf, tensors, target, dtype)
+      for leaf, target in zip(leaves, jax.tree.leaves(targets), strict=True)
+    ]
+  return model, jax.tree.unflatten(jax.tree.structure(shapes), arrays)
+
+
+def fresh(
+  fields: Mapping[str, Any],
+  *,
+  remat: bool = False,
+  constrain: Constrain = lambda x: x,
+) -> Model:
+  """Returns a model of given sizes, whose `init` makes random parameters.
+
+  Args:
+    fields: as in `config.json`: `model_type`, `vocab_size`, `hidden_size`,
+      `num_hidden_layers`, `num_attention_heads`, `num_key_value_heads`,
+      `intermediate_size`, and whatever should not be the default.
+    remat: see `make_model`.
+    constrain: see `make_model`.
+
+  Raises: ValueError naming the field at fault.
+  """
+  config = qwen.from_hf(fields)
+  return make_model(config, remat=remat, constrain=constrain)
+
+
+def save(
+  folder: PathLike,
+  model: Model,
+  params: Params,
+  *,
+  tokenizer: Any = None,
+  stop_ids: Sequence[int] = (),
+  max_shard_bytes: int = 5 * 2**30,
+  dtype: Any = None,
+) -> None:
+  """Writes a folder that `load`, transformers and inference engines read.
+
+  The folder appears whole or not at all: files are written and synced beside
+  it under a hidden name, which is then renamed. When it replaces a folder, a
+  crash between two renames can leave the old one under `.<name>.previous`;
+  at every moment at least one of the two is whole. With several processes
+  all must call; the first one writes.
+
+  Args:
+    folder: is created or replaced. An existing one must be empty or hold a
+      model.
+    model: from `make_model` or `load`.
+    params: of that model, with any shardings.
+    tokenizer: from `load_tokenizer`; written along, and its end of sequence
+      goes to the configs.
+    stop_ids: further ids that end generation, as `stop_ids` of the folder
+      that the model came from.
+    max_shard_bytes: about how much of the weights one file, and the memory of
+      the host, holds at a time. A tensor is never split.
+    dtype: stored dtype; None keeps that of the params.
+
+  Raises: ValueError when the params do not fit the model, the architecture
+    has no Hugging Face name, or `folder` holds something else.
+  """
+  folder = pathlib.Path(os.path.abspath(folder))
+  fields = qwen.to_hf(model.config)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  _check_params(shapes, params)
+  _check_replaceable(folder)
+  dtype = jnp.dtype(dtype or jax.tree.leaves(params)[0].dtype)
+  if dtype.name not in _FLOATS.values():
+    raise ValueError(
+      f'cannot store dtype {dtype.name}: use one of {list(_FLOATS.values())}'
+    )
+  fields |= {'dtype': dtype.name}
+  if tokenizer is not None:
+    stop_ids = sorted({*stop_ids, *_ids(tokenizer.eos_token_id)})
+    fields |= {
+      'bos_token_id': tokenizer.bos_token_id,
+      'eos_token_id': tokenizer.eos_token_id,
+      'pad_token_id': tokenizer.pad_token_id,
+    }
+
+  writes = jax.process_index() == 0
+  partial = folder.parent / f'.{folder.name}.partial'
+  if writes:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_json(partial / 'config.json', fields)
+    if tokenizer is not None:
+      tokenizer.save_pretrained(partial)
+    if stop_ids:
+      generation = {'eos_token_id': list(stop_ids)}
+      _write_json(partial / 'generation_config.json', generation)
+  leaves = _leaves(model, shapes)
+  _write_tensors(partial, leaves, params, dtype, max_shard_bytes, writes)
+  if writes:
+    _publish(partial, folder)
+  multihost_utils.sync_global_devices(f'saved {folder}')
+
+
+def read_config(folder: PathLike) -> DecoderConfig:
+  """Returns the architecture of a folder; reads `config.json` only.
+
+  Raises: FileNotFoundError, or ValueError naming the field at fault.
+  """
+  path = pathlib.Path(folder) / 'config.json'
+  fields = _read_json(path)
+  try:
+    return qwen.from_hf(fields)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+
+
+def load_tokenizer(folder: PathLike) -> Any:
+  """Returns transformers' tokenizer of a folder; no code in it is run.
+
+  Raises: FileNotFoundError when the folder has no tokenizer, for which
+    transformers would make up an empty one.
+  """
+  folder = pathlib.Path(folder)
+  kinds = ('tokenizer.json', 'vocab.json', 'tokenizer.model')
+  if not any((folder / name).is_file() for name in kinds):
+    raise FileNotFoundError(
+      f'{folder} has no tokenizer: expected one of {", ".join(kinds)}; copy '
+      'the tokenizer files of the original model there'
+    )
+  # Takes 1.5 s, and nothing else in this room needs it.
+  from transformers import AutoTokenizer
+
+  return AutoTokenizer.from_pretrained(
+    str(folder), trust_remote_code=False, local_files_only=True
+  )
+
+
+def stop_ids(folder: PathLike, tokenizer: Any) -> tuple[int, ...]:
+  """Returns the sorted ids that end a response, from wherever a folder says so.
+
+  The union of `eos_token_id` in `generation_config.json` (a number or a list),
+  in `config.json`, and in the tokenizer: a chat model often stops at two
+  tokens and states them in different files.
+
+  Raises: ValueError when there is none at all.
+  """
+  folder = pathlib.Path(folder)
+  found = set(_ids(tokenizer.eos_token_id))
+  for name in ('generation_config.json', 'config.json'):
+    if (folder / name).is_file():
+      found |= set(_ids(_read_json(folder / name).get('eos_token_id')))
+  if not found:
+    raise ValueError(
+      f'{folder} names no eos_token_id in generation_config.json, config.json '
+      'or its tokenizer: add one, or responses never stop'
+    )
+  return tuple(sorted(found))
+
+
+def _ids(value: int | list[int] | None) -> list[int]:
+  if value is None:
+    return []
+  return value if isinstance(value, list) else [value]
+
+
+def _leaves(model: Model, shapes: Any) -> list[Leaf]:
+  """The arrays of a model with their tensors, in the order of tree.leaves."""
+  axes = jax.tree.leaves(model.axes, is_leaf=lambda leaf: type(leaf) is tuple)
+  leaves = []
+  for names, (path, shape) in zip(
+    axes, jax.tree.leaves_with_path(shapes), strict=True
+  ):
+    path = jax.tree_util.keystr(path, simple=True, separator='/')
+    leaves.append(Leaf(qwen.stored(path), names, shape.shape))
+  return leaves
+
+
+# Reading.
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'{path} does not exist: expected a local folder with a Hugging Face '
+      'model; download it first'
+    )
+  try:
+    fields = json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{path} is not valid JSON: {error}') from None
+  if not isinstance(fields, dict):
+    raise ValueError(f'{path} must hold a JSON object; got {fields!r:.60}')
+  return fields
+
+
+def _open_tensors(
+  folder: pathlib.Path, stack: contextlib.ExitStack
+) -> dict[str, Any]:
+  """Lazy slices of all tensors by name; the stack closes the files."""
+  if (folder / _WEIGHTS).is_file():
+    return _open_file(folder / _WEIGHTS, stack)
+  if not (folder / _INDEX).is_file():
+    raise FileNotFoundError(
+      f'{folder} has neither {_WEIGHTS} nor {_INDEX}: convert other formats '
+      'with transformers, save_pretrained writes safetensors'
+    )
+  index = _read_json(folder / _INDEX).get('weight_map')
+  if not isinstance(index, dict):
+    raise ValueError(f'{folder / _INDEX} has no weight_map: copy it again')
+  tensors = {}
+  for name in sorted(set(index.values())):
+    tensors |= _open_file(_inside(folder, name), stack)
+  for name, file in index.items():
+    if name not in tensors:
+      raise ValueError(
+        f'{folder / _INDEX} promises {name} in {file}, which lacks it: the '
+        'files are not of one checkpoint; copy them again'
+      )
+  return tensors
+
+
+def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
+  """The path of a shard, refused when it leaves the folder."""
+  roots = [folder.resolve()]
+  # The cache of the Hugging Face hub links snapshots/<revision>/<file> to
+  # blobs/<hash> of the same repository.
+  if roots[0].parent.name == 'snapshots':
+    roots.append(roots[0].parent.parent / 'blobs')
+  path = (folder / name).resolve()
+  lexical = pathlib.PurePath(name)
+  if (
+    lexical.is_absolute()
+    or '..' in lexical.parts
+    or not any(path.is_relative_to(root) for root in roots)
+  ):
+    raise ValueError(
+      f'{folder / _INDEX} points to {name!r}, outside of its folder: refused; '
+      'shards must lie beside the index'
+    )
+  return path
+
+
+def _open_file(
+  path: pathlib.Path, stack: contextlib.ExitStack
+) -> dict[str, Any]:
+  if not path.is_file():
+    raise FileNotFoundError(f'{path} does not exist: a shard is missing')
+  try:
+    file = stack.enter_context(safetensors.safe_open(path, framework='numpy'))
+  except (safetensors.SafetensorError, OSError) as error:
+    raise ValueError(
+      f'{path} is not a whole safetensors file ({error}): copy it again'
+    ) from None
+  return {name: file.get_slice(name) for name in file.keys()}
+
+
+def _check_tensors(folder, config, leaves: list[Leaf], tensors) -> None:
+  """Raises ValueError unless the tensors are those of the model, and all."""
+  expected = {name: leaf.tensor_shape for leaf in leaves for name in leaf.names}
+  unused = sorted(tensors.keys() - expected.keys())
+  if config.tied and _HEAD in unused:
+    _check_tied(folder, tensors)
+    unused.remove(_HEAD)
+  for names, fault in (
+    (sorted(expected.keys() - tensors.keys()), 'lacks tensors that'),
+    (unused, 'has tensors for which'),
+  ):
+    if names:
+      more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+      raise ValueError(
+        f'{folder} {fault} config.json '
+        f'{"asks" if fault.startswith("lacks") else "has no use"}: '
+        f'{", ".join(names[:3])}{more}; the two are not of one model'
+      )
+  for name, shape in expected.items():
+    found = tuple(tensors[name].get_shape())
+    if found != shape:
+      raise ValueError(
+        f'{folder}: {name} has shape {found}, config.json makes it {shape}'
+      )
+
+
+def _check_tied(folder: pathlib.Path, tensors) -> None:
+  """Raises ValueError unless the stored head repeats the embedding."""
+  head, embed = tensors[_HEAD], tensors[_EMBED]
+  same = head.get_shape() == embed.get_shape()
+  step = 4096  # rows at a time: neither table is held whole
+  same = same and all(
+    np.array_equal(head[i : i + step], embed[i : i + step])
+    for i in range(0, head.get_shape()[0], step)
+  )
+  if not same:
+    raise ValueError(
+      f'{folder} stores a {_HEAD} unlike {_EMBED}, but config.json says '
+      'tie_word_embeddings = true: set it to false to use the stored head'
+    )
+
+
+def _stored_dtype(folder: pathlib.Path, tensors) -> str:
+  """The dtype that all tensors share."""
+  found = sorted({tensor.get_dtype() for tensor in tensors.values()})
+  if len(found) > 1 or found[0] not in _FLOATS:
+    raise ValueError(
+      f'{folder} stores dtypes {", ".join(found)}: expected one of '
+      f'{", ".join(_FLOATS)} throughout; pass dtype= to convert'
+    )
+  return _FLOATS[found[0]]
+
+
+def _place(leaf: Leaf, tensors, sharding, dtype) -> jax.Array:
+  """Assembles one array device by device; the host holds one part at a time."""
+  parts = []
+  devices = sharding.addressable_devices_indices_map(leaf.shape)
+  for device, index in devices.items():
+    part = _read(leaf, tensors, index, dtype)
+    parts.append(jax.device_put(part, device).block_until_ready())
+  return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
+
+
+def _read(leaf: Leaf, tensors, index, dtype) -> np.ndarray:
+  """The part of an array at `index`, a slice per axis."""
+  dims, names = leaf.stored.dims, leaf.names
+  if leaf.axes[0] != 'layers':
+    tensor = tensors[names[0]]
+    part = read_part(tensor, dims, leaf.axes, leaf.shape, index)
+    return np.ascontiguousarray(part.astype(dtype))
+  layers = [
+    read_part(tensors[name], dims, leaf.axes[1:], leaf.shape[1:], index[1:])
+    for name in names[index[0]]
+  ]
+  return np.stack(layers, dtype=dtype, casting='unsafe')
+
+
+# Writing.
+
+
+def _check_params(shapes, params) -> None:
+  expected, found = jax.tree.structure(shapes), jax.tree.structure(params)
+  if expected != found:
+    raise ValueError(f'expected params of structure {expected}; got {found}')
+  for (path, want), got in zip(
+    jax.tree.leaves_with_path(shapes), jax.tree.leaves(params), strict=True
+  ):
+    if want.shape != got.shape:
+      name = jax.tree_util.keystr(path, simple=True, separator='/')
+      raise ValueError(
+        f'params {name} has shape {got.shape}, the model makes it {want.shape}'
+      )
+
+
+def _check_replaceable(folder: pathlib.Path) -> None:
+  if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    return
+  if not (folder / 'config.json').is_file():
+    raise ValueError(
+      f'{folder} exists and is not a model folder: it would be replaced; '
+      'choose a new one, or empty it'
+    )
+
+
+def _write_tensors(
+  folder: pathlib.Path,
+  leaves: list[Leaf],
+  params: Params,
+  dtype: np.dtype,
+  max_shard_bytes: int,
+  writes: bool,
+) -> None:
+  """Writes the weights file by file; only what goes into one is on the host."""
+  shards, room = [], 0
+  for leaf, array in zip(leaves, jax.tree.leaves(params), strict=True):
+    size = math.prod(leaf.tensor_shape) * dtype.itemsize
+    for layer, name in enumerate(leaf.names):
+      if size > room:
+        shards.append([])
+        room = max_shard_bytes
+      room -= size
+      shards[-1].append((name, leaf, array, layer))
+  index = {}
+  for number, shard in enumerate(shards, start=1):
+    file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
+    file = _WEIGHTS if len(shards) == 1 else file
+    tensors = {
+      name: _fetch(leaf, array, layer).astype(dtype)
+      for name, leaf, array, layer in shard
+    }
+    index |= dict.fromkeys(tensors, file)
+    if writes:
+      safetensors.numpy.save_file(
+        tensors, folder / file, metadata={'format': 'pt'}
+      )
+  if len(shards) > 1 and writes:
+    total = sum(math.prod(leaf.shape) for leaf in leaves) * dtype.itemsize
+    fields = {'metadata': {'total_size': total}, 'weight_map': index}
+    _write_json(folder / _INDEX, fields)
+
+
+def _fetch(leaf: Leaf, array: jax.Array, layer: int) -> np.ndarray:
+  """One tensor on the host of every process, as the file wants it."""
+  axes = leaf.axes
+  if axes[0] == 'layers':
+    array, axes = array[layer], axes[1:]
+  array = multihost_utils.process_allgather(array, tiled=True)
+  return to_tensor(np.asarray(array), leaf.stored.dims, axes)
+
+
+def _write_json(path: pathlib.Path, fields: dict[str, Any]) -> None:
+  path.write_text(json.dumps(fields, indent=2) + '\n', encoding='utf-8')
+
+
+def _publish(partial: pathlib.Path, folder: pathlib.Path) -> None:
+  """Makes a finished folder durable, then gives it its name."""
+  for path in [*partial.rglob('*'), partial]:
+    _sync(path)
+  previous = folder.parent / f'.{folder.name}.previous'
+  if folder.exists():
+    shutil.rmtree(previous, ignore_errors=True)
+    folder.rename(previous)
+  partial.rename(folder)
+  _sync(folder.parent)
+  shutil.rmtree(previous, ignore_errors=True)
+
+
+def _sync(path: pathlib.Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)

@@ -1,0 +1,273 @@
+"""What a run writes down: pairs that add up, a log on disk, a clock.
+
+`metrics.jsonl` is the record of truth: one strict JSON object per line, in the
+order in which things happened. Nothing here decides anything; a run trains the
+same with its metrics thrown away.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+from jax.typing import ArrayLike
+
+# Name -> (sum, count). A mean of means is wrong as soon as two micro-batches
+# hold different numbers of tokens; sums and counts simply add.
+Metrics = dict[str, tuple[ArrayLike, ArrayLike]]
+
+_PLACE = ('stage', 'step', 'kind')  # the keys that say where a row belongs
+
+
+def merge(a: Metrics, b: Metrics) -> Metrics:
+  """Adds sums to sums and counts to counts; a name may be in one of the two.
+
+  Works on arrays under `jit` as well as on host numbers.
+  """
+  merged = a | b
+  for name in a.keys() & b.keys():
+    (sum_a, count_a), (sum_b, count_b) = a[name], b[name]
+    merged[name] = (sum_a + sum_b, count_a + count_b)
+  return merged
+
+
+def means(metrics: Metrics) -> dict[str, float]:
+  """Host floats, sum / count; a name with count 0 has no mean and is left out.
+
+  Fetches all values in one transfer and waits for them, so it is not for use
+  under `jit`.
+  """
+  pairs = jax.device_get(metrics)
+  return {
+    name: float(total) / float(count)
+    for name, (total, count) in pairs.items()
+    if count
+  }
+
+
+class Clock:
+  """Wall seconds per phase: `with clock('rollout'): ...`.
+
+  Phases may nest; each second is charged to the innermost one, so that phases
+  add up to the time spent. JAX returns before the work is done: block on the
+  results inside the `with`, or the next phase pays for them.
+
+  Attributes:
+    seconds: phase -> seconds since the last `snapshot`.
+  """
+
+  def __init__(self):
+    self.seconds: dict[str, float] = {}
+    self._charged = 0.0  # over all phases, and never reset
+
+  @contextlib.contextmanager
+  def __call__(self, phase: str) -> Iterator[None]:
+    start, charged_before = time.perf_counter(), self._charged
+    try:
+      yield
+    finally:
+      inner = self._charged - charged_before
+      own = time.perf_counter() - start - inner
+      self._charged += own
+      self.seconds[phase] = self.seconds.get(phase, 0.0) + own
+
+  def snapshot(self) -> dict[str, float]:
+    """{'seconds/<phase>': s} since the last snapshot; then starts anew."""
+    taken = {f'seconds/{name}': s for name, s in self.seconds.items()}
+    self.seconds = {}
+    return taken
+
+
+class MetricsLog:
+  """Appends rows to `<folder>/<name>.jsonl`, mirrored to TensorBoard.
+
+  A row is {"stage", "step", "kind", ...}, such as kind "train", or kind "eval"
+  with the name of the evaluated "model". JSON has no NaN or infinity, yet which
+  of them came is the first thing to know about a run that broke: they are
+  written as the strings "nan", "inf" and "-inf", which `float()` reads back.
+
+  Each row is written when `write` returns and outlives a killed process. A line
+  torn by a crash is dropped when the log is opened again. An OSError (a full
+  disk) is not hidden: a record of truth has no silent holes. Where training
+  runs on several hosts, each has a file of its own, `<name>.host1.jsonl` for
+  the second one.
+
+  The TensorBoard mirror, in `<folder>/tensorboard/<name>/<stage>`, is written
+  when tensorboardX can be imported, by the first host; its first error is told
+  on stderr and ends the mirror, never the run.
+
+  Args:
+    folder: the run's folder, made if absent.
+    name: of the log; timings have their own, so that `metrics.jsonl` is the
+      same, byte for byte, however often a run was interrupted.
+  """
+
+  def __init__(self, folder: str | os.PathLike, name: str = 'metrics'):
+    folder, host = pathlib.Path(folder), jax.process_index()
+    folder.mkdir(parents=True, exist_ok=True)
+    self._path = folder / (
+      f'{name}.host{host}.jsonl' if host else f'{name}.jsonl'
+    )
+    self._mirror = _TensorBoard(folder / 'tensorboard' / name, works=host == 0)
+    self._path.touch()
+    self._keep(lambda stage, step: True)  # mends a torn last line
+
+  def write(
+    self, stage: str, step: int, kind: str, values: Mapping[str, Any]
+  ) -> None:
+    """Appends one row; a value is a number, an array of one, or a string.
+
+    Raises:
+      ValueError: a name in `values` is one of stage, step, kind; or a value is
+        neither a string nor one number.
+    """
+    if taken := values.keys() & set(_PLACE):
+      raise ValueError(
+        f'a metric may not be named {sorted(taken)}: those say where a row '
+        'belongs; rename it'
+      )
+    row = {'stage': stage, 'step': int(step), 'kind': kind}
+    row |= {name: _plain(name, value) for name, value in values.items()}
+    line = json.dumps(
+      {name: _strict(value) for name, value in row.items()}, allow_nan=False
+    )
+    # Opened per row, so that none waits in a buffer and a run that fails has
+    # nothing to close.
+    with self._path.open('ab') as file:
+      file.write(line.encode() + b'\n')
+    self._mirror.write(row)
+
+  def rewind(self, stage: str, step: int) -> None:
+    """Forgets what came after `step` of `stage`, where training resumes.
+
+    Drops rows of `stage` whose step is greater than `step` (-1: all of them),
+    and all rows of stages that began later in the file. Rows that stay keep
+    their bytes. The file is replaced in one move: a crash leaves the old one or
+    the new one.
+    """
+    order: list[str] = []
+
+    def stays(row_stage: str, row_step: int) -> bool:
+      if row_stage not in order:
+        order.append(row_stage)
+      if row_stage == stage:
+        return row_step <= step
+      return stage not in order or order.index(row_stage) < order.index(stage)
+
+    self._keep(stays)
+    self._mirror.resume = {stage: step + 1}
+
+  def rows(self, stage: str) -> list[dict[str, Any]]:
+    """The rows of a stage as they were given to `write`, in order."""
+    lines = self._path.read_bytes().splitlines()
+    rows = [
+      {k: _loose(v) for k, v in json.loads(line).items()} for line in lines
+    ]
+    return [row for row in rows if row['stage'] == stage]
+
+  def close(self) -> None:
+    """Closes the mirror; the rows themselves are on disk already."""
+    self._mirror.close()
+
+  def _keep(self, stays: Callable[[str, int], bool]) -> None:
+    """Rewrites the file with the whole rows for which `stays(stage, step)`."""
+    old = self._path.read_bytes()
+    whole = old[: old.rfind(b'\n') + 1].splitlines(keepends=True)
+    kept = []
+    for number, line in enumerate(whole, start=1):
+      try:
+        row = json.loads(line)
+        if stays(row['stage'], row['step']):
+          kept.append(line)
+      except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+          f'{self._path}:{number}: expected a JSON object with stage and step, '
+          f'got {line[:60]!r}; mend or delete the line'
+        ) from error
+    new = b''.join(kept)
+    if new == old:
+      return
+    temporary = self._path.with_suffix('.jsonl.tmp')
+    with temporary.open('wb') as file:
+      file.write(new)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, self._path)
+
+
+class _TensorBoard:
+  """Mirrors rows, one writer per stage; a stage's steps start at 0 again."""
+
+  def __init__(self, folder: pathlib.Path, *, works: bool):
+    self._folder = folder
+    self._writers: dict[str, Any] = {}
+    self._works = works
+    # Stage -> first step to come. TensorBoard hides older events from there on.
+    self.resume: dict[str, int] = {}
+
+  def write(self, row: Mapping[str, Any]) -> None:
+    if not self._works:
+      return
+    try:
+      import tensorboardX  # slow to import, and optional
+    except ImportError:
+      self._works = False
+      return
+    try:
+      stage, step, kind = (row[key] for key in _PLACE)
+      if stage not in self._writers:
+        self._writers[stage] = tensorboardX.SummaryWriter(
+          str(self._folder / stage), purge_step=self.resume.get(stage, 0)
+        )
+      prefix = '/'.join([kind, *([row['model']] if 'model' in row else [])])
+      for name, value in row.items():
+        if name not in _PLACE and not isinstance(value, str):
+          self._writers[stage].add_scalar(f'{prefix}/{name}', value, step)
+      self._writers[stage].flush()
+    except Exception as error:
+      self._fail(error)
+
+  def close(self) -> None:
+    for writer in self._writers.values():
+      try:
+        writer.close()
+      except Exception as error:
+        self._fail(error)
+
+  def _fail(self, error: Exception) -> None:
+    if self._works:
+      print(
+        f'TensorBoard mirror stopped ({error!r}); metrics.jsonl goes on.',
+        file=sys.stderr,
+      )
+    self._works = False
+
+
+def _plain(name: str, value: Any) -> str | bool | int | float:
+  """A value as JSON's own types; arrays of one number become that number."""
+  if isinstance(value, str | bool | int | float):
+    return value
+  try:
+    return float(value)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'metric {name!r} must be a string or one number, got {value!r:.60}; '
+      'reduce it before it is logged'
+    ) from error
+
+
+def _loose(value: Any) -> Any:
+  """What `_strict` took."""
+  return float(value) if value in ('nan', 'inf', '-inf') else value
+
+
+def _strict(value: Any) -> Any:
+  """Non-finite floats as strings, everything else as it is."""
+  finite = not isinstance(value, float) or math.isfinite(value)
+  return value if finite else str(value)

@@ -1,0 +1,164 @@
+"""The two programs of a training step: teachers score, the learner learns.
+
+They are two so that a teacher's activations are gone before the student's
+backward pass begins; what passes between them are hidden states, V / D times
+smaller than logits. Both are pure; the caller compiles and shards them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from jopd import losses
+from jopd.models.api import Model
+from jopd.rollout.score import score
+from jopd.train.state import TrainState
+
+
+class Batch(NamedTuple):
+  """Responses to learn from, and the prompts that each model reads."""
+
+  prompt: jax.Array  # [B, P] int32, the student's
+  prompt_length: jax.Array  # [B] int32
+  teacher_prompts: dict  # role -> ([B, P'] int32, [B] int32)
+  response: jax.Array  # [B, T] int32
+  response_length: jax.Array  # [B] int32
+  sampler_logp: jax.Array  # [B, T]; zeros where nobody sampled
+
+
+class Reduction(NamedTuple):
+  """How tokens become one number, and the denominator that this needs."""
+
+  reduce: Callable  # (per_token [B, T], mask, count) -> scalar
+  count: Callable  # (mask [B, T] of the whole batch) -> scalar
+
+
+def make_teach(teachers: Mapping[str, Model], *, micro_batches: int = 1):
+  """A function that runs every teacher over a batch.
+
+  Args:
+    teachers: role -> frozen model.
+    micro_batches: the batch is scored in this many parts, one after the other.
+
+  Returns:
+    `teach(teacher_params, batch) -> {role: [M, B / M, T, D]}` hidden states,
+    micro-batches leading, as `make_learn` wants them.
+  """
+
+  def teach(teacher_params, batch: Batch):
+    def score_part(part: Batch):
+      return {
+        name: score(
+          model,
+          teacher_params[name],
+          *part.teacher_prompts[name],
+          part.response,
+        )
+        for name, model in teachers.items()
+      }
+
+    return lax.map(score_part, _split(batch, micro_batches))
+
+  return teach
+
+
+def make_learn(
+  student: Model,
+  teachers: Mapping[str, Model],
+  make_terms: Callable[[jax.Array], Mapping[str, losses.Term]],
+  tx: optax.GradientTransformation,
+  *,
+  reduction: Reduction,
+  micro_batches: int = 1,
+  temperature: float = 1.0,
+  compute_dtype=jnp.float32,
+  chunk_tokens: int = 128,
+  vocab_size: int | None = None,
+):
+  """The update: forward, loss, backward over micro-batches, optimizer.
+
+  Args:
+    student: the model that learns.
+    teachers: role -> frozen model; of these, the learner only uses the heads.
+    make_terms: step -> the loss as named terms; scalars may depend on the step.
+    tx: optimizer, clipping included.
+    reduction: how tokens become one number; its denominator is taken over the
+      whole batch before it is split, so micro-batches add up exactly.
+    micro_batches: parts whose gradients are summed.
+    temperature: of the loss, for student and teachers alike.
+    compute_dtype: dtype of the student's forward and backward products; master
+      weights, gradient sums and the loss are float32.
+    chunk_tokens: tokens per slice of the loss.
+    vocab_size: ids from here on are padding of the heads and get no mass.
+
+  Returns:
+    `learn(state, teacher_params, teacher_hidden, batch) -> (state, metrics)`.
+    Teacher parameters are an argument: frozen, never donated. Metrics are
+    name -> (sum, count).
+  """
+
+  def learn(state: TrainState, teacher_params, teacher_hidden, batch: Batch):
+    terms = make_terms(state.step)
+    heads = {
+      name: model.head(teacher_params[name]) for name, model in teachers.items()
+    }
+    count = reduction.count(_mask(batch))
+
+    def loss_of(params, part: Batch, hidden):
+      params = jax.tree.map(lambda p: p.astype(compute_dtype), params)
+      return losses.distill_loss_chunked(
+        score(student, params, part.prompt, part.prompt_length, part.response),
+        student.head(params),
+        {name: (hidden[name], heads[name]) for name in teachers},
+        part.response,
+        part.sampler_logp,
+        terms,
+        mask=_mask(part),
+        reduce=reduction.reduce,
+        count=count,
+        chunk_tokens=chunk_tokens,
+        temperature=temperature,
+        vocab_size=vocab_size,
+      )
+
+    def gradients(part_and_hidden):
+      (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(
+        state.params, *part_and_hidden
+      )
+      return grads, loss, metrics
+
+    grads, loss, metrics = _sum_over_leading(
+      gradients, (_split(batch, micro_batches), teacher_hidden)
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    one = jnp.float32(1)
+    metrics |= {'loss': (loss, one), 'grad_norm': (optax.tree.norm(grads), one)}
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  return learn
+
+
+def _mask(batch: Batch):
+  steps = jnp.arange(batch.response.shape[1])
+  return steps[None, :] < batch.response_length[:, None]
+
+
+def _split(batch: Batch, parts: int) -> Batch:
+  """[B, ...] -> [parts, B / parts, ...], every device keeping its own rows."""
+  deal = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+  return jax.tree.map(deal, batch)
+
+
+def _sum_over_leading(function, xs):
+  """sum_i function(xs[i]), holding one summand at a time."""
+  first = jax.tree.map(lambda x: x[0], xs)
+  zero = jax.tree.map(
+    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, first)
+  )
+  add = lambda total, x: (jax.tree.map(jnp.add, total, function(x)), None)
+  return lax.scan(add, zero, xs)[0]

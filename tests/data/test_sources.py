@@ -1,0 +1,351 @@
+"""Sources: the builtin task, JSON Lines files, prepared TFDS folders."""
+
+import hashlib
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from jopd.data import sources
+
+
+def _write(path, rows):
+  lines = (
+    row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows
+  )
+  path.write_bytes(b'\n'.join(lines))
+  return path
+
+
+# running_sum
+
+
+@pytest.mark.parametrize(
+  'modulus, length', [(10, 6), (2, 9), (13, 3), (100, 4)]
+)
+def test_the_response_is_every_running_sum_then_the_last(modulus, length):
+  # Kills: a sum without the modulus, or starting at the second number.
+  for example in sources.running_sum(
+    count=50, modulus=modulus, length=length, split='test'
+  ):
+    numbers = [int(word) for word in example.messages[0]['content'].split()]
+    assert len(numbers) == length
+    assert all(0 <= number < modulus for number in numbers)
+    total, steps = 0, []
+    for number in numbers:
+      total = (total + number) % modulus
+      steps.append(str(total))
+    assert example.response == ' '.join(steps) + ' #### ' + steps[-1]
+    assert example.answer == steps[-1]
+
+
+def test_all_numbers_below_the_modulus_occur_equally_often():
+  # Kills: bytes modulo 100, which favour the numbers below 56.
+  source = sources.running_sum(count=5000, length=8, modulus=100)
+  words = [e.messages[0]['content'].split() for e in source]
+  counts = np.bincount(np.array(words, int).ravel(), minlength=100)
+  # 400 expected each, standard deviation 20; bytes modulo 100 give 469 or 312.
+  assert counts.min() > 310 and counts.max() < 490
+
+
+def test_no_test_prompt_is_a_train_prompt():
+  # Length 3 has only 1,000 prompts, so both splits are drawn many times over.
+  # Kills: splits that differ only in their seed.
+  prompts = {
+    split: {
+      example.messages[0]['content']
+      for seed in (0, 1)
+      for example in sources.running_sum(
+        count=6000, length=3, split=split, seed=seed
+      )
+    }
+    for split in ('train', 'test')
+  }
+  assert not prompts['train'] & prompts['test']
+  assert len(prompts['train']) + len(prompts['test']) > 990
+  assert 90 < len(prompts['test']) < 160  # one in eight of 1,000
+
+
+def test_both_splits_exist_for_every_modulus():
+  # Kills: drawing forever because the hash gave one split no prompt.
+  for modulus in range(2, 101):
+    length = next(n for n in range(1, 9) if modulus**n >= 64)
+    for split in ('train', 'test'):
+      source = sources.running_sum(
+        count=1, modulus=modulus, length=length, split=split
+      )
+      assert source[0].answer is not None
+
+
+def test_an_example_depends_on_seed_split_and_index_alone():
+  # The definition, once more, in integers: platform and NumPy play no part.
+  # Kills: a generator with state, or one whose stream NumPy may change.
+  few = sources.running_sum(count=3, seed=7)
+  many = sources.running_sum(count=1000, seed=7)
+  assert many[2] == few[2] == few[-1]
+  assert many[999] != many[998]
+  assert sources.running_sum(count=3, seed=8)[2] != few[2]
+  for index, example in enumerate(many[:40]):
+    for attempt in range(100):
+      noise = hashlib.shake_256(f'7/train/{index}/{attempt}'.encode()).digest(
+        48
+      )
+      numbers = [
+        int.from_bytes(noise[at : at + 8], 'little') % 10
+        for at in range(0, 48, 8)
+      ]
+      prompt = ' '.join(map(str, numbers))
+      if hashlib.sha256(prompt.encode()).digest()[0] >= 32:
+        break
+    assert example.messages == [{'role': 'user', 'content': prompt}]
+
+
+def test_a_lazy_source_is_a_sequence():
+  # Kills: an index past the end that is made up instead of refused, which
+  # makes a plain loop endless.
+  source = sources.running_sum(count=4)
+  assert [e.id for e in source] == [source[i].id for i in range(4)]
+  assert len({e.id for e in source}) == 4
+  assert source[1:3] == [source[1], source[-2]]
+  with pytest.raises(IndexError):
+    source[4]
+
+
+@pytest.mark.parametrize(
+  'wrong, message',
+  [
+    ({'split': 'dev'}, "split must be 'train' or 'test', got 'dev'"),
+    ({'modulus': 101}, 'modulus must be from 2 to 100, got 101'),
+    ({'modulus': 2, 'length': 5}, 'at least 64 different prompts'),
+    ({'count': 0}, 'count >= 1'),
+  ],
+)
+def test_running_sum_refuses_what_it_cannot_draw(wrong, message):
+  with pytest.raises(ValueError, match=message):
+    sources.running_sum(**{'count': 5, **wrong})
+
+
+# jsonl
+
+
+def test_jsonl_reads_prompts_and_chats(tmp_path):
+  user = {'role': 'user', 'content': 'Hi'}
+  reply = {'role': 'assistant', 'content': 'Hello'}
+  path = _write(
+    tmp_path / 'a.jsonl',
+    [
+      b'\xef\xbb\xbf' + json.dumps({'prompt': 'é?', 'answer': 7}).encode(),
+      b'  \r',
+      {'prompt': 'q', 'system': 's', 'response': 'r', 'answer': None},
+      {'messages': [user, reply, user], 'id': 5, 'prompt': 'not read'},
+      {'messages': [user, reply], 'id': 'x', 'more': [1]},
+    ],
+  )
+  first, second, third, fourth = sources.jsonl(path)
+  assert first == ('a.jsonl:1', [{'role': 'user', 'content': 'é?'}], '7', None)
+  # Kills: counting rows without the blank ones, so that row 3 reads as 2.
+  assert second.id == 'a.jsonl:3'
+  assert [turn['role'] for turn in second.messages] == ['system', 'user']
+  assert (second.answer, second.response) == (None, 'r')
+  # Kills: taking an assistant turn in the middle for the demonstration.
+  assert third == ('5', [user, reply, user], None, None)
+  assert fourth == ('x', [user], None, 'Hello')
+
+
+def test_jsonl_reads_the_fields_it_is_told(tmp_path):
+  path = _write(
+    tmp_path / 'a.jsonl', [{'question': 'q', 'gold': 'g', 'solution': 's'}]
+  )
+  (example,) = sources.jsonl(
+    path,
+    prompt_field='question',
+    answer_field='gold',
+    response_field='solution',
+  )
+  assert example[1:] == ([{'role': 'user', 'content': 'q'}], 'g', 's')
+
+
+BAD_ROWS = [
+  (b'{"prompt": "cut of', 'not JSON'),
+  (b'{"prompt": "\xff"}', 'not UTF-8 at byte 12'),
+  (b'[1, 2]', 'expected a JSON object, got list'),
+  (b'{"prompt": "a", "answer": NaN}', 'NaN is not JSON'),
+  (b'{"prompt": "\\ud800"}', 'lone surrogate'),
+  (b'[' * 100_000, 'recursion'),
+  ({'question': 'a'}, "no 'prompt' and no 'messages'"),
+  ({'prompt': ' \n'}, "'prompt' is empty"),
+  ({'prompt': 5}, "'prompt' must be text, got int"),
+  ({'prompt': 'a', 'answer': True}, "'answer' must be text, got bool"),
+  ({'prompt': 'a', 'answer': ''}, "'answer' is empty"),
+  ({'prompt': 'a', 'response': ['b']}, "'response' must be text, got list"),
+  ({'prompt': 'a', 'id': 'same'}, "id 'same' was seen before"),
+  ({'messages': []}, 'not empty'),
+  ({'messages': 'hi'}, 'a list of turns'),
+  ({'messages': [{'role': 'user'}]}, 'a turn must be'),
+  ({'messages': [{'role': 'judge', 'content': 'a'}]}, "unknown role 'judge'"),
+  ({'messages': [{'role': 'user', 'content': None}]}, 'has no content'),
+  ({'messages': [{'role': 'system', 'content': 'a'}]}, 'a user turn last'),
+  ({'messages': [{'role': 'assistant', 'content': 'a'}]}, 'a user turn last'),
+  (
+    {
+      'messages': [
+        {'role': 'user', 'content': 'a'},
+        {'role': 'assistant', 'content': 'b'},
+      ],
+      'response': 'c',
+    },
+    "a final assistant turn and also 'response'",
+  ),
+]
+
+
+def test_every_bad_row_is_quarantined_with_its_number_and_reason(
+  tmp_path, caplog
+):
+  # Kills: one bad row that ends the reading, or takes a good one with it.
+  rows = [{'prompt': 'good', 'id': 'same'}]
+  for bad, _ in BAD_ROWS:
+    rows += [bad, {'prompt': 'good'}]
+  path = _write(tmp_path / 'a.jsonl', rows)
+  caplog.set_level(logging.WARNING)
+  quarantine = tmp_path / 'run' / 'bad.jsonl'
+  good = sources.jsonl(path, quarantine=quarantine, max_bad_share=0.5)
+  assert len(good) == len(BAD_ROWS) + 1
+  told = [json.loads(line) for line in quarantine.read_text().splitlines()]
+  assert [row['row'] for row in told] == list(range(2, len(rows), 2))
+  for row, (_, reason) in zip(told, BAD_ROWS, strict=True):
+    assert reason in row['reason']
+  assert told[0]['line'] == '{"prompt": "cut of'
+  assert f'{len(BAD_ROWS)} of {len(rows)} rows are bad' in caplog.text
+  # A later clean reading leaves no stale quarantine behind.
+  sources.jsonl(_write(path, [{'prompt': 'a'}]), quarantine=quarantine)
+  assert quarantine.read_text() == ''
+
+
+def test_too_many_bad_rows_stop_the_run_with_their_numbers(tmp_path):
+  path = _write(tmp_path / 'a.jsonl', [{'prompt': 'a'}] * 7 + [b'{'] * 3)
+  quarantine = tmp_path / 'bad.jsonl'
+  with pytest.raises(
+    ValueError,
+    match=r'a\.jsonl: 3 of 10 rows are bad \(30.0%\).*row 8: not JSON',
+  ):
+    sources.jsonl(path, quarantine=quarantine)
+  assert len(quarantine.read_text().splitlines()) == 3
+  assert len(sources.jsonl(path, max_bad_share=0.3)) == 7
+
+
+def test_jsonl_refuses_files_without_examples(tmp_path):
+  with pytest.raises(ValueError, match=r'none\.jsonl: no such file'):
+    sources.jsonl(tmp_path / 'none.jsonl')
+  with pytest.raises(ValueError, match='the file has no rows'):
+    sources.jsonl(_write(tmp_path / 'b.jsonl', [b'', b' ']))
+  # Kills: a share of 1.0 that lets a file of only bad rows through.
+  path = _write(tmp_path / 'c.jsonl', [b'{'])
+  with pytest.raises(ValueError, match='1 of 1 rows are bad'):
+    sources.jsonl(path, max_bad_share=1.0)
+  with pytest.raises(ValueError, match='another file than the data'):
+    sources.jsonl(path, quarantine=path)
+
+
+def test_no_bytes_break_the_reader(tmp_path):
+  # Rows with random damage: each is read or quarantined, none is lost.
+  # Kills: an exception other than those foreseen.
+  noise = np.random.default_rng(0)
+  whole = json.dumps(
+    {'messages': [{'role': 'user', 'content': 'é'}], 'answer': 1, 'id': None}
+  ).encode()
+  rows = [whole]
+  for _ in range(500):
+    row = bytearray(whole)
+    for at in noise.integers(len(row), size=noise.integers(1, 4)):
+      row[at] = noise.choice([b for b in range(256) if b not in b'\r\n'])
+    rows.append(bytes(row))
+  quarantine = tmp_path / 'bad.jsonl'
+  good = sources.jsonl(
+    _write(tmp_path / 'a.jsonl', rows), quarantine=quarantine, max_bad_share=1.0
+  )
+  bad = quarantine.read_text().splitlines()
+  assert len(good) + len(bad) == 501 and len(good) > 1 and len(bad) > 1
+
+
+# tfds
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  """A TFDS folder with three rows, the last of them with an empty answer."""
+  import tensorflow_datasets as tfds
+
+  class LittleSums(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version('1.0.0')
+
+    def _info(self):
+      features = {
+        'q': tfds.features.Text(),
+        'a': np.int32,
+        's': tfds.features.Text(),
+      }
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(features),
+        disable_shuffling=True,
+      )
+
+    def _split_generators(self, dl_manager):
+      return {'train': self._generate_examples()}
+
+    def _generate_examples(self):
+      for index, text in enumerate(('é 1', 'two', '')):
+        yield index, {'q': text, 'a': index, 's': f'so {index}'}
+
+  data_dir = tmp_path_factory.mktemp('tfds')
+  builder = LittleSums(data_dir=data_dir, file_format='array_record')
+  builder.download_and_prepare()
+  return data_dir, builder.data_dir
+
+
+@pytest.mark.parametrize('by_name', [True, False])
+def test_tfds_reads_a_prepared_dataset_in_place(prepared, by_name):
+  # Kills: text left as bytes ("b'two'").
+  data_dir, folder = prepared
+  where = ('little_sums', data_dir) if by_name else (folder, None)
+  source = sources.tfds(
+    where[0],
+    data_dir=where[1],
+    split='train[:2]',
+    prompt_field='q',
+    answer_field='a',
+    response_field='s',
+  )
+  assert len(source) == 2
+  user = {'role': 'user', 'content': 'é 1'}
+  assert source[0] == ('little_sums/train[:2]/0', [user], '0', 'so 0')
+  assert source[1].messages[0]['content'] == 'two'
+
+
+def test_tfds_refuses_what_is_not_there(prepared):
+  data_dir, folder = prepared
+  with pytest.raises(ValueError, match='not a TFDS dataset prepared as'):
+    sources.tfds('gsm8k', split='train', prompt_field='q', data_dir=data_dir)
+  with pytest.raises(ValueError, match='not a TFDS dataset prepared as'):
+    sources.tfds(data_dir / 'typo', split='train', prompt_field='q')
+  with pytest.raises(ValueError, match='has no field question; it has a, q, s'):
+    sources.tfds(folder, split='train', prompt_field='question')
+  with pytest.raises(ValueError, match='dev'):
+    sources.tfds(folder, split='dev', prompt_field='q')
+  source = sources.tfds(folder, split='train', prompt_field='q')
+  with pytest.raises(ValueError, match="little_sums/train/2: 'q' is empty"):
+    source[2]
+
+
+def test_tfds_says_how_to_prepare_a_dataset_of_another_format(
+  prepared, tmp_path
+):
+  # Kills: TFDS's own advice, which is to install TensorFlow.
+  shutil.copytree(prepared[1], tmp_path / 'old')
+  info = tmp_path / 'old' / 'dataset_info.json'
+  info.write_text(info.read_text().replace('array_record', 'tfrecord'))
+  with pytest.raises(ValueError, match="file_format='array_record'"):
+    sources.tfds(tmp_path / 'old', split='train', prompt_field='q')

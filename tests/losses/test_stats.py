@@ -1,0 +1,78 @@
+"""Token stats against loops, and what they are without a target."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+
+from jopd import losses
+
+
+def oracle(student, target, token):
+  p, q = oracles.softmax(student), oracles.softmax(target)
+  k = min(16, len(p))
+  top_p, top_q = oracles.top(p, k), oracles.top(q, k)
+  return {
+    'student_logp': np.log(p[token]),
+    'target_logp': np.log(q[token]),
+    'student_entropy': -sum(x * np.log(x) for x in p),
+    'target_entropy': -sum(x * np.log(x) for x in q),
+    'reverse_kl': oracles.reverse_kl(p, q),
+    'overlap': sum(v in top_q for v in top_p) / k,
+    'target_mass': sum(p[v] for v in top_q),
+  }
+
+
+# Kills exchanged sides, log-ratios of the wrong token, mass of the student's
+# own top, an overlap over something other than 16.
+def test_stats_equal_the_oracle():
+  rng = np.random.default_rng(0)
+  student, target = rng.normal(size=(2, 2, 3, 40)) * 2
+  token = rng.integers(40, size=(2, 3))
+  sampler_logp = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
+  stats = losses.token_stats(
+    losses.log_probs(jnp.asarray(student)),
+    losses.log_probs(jnp.asarray(target)),
+    jnp.asarray(token),
+    sampler_logp,
+  )
+  np.testing.assert_array_equal(stats.sampler_logp, sampler_logp)
+  for i in range(2):
+    for j in range(3):
+      expected = oracle(student[i, j], target[i, j], token[i, j])
+      for name, value in expected.items():
+        np.testing.assert_allclose(
+          getattr(stats, name)[i, j], value, rtol=1e-5, err_msg=name
+        )
+
+
+# p = (1/4, 3/4), q = (1/2, 1/2), token 1: log(1/2) - log(3/4) = -0.405465.
+# Kills a credit of the other sign, or of the KL instead of the token.
+def test_the_log_ratio_by_hand():
+  p, q = jnp.log(jnp.array([0.25, 0.75])), jnp.log(jnp.array([0.5, 0.5]))
+  stats = losses.token_stats(p, q, jnp.array(1), jnp.array(0.0))
+  np.testing.assert_allclose(losses.log_ratio(stats), -0.405465, rtol=1e-5)
+  np.testing.assert_allclose(stats.student_entropy, 0.562335, rtol=1e-5)
+  np.testing.assert_allclose(stats.target_entropy, 0.693147, rtol=1e-5)
+
+
+# Kills a gradient that leaks into weights or credits through any stat.
+def test_stats_carry_no_gradient():
+  def total(student_logp, target_logp, sampler_logp):
+    stats = losses.token_stats(
+      student_logp, target_logp, jnp.array(1), sampler_logp
+    )
+    return sum(stats)
+
+  p = jnp.log(jnp.array([0.25, 0.75]))
+  grads = jax.grad(total, argnums=(0, 1, 2))(p, p[::-1], jnp.array(-1.0))
+  for grad in grads:
+    np.testing.assert_array_equal(grad, np.zeros_like(grad))
+
+
+# Kills made-up zeros: without a target, nothing is said of it.
+def test_stats_without_a_target_are_none():
+  p = jnp.log(jnp.array([0.25, 0.75]))
+  stats = losses.token_stats(p, None, jnp.array(1), jnp.array(-1.0))
+  known = {k for k, v in stats._asdict().items() if v is not None}
+  assert known == {'student_logp', 'sampler_logp', 'student_entropy'}

@@ -1,0 +1,139 @@
+"""The definitions again: float64 NumPy, loops, one row at a time, no JAX.
+
+Slow and plain on purpose. p is the student, q the target, l = log(p / q).
+"""
+
+import math
+
+import numpy as np
+
+
+def softmax(logits, temperature=1.0):
+  """Probabilities of one row."""
+  z = np.asarray(logits, np.float64) / temperature
+  e = np.exp(z - z.max())
+  return e / e.sum()
+
+
+def log_softmax(logits, temperature=1.0):
+  """Log-probs of one row, exact also where the probability underflows."""
+  z = np.asarray(logits, np.float64) / temperature
+  total = 0.0
+  for x in z:
+    total += math.exp(x - z.max())
+  return z - z.max() - math.log(total)
+
+
+def reverse_kl(p, q):
+  total = 0.0
+  for a, b in zip(p, q, strict=True):
+    if a > 0:
+      total += a * (math.log(a) - math.log(b))
+  return total
+
+
+def forward_kl(p, q):
+  return reverse_kl(q, p)
+
+
+def generalized_jsd(p, q, beta):
+  if beta == 0:
+    return forward_kl(p, q)
+  if beta == 1:
+    return reverse_kl(p, q)
+  m = [beta * b + (1 - beta) * a for a, b in zip(p, q, strict=True)]
+  return beta * reverse_kl(q, m) + (1 - beta) * reverse_kl(p, m)
+
+
+def top(p, k):
+  """Ids of the k largest, best first, ties to the smaller id."""
+  return sorted(range(len(p)), key=lambda v: (-p[v], v))[:k]
+
+
+def restrict(p, q, support, tail):
+  """Both sides on a support, with the tail's fate."""
+  kept_p, kept_q = [p[v] for v in support], [q[v] for v in support]
+  if tail == 'renormalize':
+    kept_p = [x / sum(kept_p) for x in kept_p]
+    kept_q = [x / sum(kept_q) for x in kept_q]
+  if tail == 'bucket':
+    rest = [v for v in range(len(p)) if v not in support]
+    kept_p.append(sum(p[v] for v in rest))
+    kept_q.append(sum(q[v] for v in rest))
+  return kept_p, kept_q
+
+
+# Gradients with respect to the student's logits, at temperature 1.
+
+
+def grad_full_reverse_kl(p, q):
+  kl = reverse_kl(p, q)
+  return np.array(
+    [a * (math.log(a / b) - kl) for a, b in zip(p, q, strict=True)]
+  )
+
+
+def grad_full_forward_kl(p, q):
+  return np.asarray(p) - np.asarray(q)
+
+
+def _on_support(p, support, f):
+  """p_u (1_S f_u - sum over S of p_v f_v)."""
+  mean = sum(p[v] * f[v] for v in support)
+  return np.array(
+    [p[u] * ((f[u] if u in support else 0) - mean) for u in range(len(p))]
+  )
+
+
+def grad_truncated_reverse_kl(p, q, support):
+  f = {v: math.log(p[v] / q[v]) + 1 for v in support}
+  return _on_support(p, support, f)
+
+
+def grad_stop_gradient_reverse_kl(p, q, support):
+  return _on_support(p, support, {v: math.log(p[v] / q[v]) for v in support})
+
+
+def grad_mass(p, support):
+  """The gradient of the student's mass on the support."""
+  return _on_support(p, support, {v: 1.0 for v in support})
+
+
+def grad_renormalized_reverse_kl(p, q, support):
+  kept_p, kept_q = restrict(p, q, support, 'renormalize')
+  kl = reverse_kl(kept_p, kept_q)
+  grad = np.zeros(len(p))
+  for v, a, b in zip(support, kept_p, kept_q, strict=True):
+    grad[v] = a * (math.log(a / b) - kl)
+  return grad
+
+
+def grad_bucket_reverse_kl(p, q, support):
+  mass_p = sum(p[v] for v in support)
+  mass_q = sum(q[v] for v in support)
+  tau = math.log((1 - mass_p) / (1 - mass_q))
+  f = {v: math.log(p[v] / q[v]) - tau for v in support}
+  return _on_support(p, support, f)
+
+
+def grad_truncated_forward_kl(p, q, support):
+  mass_q = sum(q[v] for v in support)
+  return np.array(
+    [p[u] * mass_q - (q[u] if u in support else 0) for u in range(len(p))]
+  )
+
+
+def grad_renormalized_forward_kl(p, q, support):
+  kept_p, kept_q = restrict(p, q, support, 'renormalize')
+  grad = np.zeros(len(p))
+  for v, a, b in zip(support, kept_p, kept_q, strict=True):
+    grad[v] = a - b
+  return grad
+
+
+def grad_truncated_jsd(p, q, support, beta):
+  f = {
+    v: (1 - beta) * math.log(p[v] / (beta * q[v] + (1 - beta) * p[v]))
+    for v in support
+  }
+  return _on_support(p, support, f)

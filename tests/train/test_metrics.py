@@ -1,0 +1,261 @@
+"""Metrics: pairs add up, the log survives crashes, the clock adds up."""
+
+import json
+import math
+import sys
+import time
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jopd.train import metrics
+from jopd.train.metrics import Clock, MetricsLog
+
+
+def lines(folder, name='metrics.jsonl'):
+  return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def places(folder):
+  return [(row['stage'], row['step']) for row in lines(folder)]
+
+
+@pytest.fixture(autouse=True)
+def no_tensorboard(request, monkeypatch):
+  """Importing tensorboardX fails, but for tests marked with a stand-in."""
+  monkeypatch.setitem(sys.modules, 'tensorboardX', None)
+
+
+def test_merged_means_weigh_by_count():
+  # Kills: a mean of means, which would say (1 + 4) / 2 = 2.5.
+  merged = metrics.merge({'a': (3.0, 3)}, {'a': (4.0, 1), 'b': (2.0, 4)})
+  assert metrics.means(merged) == {'a': 7 / 4, 'b': 0.5}
+
+
+def test_merge_works_under_jit_on_arrays():
+  # Kills: host arithmetic that would force a value while tracing.
+  pair = {'a': (jnp.float32(1.5), jnp.float32(2))}
+  merged = jax.jit(metrics.merge)(pair, pair)
+  assert metrics.means(merged) == {'a': 0.75}
+
+
+def test_a_metric_that_counted_nothing_has_no_mean():
+  # Kills: 0/0, as a division error or as a NaN that looks like a broken run.
+  empty = {'a': (jnp.float32(0), jnp.int32(0)), 'b': (1.0, 2)}
+  assert metrics.means(empty) == {'b': 0.5}
+  assert math.isnan(metrics.means({'a': (jnp.float32('nan'), 1)})['a'])
+
+
+def test_rows_are_on_disk_before_the_next_one(tmp_path):
+  # Kills: buffering, which loses the rows before a crash.
+  log = MetricsLog(tmp_path / 'new')
+  log.write('opd', 1, 'train', {'loss': np.float32(0.5), 'n': 3})
+  row = {'stage': 'opd', 'step': 1, 'kind': 'train', 'loss': 0.5, 'n': 3}
+  assert lines(tmp_path / 'new') == [row]
+  assert log.rows('opd') == [row] and log.rows('sft') == []
+
+
+def test_lines_are_strict_json_and_read_back(tmp_path):
+  # Kills: bare NaN, which JSON parsers other than Python's refuse.
+  log = MetricsLog(tmp_path)
+  values = {'a': math.nan, 'b': math.inf, 'c': jnp.float32(-math.inf)}
+  log.write('opd', 1, 'train', values)
+
+  def refuse(constant):
+    raise AssertionError(f'{constant} is not JSON')
+
+  text = (tmp_path / 'metrics.jsonl').read_text()
+  row = json.loads(text, parse_constant=refuse)
+  assert [row[name] for name in 'abc'] == ['nan', 'inf', '-inf']
+  assert np.array_equal(
+    [log.rows('opd')[0][name] for name in 'abc'],
+    [math.nan, math.inf, -math.inf],
+    equal_nan=True,
+  )
+
+
+@pytest.mark.parametrize(
+  'values, message',
+  [
+    ({'loss': np.ones(2)}, "'loss' must be a string or one number"),
+    ({'step': 3}, "may not be named ['step']"),
+  ],
+)
+def test_a_row_that_cannot_be_read_is_not_written(tmp_path, values, message):
+  # Kills: half a line on disk before the error.
+  log = MetricsLog(tmp_path)
+  with pytest.raises(ValueError) as error:
+    log.write('opd', 1, 'train', values)
+  assert message in str(error.value)
+  assert lines(tmp_path) == []
+
+
+def test_rewind_drops_later_steps_and_later_stages(tmp_path):
+  # Kills: dropping by step alone, which would keep ('rl', 1) and lose
+  # ('sft', 3); dropping step 2 itself, which the checkpoint contains.
+  log = MetricsLog(tmp_path)
+  for stage in ('sft', 'opd', 'rl'):
+    for step in (1, 2, 3):
+      log.write(stage, step, 'train', {'x': 1.0})
+  before = (tmp_path / 'metrics.jsonl').read_bytes().splitlines(True)
+  log.rewind('opd', 2)
+  kept = [('sft', 1), ('sft', 2), ('sft', 3), ('opd', 1), ('opd', 2)]
+  assert places(tmp_path) == kept
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == b''.join(before[:5])
+  log.write('opd', 3, 'train', {'x': 2.0})
+  assert places(tmp_path) == [*kept, ('opd', 3)]
+  log.rewind('opd', -1)
+  assert places(tmp_path) == kept[:3]
+  log.rewind('rl', 7)  # a stage that has written nothing yet
+  assert places(tmp_path) == kept[:3]
+
+
+def test_a_resumed_log_has_the_bytes_of_an_uninterrupted_one(tmp_path):
+  # Kills: a torn line glued to the next row; steps 3 and 4 written twice.
+  def train(folder, start, stop):
+    log = MetricsLog(folder)
+    log.rewind('opd', start)
+    for step in range(start + 1, stop + 1):
+      log.write('opd', step, 'train', {'x': step / 7})
+    log.close()
+
+  train(tmp_path / 'whole', 0, 6)
+  whole = (tmp_path / 'whole/metrics.jsonl').read_bytes()
+  for cut in range(0, len(whole), 7):
+    torn = tmp_path / 'torn'
+    torn.mkdir(exist_ok=True)
+    (torn / 'metrics.jsonl').write_bytes(whole[:cut])
+    saved = min(2, whole[:cut].count(b'\n'))  # the checkpoint's step
+    train(torn, saved, 6)
+    assert (torn / 'metrics.jsonl').read_bytes() == whole
+
+
+def test_a_crash_while_rewinding_leaves_the_old_file(tmp_path, monkeypatch):
+  # Kills: truncating in place.
+  log = MetricsLog(tmp_path)
+  for step in (1, 2):
+    log.write('opd', step, 'train', {})
+
+  def crash(*_):
+    raise OSError('power cut')
+
+  monkeypatch.setattr(metrics.os, 'replace', crash)
+  with pytest.raises(OSError, match='power cut'):
+    log.rewind('opd', 1)
+  assert places(tmp_path) == [('opd', 1), ('opd', 2)]
+
+
+def test_a_broken_line_is_named_not_dropped(tmp_path):
+  # Kills: a reader that skips what it does not understand.
+  (tmp_path / 'metrics.jsonl').write_text('{"stage": "a", "step": 1}\nnot\n')
+  with pytest.raises(ValueError, match=r'metrics.jsonl:2: expected a JSON'):
+    MetricsLog(tmp_path)
+
+
+def test_hosts_write_files_of_their_own(tmp_path, monkeypatch):
+  # Kills: two hosts that append to one file on a shared disk.
+  first = MetricsLog(tmp_path)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  second = MetricsLog(tmp_path)
+  timings = MetricsLog(tmp_path, 'timings')
+  for value, log in enumerate((first, second, timings)):
+    log.write('opd', 1, 'train', {'x': value})
+  assert [row['x'] for row in lines(tmp_path)] == [0]
+  assert [row['x'] for row in lines(tmp_path, 'metrics.host1.jsonl')] == [1]
+  assert [row['x'] for row in lines(tmp_path, 'timings.host1.jsonl')] == [2]
+
+
+def stand_in(monkeypatch, add_scalar):
+  """A tensorboardX whose writers pass scalars to `add_scalar(folder, ...)`."""
+
+  class SummaryWriter:
+    def __init__(self, folder, purge_step):
+      self.folder = (folder.rpartition('tensorboard/')[2], purge_step)
+
+    def add_scalar(self, *scalar):
+      add_scalar(self.folder, *scalar)
+
+    def flush(self):
+      pass
+
+    def close(self):
+      pass
+
+  module = types.SimpleNamespace(SummaryWriter=SummaryWriter)
+  monkeypatch.setitem(sys.modules, 'tensorboardX', module)
+
+
+def test_tensorboard_shows_numbers_by_stage_and_hides_rewound_steps(
+  tmp_path, monkeypatch
+):
+  # Kills: two models' accuracies on one curve; old points after a resume.
+  seen = []
+  stand_in(monkeypatch, lambda *scalar: seen.append(scalar))
+  log = MetricsLog(tmp_path)
+  log.rewind('sft', 4)
+  log.write('sft', 5, 'train', {'loss': 0.5, 'note': 'text'})
+  log.write('opd', 1, 'eval', {'model': 'teacher', 'accuracy': 0.25})
+  log.close()
+  assert seen == [
+    (('metrics/sft', 5), 'train/loss', 0.5, 5),
+    (('metrics/opd', 0), 'eval/teacher/accuracy', 0.25, 1),
+  ]
+
+
+def test_tensorboard_may_fail_but_not_stop_the_run(
+  tmp_path, monkeypatch, capsys
+):
+  # Kills: a full disk under TensorBoard that ends training, and one that is
+  # complained about at every step.
+  tries = []
+
+  def fail(*scalar):
+    tries.append(scalar)
+    raise OSError('disk full')
+
+  stand_in(monkeypatch, fail)
+  log = MetricsLog(tmp_path)
+  for step in (1, 2, 3):
+    log.write('opd', step, 'train', {'loss': 0.5})
+  log.close()
+  assert len(lines(tmp_path)) == 3 and len(tries) == 1
+  told = capsys.readouterr().err
+  assert told.count('\n') == 1 and 'disk full' in told
+
+
+def test_tensorboard_files_are_real(tmp_path, monkeypatch):
+  # Kills: a call that the real tensorboardX does not have.
+  monkeypatch.delitem(sys.modules, 'tensorboardX')
+  pytest.importorskip('tensorboardX')
+  log = MetricsLog(tmp_path)
+  log.write('opd', 1, 'train', {'loss': 0.5, 'seconds/rollout': 1.0})
+  log.close()
+  (events,) = (tmp_path / 'tensorboard/metrics/opd').iterdir()
+  assert b'train/loss' in events.read_bytes()
+  assert b'train/seconds/rollout' in events.read_bytes()
+
+
+def test_clock_charges_each_second_once(monkeypatch):
+  # Kills: counting the save inside eval twice (5 + 2 > the 5 that passed).
+  now = iter([0, 1, 3, 5, 10, 14]).__next__
+  monkeypatch.setattr(time, 'perf_counter', now)
+  clock = Clock()
+  with clock('eval'):  # 0 to 5
+    with clock('save'):  # 1 to 3
+      pass
+  with clock('save'):  # 10 to 14
+    pass
+  assert clock.seconds == {'eval': 3, 'save': 6}
+  assert clock.snapshot() == {'seconds/eval': 3, 'seconds/save': 6}
+  assert clock.seconds == {} and clock.snapshot() == {}
+
+
+def test_clock_counts_a_phase_that_failed():
+  # Kills: a clock that forgets the time when the phase raises.
+  clock = Clock()
+  with pytest.raises(KeyError), clock('rollout'):
+    raise KeyError
+  assert clock.seconds['rollout'] >= 0
