@@ -23,7 +23,8 @@ from jopd.models.decoder import make_model
 from jopd.recipe import make_optimizer, make_reduction, make_term, resolve
 from jopd.rollout.engine import make_generate
 from jopd.rollout.pick import sampling
-from jopd.train.loop import Run, Stage
+from jopd.train.metrics import Clock
+from jopd.train.stage import Run, Stage
 
 
 class Built(NamedTuple):
@@ -87,6 +88,7 @@ def build(config, *, say: Callable[[str], None] = print) -> Built:
     evaluate=None,
     checkpoint=dict(config.checkpoint),
     key=key,
+    clock=Clock(),
     say=say,
   )
   run = run._replace(evaluate=_evaluator(config, run, prompts))
@@ -186,20 +188,23 @@ def _stage(config, index: int, data, encoding) -> Stage:
   }
   make_terms(0)  # says what is wrong with them now
 
-  def make_batches():
-    return batching.make_iterator(
-      data,
-      batch_size=settings.batch_size,
-      max_prompt_tokens=config.max_prompt_tokens,
-      max_response_tokens=(
-        config.max_response_tokens if settings.source == 'dataset' else 0
-      ),
-      seed=config.seed + index,
-      overlong='drop',
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      **encoding,
+  imitates = settings.source == 'dataset'
+  if imitates and any(example.response is None for example in data):
+    raise ValueError(
+      f'config.{name} learns the responses of the dataset, but a row of'
+      ' config.data has none; add them, or choose another source'
     )
+  batches = batching.make_iterator(
+    data,
+    batch_size=settings.batch_size,
+    max_prompt_tokens=config.max_prompt_tokens,
+    max_response_tokens=config.max_response_tokens if imitates else 0,
+    seed=config.seed + index,
+    overlong='drop',
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    **encoding,
+  )
 
   def reader(context):
     def read(prompts):
@@ -219,7 +224,7 @@ def _stage(config, index: int, data, encoding) -> Stage:
     student=settings.student,
     teachers=dict(settings.teachers),
     source=settings.source,
-    make_batches=make_batches,
+    batches=batches,
     contexts={
       role: reader(resolve(contexts, spec))
       for role, spec in settings.contexts.items()
@@ -245,7 +250,7 @@ def _stage(config, index: int, data, encoding) -> Stage:
 
 
 def _evaluator(config, run: Run, prompts: batching.PromptBatch):
-  """(model name, params) -> accuracies, each model compiled when it is asked."""
+  """(model name, params) -> accuracies; a model is compiled when asked for."""
 
   @cache
   def of(name: str):
@@ -259,6 +264,7 @@ def _evaluator(config, run: Run, prompts: batching.PromptBatch):
         compute_dtype=run.compute_dtype,
         name=f'{name}: evaluation',
         say=run.say,
+        clock=run.clock,
       ),
       run.tokenizer,
       run.grade,

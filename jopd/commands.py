@@ -7,8 +7,8 @@ import sys
 import jax
 from tqdm import tqdm
 
-from jopd import config as configs
 from jopd import build, sharding
+from jopd import config as configs
 from jopd.data import sources
 from jopd.data.batching import encode_batch
 from jopd.data.examples import Example

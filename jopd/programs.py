@@ -1,5 +1,6 @@
 """Compiled programs that say when they compile, and how long it took."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -20,14 +21,22 @@ class Program:
     name: of the phase, for the message.
     function: pure, of arrays and pytrees of arrays.
     say: takes a line of text.
+    clock: of `train.metrics`, charged with 'compile'.
     jit_options: of `jax.jit`, for instance donate_argnums.
   """
 
-  def __init__(self, name, function, *, say=lambda line: None, **jit_options):
+  def __init__(
+    self,
+    name,
+    function,
+    *,
+    say=lambda line: None,
+    clock=lambda phase: contextlib.nullcontext(),
+    **jit_options,
+  ):
     self.name = name
-    self.compile_seconds = 0.0
     self.compilations = 0
-    self._say = say
+    self._say, self._clock = say, clock
     self._jitted = jax.jit(function, **jit_options)
     self._compiled = {}
 
@@ -36,10 +45,10 @@ class Program:
     signature = tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves)
     if signature not in self._compiled:
       start = time.perf_counter()
-      self._compiled[signature] = self._jitted.lower(*args).compile()
-      seconds = time.perf_counter() - start
+      with self._clock('compile'):
+        self._compiled[signature] = self._jitted.lower(*args).compile()
       self.compilations += 1
-      self.compile_seconds += seconds
+      seconds = time.perf_counter() - start
       self._say(f'compiled {self.name} in {seconds:.1f} s')
     return self._compiled[signature](*args)
 

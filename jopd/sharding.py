@@ -6,15 +6,15 @@ moments take 1 / (fsdp * tensor) of the memory per device. The compiler places
 the collectives.
 """
 
-import math
 from collections.abc import Callable, Sequence
+import math
 from typing import Any
 
 import jax
-import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
+import numpy as np
+import optax
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
@@ -51,6 +51,7 @@ def make_mesh(
     devices: those to use; all of them by default.
 
   Raises: ValueError when the product is not the number of devices.
+
   Example:
     >>> make_mesh(data=-1).shape['data'] == jax.device_count()
     True

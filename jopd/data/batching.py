@@ -1,13 +1,13 @@
 """Batches of one fixed shape, in an order that can be saved and resumed."""
 
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import logging
 import typing
-from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from jaxtyping import Int32
+import numpy as np
 
 from jopd.data import contexts, prompts
 from jopd.data.examples import Example

@@ -6,8 +6,8 @@ apart, for that is how the sampler sees them, and nothing that the template
 writes after the turn (ChatML's newline) is ever part of a response.
 """
 
-import typing
 from collections.abc import Mapping
+import typing
 
 if typing.TYPE_CHECKING:  # imported late: it takes seconds
   import transformers

@@ -5,12 +5,12 @@ an item per index, so that the iterator can shuffle without reading it all. To
 add a source, write a function that returns a list of examples.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Small byte-level tokenizers, trained here: no download, no unknown text."""
 
-import typing
 from collections.abc import Iterable
+import typing
 
 from jopd.data import sources
 

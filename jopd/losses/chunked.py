@@ -8,8 +8,8 @@ logits are computed twice. That is possible because the reduction is linear and
 its weights are known beforehand.
 """
 
-import functools
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +50,7 @@ class _Shared(NamedTuple):
 def distill_loss_chunked(
   student_hidden: Float[Array, 'B T D'],
   student_head: Float[Array, '_ D'],
-  teachers: Mapping[str, tuple[Float[Array, 'B T _'], Float[Array, '_ _']]],
+  teachers: Mapping[str, tuple[Array, Array]],
   token: Int[Array, 'B T'],
   sampler_logp: Float[Array, 'B T'],
   terms: Mapping[str, Term],

@@ -6,13 +6,13 @@ under `jax.jit`; `nnx.merge` runs at trace time only, so that a step pays for
 no walk over Python objects.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from collections.abc import Callable
 
+from flax import nnx, traverse_util
 import jax
 import jax.numpy as jnp
-from flax import nnx, traverse_util
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 

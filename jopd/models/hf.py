@@ -6,21 +6,21 @@ from the memory-mapped file, so the host never holds more than one such part.
 unpickled and no code from a folder runs.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import json
 import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jax.experimental import multihost_utils
 
 from jopd.models import qwen
 from jopd.models.api import Model, Params

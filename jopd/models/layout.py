@@ -5,8 +5,8 @@ array of ours is [layers, embed, heads, head_dim] where a file has one tensor
 per layer of shape [heads * head_dim, embed].
 """
 
-import math
 from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
 import numpy as np

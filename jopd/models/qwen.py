@@ -172,8 +172,8 @@ def from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     head_dim=_integer(fields, 'head_dim', head_dim),
     max_positions=_integer(fields, 'max_position_embeddings', 32_768),
     rope_theta=_rope_theta(fields),
-    norm_eps=float(fields.get('rms_norm_eps', 1e-6)),
-    init_scale=float(fields.get('initializer_range', 0.02)),
+    norm_eps=_number(fields, 'rms_norm_eps', 1e-6),
+    init_scale=_number(fields, 'initializer_range', 0.02),
     tied=bool(fields.get('tie_word_embeddings', False)),
   )
 
@@ -188,13 +188,21 @@ def _integer(
   return value
 
 
+def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
+  value = fields.get(name, default)
+  if not isinstance(value, int | float) or isinstance(value, bool):
+    raise ValueError(f'{name} must be a number; got {value!r}')
+  return float(value)
+
+
 def _rope_theta(fields: Mapping[str, Any]) -> float:
   """The one base that every spelling in the file agrees on."""
-  bases = [fields['rope_theta']] if 'rope_theta' in fields else []
+  bases = [_number(fields, 'rope_theta', 0)] if 'rope_theta' in fields else []
   for name in ('rope_parameters', 'rope_scaling'):
     rope = dict(fields.get(name) or {})
     if 'rope_theta' in rope:
-      bases.append(rope.pop('rope_theta'))
+      bases.append(_number(rope, 'rope_theta', 0))
+      del rope['rope_theta']
     kinds = {rope.pop('rope_type', 'default'), rope.pop('type', 'default')}
     if kinds != {'default'} or rope:
       raise ValueError(
@@ -205,7 +213,7 @@ def _rope_theta(fields: Mapping[str, Any]) -> float:
     raise ValueError(
       f'expected one rope_theta; got {bases}: keep the right one'
     )
-  return float(bases[0]) if bases else 10_000.0
+  return bases[0] if bases else 10_000.0
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:

@@ -2,4 +2,4 @@
 
 from jopd.rewards.exact import boxed_match, exact_match
 
-__all__ = ["boxed_match", "exact_match"]
+__all__ = ['boxed_match', 'exact_match']

@@ -22,7 +22,7 @@ def make_generate(
   vocab_size: int | None = None,
   compute_dtype=jnp.float32,
   name: str = 'rollout',
-  say=lambda line: None,
+  **program_options,
 ):
   """A function from prompts on the host to a rollout on the mesh.
 
@@ -34,7 +34,7 @@ def make_generate(
     vocab_size: ids from here on are padding of the head, never picked.
     compute_dtype: the policy's parameters are cast to it, once per call.
     name: of the program, in messages.
-    say: takes a line of text when something compiles.
+    program_options: of `Program`: say, clock.
 
   Returns:
     `generate(params, prompt [B, P], prompt_length [B], key, **settings)`:
@@ -60,9 +60,8 @@ def make_generate(
       vocab_size=vocab_size,
     )
 
-  program = Program(
-    name, run, say=say, out_shardings=Rollout(*[rows] * len(Rollout._fields))
-  )
+  everywhere = Rollout(*[rows] * len(Rollout._fields))
+  program = Program(name, run, out_shardings=everywhere, **program_options)
   stops = jax.device_put(np.asarray(stop_ids, np.int32), replicated)
 
   def generate(params, prompt, prompt_length, key, **settings) -> Rollout:

@@ -36,7 +36,7 @@ def sampling(
 
   Args:
     batch: number of rows.
-    temperature: >= 0; the logits are divided by it; 0 picks the likeliest token.
+    temperature: >= 0; the logits are divided by it; 0 is greedy.
     top_k: >= 0; only the k likeliest tokens can be picked; 0 for all.
     top_p: in (0, 1]; only the smallest set of likeliest tokens whose mass
       reaches top_p can be picked.

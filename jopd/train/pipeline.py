@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jopd.models import hf
-from jopd.train.loop import Run, Stage, run_stage
+from jopd.train.loop import run_stage
+from jopd.train.stage import Run, Stage
 
 
 def train(
@@ -43,8 +44,7 @@ def train(
     result, model = folder / 'result.json', folder / 'model'
     if model.exists() and result.exists():
       run.say(f'{stage.name}: already finished')
-      shardings = jax.tree.map(lambda p: p.sharding, params[stage.student])
-      _, params[stage.student] = hf.load(model, shardings=lambda *_: shardings)
+      params[stage.student] = _reload(model, params[stage.student])
     else:
       params[stage.student], done = run_stage(stage, run, params, folder)
       _write_json(result, done)
@@ -75,6 +75,12 @@ _VERSIONS = (
   'transformers',
   'numpy',
 )
+
+
+def _reload(folder: pathlib.Path, like: dict) -> dict:
+  """A finished student, placed like the parameters it takes the place of."""
+  shardings = jax.tree.map(lambda p: p.sharding, like)
+  return hf.load(folder, shardings=lambda *_: shardings)[1]
 
 
 def fingerprint(params) -> str:

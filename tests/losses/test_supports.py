@@ -199,23 +199,23 @@ def test_renormalised_k_of_one_is_identically_zero():
 
 
 # Kills an empty bucket that is NaN or counts, and K = V off by one.
-@pytest.mark.parametrize('tail', TAILS)
-@pytest.mark.parametrize('of', SIDES)
 @pytest.mark.parametrize(
-  'divergence',
-  [losses.reverse_kl, losses.forward_kl, losses.generalized_jsd],
+  'divergence, tail',
+  [
+    (losses.reverse_kl, 'drop'),
+    (losses.reverse_kl, 'renormalize'),
+    (losses.reverse_kl, 'bucket'),
+    (losses.forward_kl, 'bucket'),
+    (losses.generalized_jsd, 'bucket'),
+  ],
 )
-def test_k_of_the_whole_vocabulary_is_the_full_divergence(divergence, of, tail):
-  student, target = pair(6)
-  full = divergence(
-    losses.log_probs(jnp.asarray(student)),
-    losses.log_probs(jnp.asarray(target)),
-  )
-  value, grad = value_and_grad(
-    divergence, student, target, k=12, of=of, tail=tail
-  )
-  np.testing.assert_allclose(value, full, rtol=1e-5)
-  assert np.isfinite(grad).all()
+def test_k_of_the_whole_vocabulary_is_the_full_divergence(divergence, tail):
+  sides = pair(6)
+  full = divergence(*(losses.log_probs(jnp.asarray(x)) for x in sides))
+  for of in SIDES:
+    value, grad = value_and_grad(divergence, *sides, k=12, of=of, tail=tail)
+    np.testing.assert_allclose(value, full, rtol=1e-5)
+    assert np.isfinite(grad).all()
 
 
 # Merging categories cannot raise a KL. Kills a bucket with one side's mass.

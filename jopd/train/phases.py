@@ -1,0 +1,158 @@
+"""The phases of a step, compiled and placed: respond, measure, teach, learn."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd import sharding
+from jopd.data.batching import PromptBatch
+from jopd.programs import Program
+from jopd.rollout.engine import decode, make_generate
+from jopd.train.metrics import Metrics, means
+from jopd.train.stage import Run, Stage
+from jopd.train.state import TrainState
+from jopd.train.step import Batch, make_learn, make_teach
+
+
+class Answers(NamedTuple):
+  """Responses to a batch of prompts, on the host; rows are prompts x group."""
+
+  response: np.ndarray  # [B, T]
+  response_length: np.ndarray  # [B]
+  sampler_logp: np.ndarray  # [B, T]; zeros for a dataset's
+  stopped: np.ndarray  # [B]
+
+
+class Phases:
+  """What a step does, in the order of the methods.
+
+  Args:
+    stage: which decides every function.
+    run: what all stages share.
+    frozen: role -> parameters of that teacher.
+    shardings: of the train state.
+  """
+
+  def __init__(self, stage: Stage, run: Run, frozen: dict, shardings):
+    self._stage, self._run, self._frozen = stage, run, frozen
+    student = run.models[stage.student]
+    teachers = {r: run.models[name] for r, name in stage.teachers.items()}
+    says = dict(say=run.say, clock=run.clock)
+    self._sampler = None
+    if stage.source != 'dataset':
+      self._sampler = make_generate(
+        {'student': student, **teachers}[stage.source],
+        run.mesh,
+        stop_ids=run.stop_ids,
+        max_new_tokens=run.max_response_tokens,
+        vocab_size=run.vocab_size,
+        compute_dtype=run.compute_dtype,
+        name=f'{stage.name}: rollout',
+        **says,
+      )
+    self._teach = Program(
+      f'{stage.name}: teacher',
+      make_teach(teachers, micro_batches=stage.micro_batches),
+      **says,
+    )
+    learn = make_learn(
+      student,
+      teachers,
+      stage.make_terms,
+      stage.tx,
+      reduction=stage.reduction,
+      micro_batches=stage.micro_batches,
+      temperature=stage.temperature,
+      compute_dtype=run.compute_dtype,
+      chunk_tokens=stage.chunk_tokens,
+      vocab_size=run.vocab_size,
+    )
+    self._learn = Program(
+      f'{stage.name}: learner',
+      learn,
+      donate_argnums=0,
+      # Without them the compiler may move parameters between steps.
+      out_shardings=(shardings, sharding.replicated(run.mesh)),
+      **says,
+    )
+
+  def respond(self, state: TrainState, prompts: PromptBatch, key) -> Answers:
+    """What the stage's source says to each prompt, group_size times."""
+    stage = self._stage
+    if stage.source == 'dataset':
+      response, length = prompts.response, prompts.response_length
+      return Answers(
+        response, length, np.zeros(response.shape, np.float32), length > 0
+      )
+    policies = {'student': state.params, **self._frozen}
+    rollout = self._sampler(
+      policies[stage.source],
+      self._group(prompts.prompt),
+      self._group(prompts.prompt_length),
+      key,
+      **stage.sampling,
+    )
+    fields = [getattr(rollout, name) for name in Answers._fields]
+    return Answers(*jax.device_get(fields))
+
+  def measure(self, prompts: PromptBatch, answers: Answers) -> Metrics:
+    """Length of the responses; reward and truncation if they were sampled."""
+    rows = len(answers.response)
+    measured = {'response_length': (np.sum(answers.response_length), rows)}
+    if self._stage.source == 'dataset':
+      return measured
+    group = range(self._stage.group_size)
+    examples = [example for example in prompts.examples for _ in group]
+    texts = decode(self._run.tokenizer, answers)
+    rewards = map(self._run.grade, texts, examples)
+    return measured | {
+      'reward': (sum(rewards), rows),
+      'truncated': (np.sum(~answers.stopped), rows),
+    }
+
+  def place(self, prompts: PromptBatch, answers: Answers) -> Batch:
+    """The learner's input on the mesh: what each model reads, and responses."""
+    batch = Batch(
+      prompt=self._group(prompts.prompt),
+      prompt_length=self._group(prompts.prompt_length),
+      teacher_prompts={
+        role: tuple(map(self._group, self._read(role, prompts)))
+        for role in self._stage.teachers
+      },
+      response=answers.response,
+      response_length=answers.response_length,
+      sampler_logp=answers.sampler_logp,
+    )
+    return sharding.put(batch, sharding.batch_sharding(self._run.mesh))
+
+  def teach(self, batch: Batch):
+    """Every teacher's hidden states of the responses."""
+    return jax.block_until_ready(self._teach(self._frozen, batch))
+
+  def learn(self, state: TrainState, hidden, batch: Batch):
+    """The next state, and metrics as host floats. The state is consumed."""
+    state, metrics = self._learn(state, self._frozen, hidden, batch)
+    return state, means(metrics)
+
+  def _read(self, role: str, prompts: PromptBatch):
+    if role in self._stage.contexts:
+      return self._stage.contexts[role](prompts)
+    return prompts.prompt, prompts.prompt_length
+
+  def _group(self, rows: np.ndarray) -> np.ndarray:
+    return np.repeat(rows, self._stage.group_size, axis=0)
+
+
+def freeze(stage: Stage, run: Run, params: dict[str, dict]) -> dict[str, dict]:
+  """Each role's parameters, as they are now, in the dtype that they run in.
+
+  A student that teaches itself is copied: its own state will be donated.
+  """
+  own = lambda p: jnp.copy(p).astype(run.compute_dtype)
+  cast = lambda p: p.astype(run.compute_dtype)
+  return {
+    role: jax.tree.map(own if name == stage.student else cast, params[name])
+    for role, name in stage.teachers.items()
+  }

@@ -1,0 +1,59 @@
+"""What a run and a stage are, in functions: made by build.py, run by loop.py."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jopd import losses
+from jopd.data.batching import PromptBatch, PromptIterator
+from jopd.data.examples import Example
+from jopd.models.api import Model
+from jopd.train.metrics import Clock
+from jopd.train.step import Reduction
+
+
+class Run(NamedTuple):
+  """What the stages of a run share."""
+
+  models: Mapping[str, Model]
+  mesh: jax.sharding.Mesh
+  tokenizer: object
+  stop_ids: tuple[int, ...]
+  vocab_size: int  # ids from here on are padding of the embeddings
+  max_response_tokens: int
+  compute_dtype: jnp.dtype
+  grade: Callable[[str, Example], float]  # response text -> reward
+  evaluate: Callable[[str, dict], dict[str, float]]  # model name, params
+  checkpoint: Mapping[str, int]  # every, keep
+  key: jax.Array
+  clock: Clock  # seconds by phase
+  say: Callable[[str], None]
+
+
+class Stage(NamedTuple):
+  """Who learns, from whose tokens, towards what."""
+
+  name: str
+  index: int  # among the run's stages; part of every random key
+  student: str  # name of the model that learns
+  teachers: Mapping[str, str]  # role -> name of a model, frozen in this stage
+  source: str  # whose responses: 'dataset', 'student' or a teacher's role
+  batches: PromptIterator
+  # Role -> what that teacher reads, [B, P] and [B], where the student reads
+  # something else.
+  contexts: Mapping[str, Callable[[PromptBatch], tuple]]
+  make_terms: Callable[[jax.Array], Mapping[str, losses.Term]]
+  reduction: Reduction
+  tx: optax.GradientTransformation
+  learning_rate: Callable[[int], float]
+  steps: int
+  group_size: int
+  micro_batches: int
+  sampling: Mapping[str, float]
+  temperature: float
+  chunk_tokens: int
+  eval_every: int
+  fingerprint: Mapping[str, object]  # what a checkpoint must agree on
