@@ -55,6 +55,7 @@ def get_config():
     source='dataset',
     terms=imitate,
     steps=200,
+    batch_size=128,
     learning_rate=3e-3,
     warmup_steps=20,
     decay='cosine',
@@ -76,6 +77,7 @@ def get_config():
       )
     ),
     steps=200,
+    batch_size=128,
     learning_rate=2e-3,
     warmup_steps=10,
     decay='cosine',

@@ -18,8 +18,7 @@ from jopd.data import batching, contexts, sources
 from jopd.data.prompts import turn_end
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.evaluate import make_evaluate
-from jopd.models import hf, qwen
-from jopd.models.decoder import make_model
+from jopd.models import hf
 from jopd.recipe import make_optimizer, make_reduction, make_term, resolve
 from jopd.rollout.engine import make_generate
 from jopd.rollout.pick import sampling
@@ -65,9 +64,8 @@ def build(config, *, say: Callable[[str], None] = print) -> Built:
     max_prompt_tokens=config.max_prompt_tokens,
     **encoding,
   )
-  train_data = resolve(sources, config.data)()
   stages = tuple(
-    _stage(config, index, train_data, encoding)
+    _stage(config, index, encoding)
     for index in range(len(config.stages))
   )
   models, params = {}, {}
@@ -168,18 +166,17 @@ def _tokenizer(config):
 def _model(config, spec, mesh, vocab_size, key):
   """A model and its parameters on the mesh, loaded or fresh."""
   place = partial(sharding.param_shardings, mesh)
+  options = dict(remat=config.remat, constrain=sharding.constrain_batch(mesh))
   if 'path' in spec:
     refuse_unknown(spec, {'path'}, 'a model with a path')
-    return hf.load(spec.path, shardings=place, remat=config.remat)
-  model = make_model(
-    qwen.from_hf({'vocab_size': vocab_size, **spec}), remat=config.remat
-  )
+    return hf.load(spec.path, shardings=place, **options)
+  model = hf.fresh({'vocab_size': vocab_size, **spec}, **options)
   shapes = jax.eval_shape(model.init, key)
   init = jax.jit(model.init, out_shardings=place(model.axes, shapes))
   return model, init(key)
 
 
-def _stage(config, index: int, data, encoding) -> Stage:
+def _stage(config, index: int, encoding) -> Stage:
   name = config.stages[index]
   settings = config[name]
   tx, learning_rate = make_optimizer(settings)
@@ -188,11 +185,12 @@ def _stage(config, index: int, data, encoding) -> Stage:
   }
   make_terms(0)  # says what is wrong with them now
 
+  data = resolve(sources, settings.data or config.data)()
   imitates = settings.source == 'dataset'
   if imitates and any(example.response is None for example in data):
     raise ValueError(
-      f'config.{name} learns the responses of the dataset, but a row of'
-      ' config.data has none; add them, or choose another source'
+      f'config.{name} learns the responses of its data, but a row has none;'
+      ' add them, or choose another source'
     )
   batches = batching.make_iterator(
     data,

@@ -24,7 +24,7 @@ def base() -> ConfigDict:
   config.stages = ()
 
   # Name of a model -> either dict(path='hugging/face/folder') or the sizes of
-  # a fresh one: dict(family='qwen3', hidden_size=..., ...), see `fresh_model`.
+  # a fresh one: the fields of its config.json, dict(model_type='qwen3', ...).
   config.models = ConfigDict()
   # 'builtin', or a folder with a Hugging Face tokenizer and chat template.
   # Empty: the one in the first model folder.
@@ -79,6 +79,8 @@ def stage(**settings) -> ConfigDict:
   # Whose responses are learnt from: 'dataset' (the rows' own), 'student'
   # (on-policy), or a teacher's role.
   config.source = 'student'
+  # The stage's own prompts and responses, like config.data; empty: config.data.
+  config.data = ConfigDict()
   # Role -> what that teacher reads before the response, a function of
   # data/contexts.py. One that is not named here reads the student's prompt.
   config.contexts = ConfigDict()

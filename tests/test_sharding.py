@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jopd import sharding
 
@@ -50,7 +50,7 @@ def test_an_axis_that_cannot_be_divided_names_the_sizes_that_can():
   mesh = sharding.make_mesh(tensor=8)
   shapes = {'k': jax.ShapeDtypeStruct((16, 2, 6), jnp.float32)}
   axes = {'k': ('embed', 'kv_heads', 'head_dim')}
-  message = 'kv_heads = 2 cannot be divided over tensor = 8: choose .*{1, 2}'
+  message = r'kv_heads = 2 cannot be divided over tensor = 8: choose .*\{1, 2\}'
   with pytest.raises(ValueError, match=message):
     sharding.param_shardings(mesh, axes, shapes)
 
@@ -67,7 +67,7 @@ def test_rows_must_divide_evenly():
   mesh = sharding.make_mesh(2, 2, 2)
   sharding.check_batch(mesh, 12)
   with pytest.raises(
-    ValueError, match='10 rows .* = 4: choose a multiple of 4'
+    ValueError, match=r'10 rows .* = 4: choose a multiple of 4'
   ):
     sharding.check_batch(mesh, 10)
 

@@ -1,11 +1,9 @@
 """The loss from hidden states, chunk by chunk: [B, T, V] never exists.
 
-Hidden states are V / D times smaller than logits. Student and teachers meet
-here: each chunk of tokens gets its logits from the heads, its loss, and at once
-its gradient, and then the logits are dropped. The gradient is taken in the
-forward pass, so the only residuals are the two gradients themselves, and no
-logits are computed twice. That is possible because the reduction is linear and
-its weights are known beforehand.
+Each chunk of tokens gets its logits from the heads, its loss, and at once its
+gradient, and then the logits are dropped. The gradient is taken in the forward
+pass, so the only residuals are the two gradients themselves, and no logits are
+computed twice: possible because the reduction is linear, its weights known.
 """
 
 from collections.abc import Callable, Mapping
@@ -98,9 +96,9 @@ def distill_loss_chunked(
     (loss, metrics). metrics[name] = (sum, count) over the live tokens, for each
     field of TokenStats and, without its coefficient, each term: 'loss/<name>'.
 
-  Gradients: to student_hidden and student_head, in their dtypes; those of the
-    head are accumulated in float32. Not to the metrics' sources. Reverse mode,
-    first order.
+  Gradients: to student_hidden and student_head, in their dtypes, and to nothing
+    else; those of the head are accumulated in float32. Reverse mode, first
+    order. The metrics have none.
   Numerics: matmuls take their inputs as they are and give float32; everything
     between them is float32.
   Raises: ValueError when shapes disagree, terms is empty, chunk_tokens < 1, or
@@ -110,22 +108,16 @@ def distill_loss_chunked(
     >>> from jopd.losses import matching, reverse_kl
     >>> one = jnp.ones([1, 1, 1])
     >>> p, q = jnp.array([[0.25], [0.75]]), jnp.array([[0.5], [0.5]])
+    >>> teachers, token = {'teacher': (one, jnp.log(q))}, jnp.array([[1]])
+    >>> terms, mask = {'opd': Term(matching(reverse_kl))}, jnp.array([[True]])
     >>> loss, metrics = distill_loss_chunked(
-    ...   one,
-    ...   jnp.log(p),
-    ...   {'teacher': (one, jnp.log(q))},
-    ...   jnp.array([[1]]),
-    ...   jnp.array([[0.0]]),
-    ...   {'opd': Term(matching(reverse_kl))},
-    ...   mask=jnp.array([[True]]),
-    ...   count=1,
+    ...   one, jnp.log(p), teachers, token, -one[0], terms, mask=mask, count=1
     ... )
     >>> round(float(loss), 4), round(float(metrics['reverse_kl'][0]), 4)
     (0.1308, 0.1308)
   """
-  _check(student_hidden, student_head, teachers, terms, chunk_tokens)
-  heads = {name: head for name, (_, head) in teachers.items()}
-  vocab_size = _common_vocab(vocab_size, {'student': student_head, **heads})
+  models = {'student': (student_hidden, student_head), **teachers}
+  vocab_size = _check(models, terms, chunk_tokens, vocab_size)
   tokens = _Tokens(
     teachers={name: hidden for name, (hidden, _) in teachers.items()},
     token=token,
@@ -135,7 +127,7 @@ def distill_loss_chunked(
     weight=jax.grad(lambda x: reduce(x, mask, count))(jnp.zeros(mask.shape)),
   )
   shared = _Shared(
-    heads={name: head[:vocab_size] for name, head in heads.items()},
+    heads={name: head[:vocab_size] for name, (_, head) in teachers.items()},
     coefs={name: term.coef for name, term in terms.items()},
     temperature=temperature,
   )
@@ -148,31 +140,25 @@ def distill_loss_chunked(
     tokens,
     shared,
   )
-  live = jnp.sum(mask)
-  sums = jax.lax.stop_gradient(sums)
-  return loss, {name: (total, live) for name, total in sums.items()}
+  metrics = {name: (total, jnp.sum(mask)) for name, total in sums.items()}
+  return loss, jax.lax.stop_gradient(metrics)
 
 
 def _make_chunk_loss(terms, stats_target, with_stats):
   """(logits, tokens, shared) -> (loss, sums of the metrics) of one chunk."""
 
   def chunk_loss(logits, tokens, shared):
-    teacher_logits = jax.tree.map(_logits, tokens.teachers, shared.heads)
+    heads, coefs, temperature = shared
+    normalise = functools.partial(log_probs, temperature=temperature)
+    logps = jax.tree.map(
+      lambda *teacher: normalise(_logits(*teacher)), tokens.teachers, heads
+    )
     batch = TokenBatch(
-      log_probs(logits, temperature=shared.temperature),
-      {
-        name: log_probs(x, temperature=shared.temperature)
-        for name, x in teacher_logits.items()
-      },
-      tokens.token,
-      tokens.sampler_logp,
+      normalise(logits), logps, tokens.token, tokens.sampler_logp
     )
     stats = batch_stats(batch, stats_target)
     losses = blank(per_token_losses(batch, terms, stats), tokens.mask)
-    loss = sum(
-      shared.coefs[name] * jnp.sum(tokens.weight * x)
-      for name, x in losses.items()
-    )
+    loss = sum(c * jnp.sum(tokens.weight * losses[k]) for k, c in coefs.items())
     metrics = {f'loss/{name}': x for name, x in losses.items()}
     if with_stats:  # None, where there is no target, is an empty tree
       metrics |= blank(stats._asdict(), tokens.mask)
@@ -209,9 +195,8 @@ def _total_forward(chunk_loss, size, hidden, head, tokens, shared):
     d_logits = d_logits.astype(head.dtype)
     d_chunk = _einsum('nv,vd->nd', d_logits, head).astype(hidden.dtype)
     # Adding keeps what an overlapping chunk has written: see _cut.
-    d_chunk = _slice(d_hidden, start, size) + d_chunk.reshape(
-      hidden.shape[0], size, -1
-    )
+    old = _slice(d_hidden, start, size)
+    d_chunk = old + d_chunk.reshape(old.shape)
     return (
       jax.tree.map(jnp.add, sums, (loss, metrics)),
       jax.lax.dynamic_update_slice_in_dim(d_hidden, d_chunk, start, axis=1),
@@ -258,15 +243,11 @@ def _cut(i, size, hidden, tokens):
   # before, and the tokens that are not its own are not live in it.
   length = tokens.mask.shape[1]
   start = jnp.minimum(i * size, length - size)
-  hidden = _slice(hidden, start, size)
-  tokens = jax.tree.map(lambda x: _slice(x, start, size), tokens)
+  chunk = jax.tree.map(lambda x: _slice(x, start, size), (hidden, tokens))
   own = start + jnp.arange(size) >= i * size
-  live = tokens.mask & own[None, :]
+  chunk = blank(chunk, chunk[1].mask & own[None, :])
   # Flat, because matrix products on [B, size] by V would transpose the logits.
-  chunk = jax.tree.map(
-    lambda x: x.reshape(-1, *x.shape[2:]), blank((hidden, tokens), live)
-  )
-  return *chunk, start
+  return *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk), start
 
 
 def _slice(x, start, size):
@@ -284,38 +265,32 @@ def _einsum(indices, x, y):
 
 def _zero_sums(chunk_loss, size, hidden, head, tokens, shared):
   """Zeros in the shape of what chunk_loss returns."""
-
-  def first():
-    chunk, chunk_tokens, _ = _cut(0, size, hidden, tokens)
-    return chunk_loss(_logits(chunk, head), chunk_tokens, shared)
-
-  return jax.tree.map(jnp.zeros_like, jax.eval_shape(first))
+  chunk, chunk_tokens, _ = jax.eval_shape(lambda: _cut(0, size, hidden, tokens))
+  logits = jax.eval_shape(_logits, chunk, head)
+  sums = jax.eval_shape(chunk_loss, logits, chunk_tokens, shared)
+  return jax.tree.map(jnp.zeros_like, sums)
 
 
-def _common_vocab(vocab_size, heads):
-  """The number of rows that every head is cut to."""
-  rows = {name: head.shape[0] for name, head in heads.items()}
-  if vocab_size is None:
-    return min(rows.values())
-  if not 1 <= vocab_size <= min(rows.values()):
-    raise ValueError(
-      f'vocab_size must be in [1, {min(rows.values())}], got {vocab_size};'
-      f' the heads have {rows} rows'
-    )
-  return vocab_size
-
-
-def _check(student_hidden, student_head, teachers, terms, chunk_tokens):
-  """Refuses, at trace time, what cannot be meant."""
+def _check(models, terms, chunk_tokens, vocab_size):
+  """Refuses, at trace time, what cannot be meant; returns the rows to keep."""
   if not terms:
     raise ValueError('expected at least one term, got none')
   if chunk_tokens < 1:
     raise ValueError(f'chunk_tokens must be at least 1, got {chunk_tokens}')
-  places = student_hidden.shape[:2]
-  models = {'student': (student_hidden, student_head), **teachers}
+  batch, length = models['student'][0].shape[:2]
   for name, (hidden, head) in models.items():
-    if hidden.shape[:2] != places or hidden.shape[2] != head.shape[1]:
+    if hidden.shape != (batch, length, head.shape[1]):
       raise ValueError(
-        f'{name}: expected hidden [{places[0]}, {places[1]}, D] and head'
-        f' [V, D], got {hidden.shape} and {head.shape}'
+        f'{name}: expected hidden [{batch}, {length}, D] and head [V, D], got'
+        f' {hidden.shape} and {head.shape}'
       )
+  rows = {name: head.shape[0] for name, (_, head) in models.items()}
+  smallest = min(rows.values())
+  if vocab_size is None:
+    return smallest
+  if not 1 <= vocab_size <= smallest:
+    raise ValueError(
+      f'vocab_size must be in [1, {smallest}], got {vocab_size}; the heads'
+      f' have {rows} rows'
+    )
+  return vocab_size

@@ -8,7 +8,6 @@ unpickled and no code from a folder runs.
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
-import json
 import math
 import os
 import pathlib
@@ -19,16 +18,13 @@ import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from jopd.models import qwen
+from jopd.models import files, qwen
 from jopd.models.api import Model, Params
 from jopd.models.decoder import Constrain, DecoderConfig, make_model
 from jopd.models.layout import Leaf, read_part, to_tensor
 
-_WEIGHTS = 'model.safetensors'
-_INDEX = 'model.safetensors.index.json'
 _EMBED, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
 _FLOATS = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
 
@@ -68,10 +64,10 @@ def load(
   model = make_model(config, remat=remat, constrain=constrain)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   with contextlib.ExitStack() as stack:
-    tensors = _open_tensors(folder, stack)
+    tensors = files.open_tensors(folder, stack)
     leaves = _leaves(model, shapes)
     _check_tensors(folder, config, leaves, tensors)
-    dtype = jnp.dtype(dtype or _stored_dtype(folder, tensors))
+    dtype = _float(dtype or _stored_dtype(folder, tensors))
     if shardings is None:
       device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
       targets = jax.tree.map(lambda _: device, shapes)
@@ -143,12 +139,8 @@ def save(
   fields = qwen.to_hf(model.config)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   _check_params(shapes, params)
-  _check_replaceable(folder)
-  dtype = jnp.dtype(dtype or jax.tree.leaves(params)[0].dtype)
-  if dtype.name not in _FLOATS.values():
-    raise ValueError(
-      f'cannot store dtype {dtype.name}: use one of {list(_FLOATS.values())}'
-    )
+  files.check_replaceable(folder)
+  dtype = _float(dtype or jax.tree.leaves(params)[0].dtype)
   fields |= {'dtype': dtype.name}
   if tokenizer is not None:
     stop_ids = sorted({*stop_ids, *_ids(tokenizer.eos_token_id)})
@@ -163,16 +155,16 @@ def save(
   if writes:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_json(partial / 'config.json', fields)
+    files.write_json(partial / 'config.json', fields)
     if tokenizer is not None:
       tokenizer.save_pretrained(partial)
     if stop_ids:
       generation = {'eos_token_id': list(stop_ids)}
-      _write_json(partial / 'generation_config.json', generation)
+      files.write_json(partial / 'generation_config.json', generation)
   leaves = _leaves(model, shapes)
   _write_tensors(partial, leaves, params, dtype, max_shard_bytes, writes)
   if writes:
-    _publish(partial, folder)
+    files.publish(partial, folder)
   multihost_utils.sync_global_devices(f'saved {folder}')
 
 
@@ -182,7 +174,7 @@ def read_config(folder: PathLike) -> DecoderConfig:
   Raises: FileNotFoundError, or ValueError naming the field at fault.
   """
   path = pathlib.Path(folder) / 'config.json'
-  fields = _read_json(path)
+  fields = files.read_json(path)
   try:
     return qwen.from_hf(fields)
   except ValueError as error:
@@ -223,7 +215,7 @@ def stop_ids(folder: PathLike, tokenizer: Any) -> tuple[int, ...]:
   found = set(_ids(tokenizer.eos_token_id))
   for name in ('generation_config.json', 'config.json'):
     if (folder / name).is_file():
-      found |= set(_ids(_read_json(folder / name).get('eos_token_id')))
+      found |= set(_ids(files.read_json(folder / name).get('eos_token_id')))
   if not found:
     raise ValueError(
       f'{folder} names no eos_token_id in generation_config.json, config.json '
@@ -236,6 +228,16 @@ def _ids(value: int | list[int] | None) -> list[int]:
   if value is None:
     return []
   return value if isinstance(value, list) else [value]
+
+
+def _float(dtype: Any) -> np.dtype:
+  dtype = jnp.dtype(dtype)
+  if dtype.name not in _FLOATS.values():
+    raise ValueError(
+      f'parameters cannot be {dtype.name}: use one of '
+      f'{", ".join(_FLOATS.values())}'
+    )
+  return dtype
 
 
 def _leaves(model: Model, shapes: Any) -> list[Leaf]:
@@ -253,87 +255,11 @@ def _leaves(model: Model, shapes: Any) -> list[Leaf]:
 # Reading.
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{path} does not exist: expected a local folder with a Hugging Face '
-      'model; download it first'
-    )
-  try:
-    fields = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{path} is not valid JSON: {error}') from None
-  if not isinstance(fields, dict):
-    raise ValueError(f'{path} must hold a JSON object; got {fields!r:.60}')
-  return fields
-
-
-def _open_tensors(
-  folder: pathlib.Path, stack: contextlib.ExitStack
-) -> dict[str, Any]:
-  """Lazy slices of all tensors by name; the stack closes the files."""
-  if (folder / _WEIGHTS).is_file():
-    return _open_file(folder / _WEIGHTS, stack)
-  if not (folder / _INDEX).is_file():
-    raise FileNotFoundError(
-      f'{folder} has neither {_WEIGHTS} nor {_INDEX}: convert other formats '
-      'with transformers, save_pretrained writes safetensors'
-    )
-  index = _read_json(folder / _INDEX).get('weight_map')
-  if not isinstance(index, dict):
-    raise ValueError(f'{folder / _INDEX} has no weight_map: copy it again')
-  tensors = {}
-  for name in sorted(set(index.values())):
-    tensors |= _open_file(_inside(folder, name), stack)
-  for name, file in index.items():
-    if name not in tensors:
-      raise ValueError(
-        f'{folder / _INDEX} promises {name} in {file}, which lacks it: the '
-        'files are not of one checkpoint; copy them again'
-      )
-  return tensors
-
-
-def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """The path of a shard, refused when it leaves the folder."""
-  roots = [folder.resolve()]
-  # The cache of the Hugging Face hub links snapshots/<revision>/<file> to
-  # blobs/<hash> of the same repository.
-  if roots[0].parent.name == 'snapshots':
-    roots.append(roots[0].parent.parent / 'blobs')
-  path = (folder / name).resolve()
-  lexical = pathlib.PurePath(name)
-  if (
-    lexical.is_absolute()
-    or '..' in lexical.parts
-    or not any(path.is_relative_to(root) for root in roots)
-  ):
-    raise ValueError(
-      f'{folder / _INDEX} points to {name!r}, outside of its folder: refused; '
-      'shards must lie beside the index'
-    )
-  return path
-
-
-def _open_file(
-  path: pathlib.Path, stack: contextlib.ExitStack
-) -> dict[str, Any]:
-  if not path.is_file():
-    raise FileNotFoundError(f'{path} does not exist: a shard is missing')
-  try:
-    file = stack.enter_context(safetensors.safe_open(path, framework='numpy'))
-  except (safetensors.SafetensorError, OSError) as error:
-    raise ValueError(
-      f'{path} is not a whole safetensors file ({error}): copy it again'
-    ) from None
-  return {name: file.get_slice(name) for name in file.keys()}
-
-
 def _check_tensors(folder, config, leaves: list[Leaf], tensors) -> None:
   """Raises ValueError unless the tensors are those of the model, and all."""
   expected = {name: leaf.tensor_shape for leaf in leaves for name in leaf.names}
   unused = sorted(tensors.keys() - expected.keys())
-  if config.tied and _HEAD in unused:
+  if config.tied and {_HEAD, _EMBED} <= tensors.keys():
     _check_tied(folder, tensors)
     unused.remove(_HEAD)
   for names, fault in (
@@ -359,11 +285,10 @@ def _check_tied(folder: pathlib.Path, tensors) -> None:
   """Raises ValueError unless the stored head repeats the embedding."""
   head, embed = tensors[_HEAD], tensors[_EMBED]
   same = head.get_shape() == embed.get_shape()
-  step = 4096  # rows at a time: neither table is held whole
-  same = same and all(
-    np.array_equal(head[i : i + step], embed[i : i + step])
-    for i in range(0, head.get_shape()[0], step)
-  )
+  if same:
+    rows, step = head.get_shape()[0], 4096  # neither table is held whole
+    spans = [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+    same = all(np.array_equal(head[span], embed[span]) for span in spans)
   if not same:
     raise ValueError(
       f'{folder} stores a {_HEAD} unlike {_EMBED}, but config.json says '
@@ -423,16 +348,6 @@ def _check_params(shapes, params) -> None:
       )
 
 
-def _check_replaceable(folder: pathlib.Path) -> None:
-  if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-    return
-  if not (folder / 'config.json').is_file():
-    raise ValueError(
-      f'{folder} exists and is not a model folder: it would be replaced; '
-      'choose a new one, or empty it'
-    )
-
-
 def _write_tensors(
   folder: pathlib.Path,
   leaves: list[Leaf],
@@ -454,7 +369,7 @@ def _write_tensors(
   index = {}
   for number, shard in enumerate(shards, start=1):
     file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
-    file = _WEIGHTS if len(shards) == 1 else file
+    file = files.WEIGHTS if len(shards) == 1 else file
     tensors = {
       name: _fetch(leaf, array, layer).astype(dtype)
       for name, leaf, array, layer in shard
@@ -467,7 +382,7 @@ def _write_tensors(
   if len(shards) > 1 and writes:
     total = sum(math.prod(leaf.shape) for leaf in leaves) * dtype.itemsize
     fields = {'metadata': {'total_size': total}, 'weight_map': index}
-    _write_json(folder / _INDEX, fields)
+    files.write_json(folder / files.INDEX, fields)
 
 
 def _fetch(leaf: Leaf, array: jax.Array, layer: int) -> np.ndarray:
@@ -475,30 +390,6 @@ def _fetch(leaf: Leaf, array: jax.Array, layer: int) -> np.ndarray:
   axes = leaf.axes
   if axes[0] == 'layers':
     array, axes = array[layer], axes[1:]
-  array = multihost_utils.process_allgather(array, tiled=True)
+  if not array.is_fully_addressable:
+    array = multihost_utils.process_allgather(array, tiled=True)
   return to_tensor(np.asarray(array), leaf.stored.dims, axes)
-
-
-def _write_json(path: pathlib.Path, fields: dict[str, Any]) -> None:
-  path.write_text(json.dumps(fields, indent=2) + '\n', encoding='utf-8')
-
-
-def _publish(partial: pathlib.Path, folder: pathlib.Path) -> None:
-  """Makes a finished folder durable, then gives it its name."""
-  for path in [*partial.rglob('*'), partial]:
-    _sync(path)
-  previous = folder.parent / f'.{folder.name}.previous'
-  if folder.exists():
-    shutil.rmtree(previous, ignore_errors=True)
-    folder.rename(previous)
-  partial.rename(folder)
-  _sync(folder.parent)
-  shutil.rmtree(previous, ignore_errors=True)
-
-
-def _sync(path: pathlib.Path) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)

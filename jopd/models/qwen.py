@@ -188,7 +188,9 @@ def _integer(
   return value
 
 
-def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
+def _number(
+  fields: Mapping[str, Any], name: str, default: float | None = None
+) -> float:
   value = fields.get(name, default)
   if not isinstance(value, int | float) or isinstance(value, bool):
     raise ValueError(f'{name} must be a number; got {value!r}')
@@ -197,11 +199,11 @@ def _number(fields: Mapping[str, Any], name: str, default: float) -> float:
 
 def _rope_theta(fields: Mapping[str, Any]) -> float:
   """The one base that every spelling in the file agrees on."""
-  bases = [_number(fields, 'rope_theta', 0)] if 'rope_theta' in fields else []
+  bases = [_number(fields, 'rope_theta')] if 'rope_theta' in fields else []
   for name in ('rope_parameters', 'rope_scaling'):
     rope = dict(fields.get(name) or {})
     if 'rope_theta' in rope:
-      bases.append(_number(rope, 'rope_theta', 0))
+      bases.append(_number(rope, 'rope_theta'))
       del rope['rope_theta']
     kinds = {rope.pop('rope_type', 'default'), rope.pop('type', 'default')}
     if kinds != {'default'} or rope:

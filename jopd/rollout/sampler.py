@@ -78,6 +78,8 @@ def sample(
     rounding.
   """
   batch, slots = prompt.shape
+  # Sliced per layer here, once, and not at every token of the loop.
+  params = model.unstack(params)
   head = model.head(params)[:vocab_size]
   column = jnp.zeros((batch, max_new_tokens))
   flag = jnp.zeros(batch, bool)

@@ -49,7 +49,13 @@ def train(
       params[stage.student], done = run_stage(stage, run, params, folder)
       _write_json(result, done)
       student = run.models[stage.student]
-      hf.save(model, student, params[stage.student], tokenizer=run.tokenizer)
+      hf.save(
+        model,
+        student,
+        params[stage.student],
+        tokenizer=run.tokenizer,
+        stop_ids=run.stop_ids,
+      )
     results[stage.name] = json.loads(result.read_text())
   last = stages[-1]
   summary = _overall(results, last.name) | dict(

@@ -89,7 +89,6 @@ def test_supports_equal_the_oracle(of, tail):
 # The logit-space gradients of every loss on a support, from the formulas.
 # Kills a tail that is detached, a stop-gradient in the wrong place, a missing
 # normaliser.
-@pytest.mark.parametrize('of', SIDES)
 @pytest.mark.parametrize(
   'divergence, tail, oracle',
   [
@@ -115,13 +114,13 @@ def test_supports_equal_the_oracle(of, tail):
     ),
   ],
 )
-def test_gradients_on_a_support_equal_the_formulas(
-  divergence, tail, oracle, of
-):
+def test_gradients_on_a_support_equal_the_formulas(divergence, tail, oracle):
   student, target = pair(2)
   p, q = oracles.softmax(student), oracles.softmax(target)
-  support = oracles.top(p if of == 'student' else q, 5)
-  _, grad = value_and_grad(divergence, student, target, k=5, of=of, tail=tail)
+  _, grad = value_and_grad(
+    divergence, student, target, k=5, of='student', tail=tail
+  )
+  support = oracles.top(p, 5)
   np.testing.assert_allclose(grad, oracle(p, q, support), atol=1e-6)
 
 
@@ -271,8 +270,10 @@ def test_a_mass_that_rounds_to_one_leaves_an_exact_bucket(dtype):
 
 
 # Kills NaN from a bucket in which every token is impossible.
-@pytest.mark.parametrize('tail', TAILS)
-@pytest.mark.parametrize('of', SIDES)
+@pytest.mark.parametrize(
+  'tail, of',
+  [('drop', 'target'), ('renormalize', 'student'), ('bucket', 'student')],
+)
 def test_impossible_tokens_give_finite_gradients(tail, of):
   student, target = np.full(12, -np.inf), np.full(12, -np.inf)
   student[:2], target[:3] = [0.0, 1.0], [0.5, 0.0, 0.1]
@@ -302,7 +303,7 @@ def test_impossible_supports_are_refused(wrong, message):
 @pytest.mark.parametrize('vocab', [2 * 4 * GROUP, 16 * GROUP, 16 * GROUP + 7])
 def test_the_likeliest_tokens_are_found_in_order(vocab):
   rng = np.random.default_rng(9)
-  logp = rng.integers(-6, 0, size=(3, 2, vocab)).astype(np.float32)
+  logp = rng.integers(-vocab // 4, 0, size=(3, 2, vocab)).astype(np.float32)
   got = jax.jit(top_indices, static_argnums=1)(jnp.asarray(logp), 4)
   for i in range(3):
     for j in range(2):

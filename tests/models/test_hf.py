@@ -15,7 +15,7 @@ import safetensors.numpy
 import tokenizers
 
 from jopd import sharding
-from jopd.models import DecoderConfig, hf, make_model
+from jopd.models import DecoderConfig, files, hf, make_model
 from jopd.models.layout import read_part, to_tensor
 
 CONFIG = DecoderConfig(
@@ -33,9 +33,18 @@ CONFIG = DecoderConfig(
 MODEL = make_model(CONFIG)
 
 
+def _random(model):
+  """Params of a model; compiling its init would take longer than the tests."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.tree.map(
+    lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes
+  )
+
+
 @pytest.fixture(scope='module')
 def params():
-  return jax.jit(MODEL.init)(jax.random.key(0))
+  return _random(MODEL)
 
 
 @pytest.fixture(scope='module')
@@ -150,6 +159,19 @@ def test_loading_onto_a_mesh_gives_the_same_values_in_parts(saved, params):
   assert q.addressable_shards[0].data.shape == (2, 8, 2, 6)
 
 
+def test_a_model_on_a_mesh_is_saved_whole(saved, params, tmp_path):
+  # Kills: writing the part of the first device.
+  mesh = sharding.make_mesh(2, 2, 2)
+  where = sharding.param_shardings(mesh, MODEL.axes, params)
+  hf.save(tmp_path / 'model', MODEL, jax.device_put(params, where))
+  names = ['config.json', 'model.safetensors']
+  assert sorted(p.name for p in (tmp_path / 'model').iterdir()) == names
+  for name in names:
+    assert (tmp_path / 'model' / name).read_bytes() == (
+      saved / name
+    ).read_bytes()
+
+
 def test_the_forward_on_a_mesh_equals_one_device(saved, params):
   # Kills: a softmax or a norm over one device's part only.
   mesh = sharding.make_mesh(2, 2, 2)
@@ -177,10 +199,8 @@ def test_a_part_of_an_array_is_all_that_is_read(saved, monkeypatch):
 
   monkeypatch.setattr(hf, 'read_part', spy)
   mesh = sharding.make_mesh(1, 2, 4)
-  sizes = dict(kv_heads=4, heads=4)
-  config = dataclasses.replace(CONFIG, **sizes)
-  model = make_model(config)
-  hf.save(saved.parent / 'wide', model, model.init(jax.random.key(1)))
+  model = make_model(dataclasses.replace(CONFIG, kv_heads=4))
+  hf.save(saved.parent / 'wide', model, _random(model))
   hf.load(
     saved.parent / 'wide',
     shardings=functools.partial(sharding.param_shardings, mesh),
@@ -194,8 +214,8 @@ def test_a_part_of_an_array_is_all_that_is_read(saved, monkeypatch):
 @pytest.mark.parametrize(
   ('name', 'message'),
   [
-    ('config.json', 'config.json does not exist: expected a local folder'),
-    ('model.safetensors', 'has neither model.safetensors nor .*index'),
+    ('config.json', r'config.json does not exist: expected a local folder'),
+    ('model.safetensors', 'has neither .* nor .*index'),
   ],
 )
 def test_a_missing_file_is_named(folder, name, message):
@@ -205,7 +225,7 @@ def test_a_missing_file_is_named(folder, name, message):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match='nowhere.*download it first'):
+  with pytest.raises(FileNotFoundError, match=r'nowhere.*download it first'):
     hf.load(tmp_path / 'nowhere')
 
 
@@ -227,7 +247,7 @@ def test_missing_and_unused_tensors_are_named(folder):
     tensors['extra.weight'] = tensors['model.norm.weight']
 
   _edit_tensors(folder, rename)
-  with pytest.raises(ValueError, match='no use: extra.weight; the two'):
+  with pytest.raises(ValueError, match=r'no use: extra\.weight; the two'):
     hf.load(folder)
   _edit_tensors(
     folder, lambda t: (t.pop('extra.weight'), t.pop('lm_head.weight'))
@@ -252,6 +272,10 @@ def test_a_stored_head_must_repeat_the_embedding_when_tied(folder):
   )
   model, params = hf.load(folder)
   assert model.head(params) is params['embed']
+  # A head alone is not an embedding.
+  _edit_tensors(folder, lambda t: t.pop(hf._EMBED))
+  with pytest.raises(ValueError, match=r'lacks .*model\.embed_tokens'):
+    hf.load(folder)
 
 
 def test_mixed_dtypes_need_a_choice(folder):
@@ -259,9 +283,11 @@ def test_mixed_dtypes_need_a_choice(folder):
     tensors['model.norm.weight'] = tensors['model.norm.weight'].astype('f2')
 
   _edit_tensors(folder, narrow)
-  with pytest.raises(ValueError, match='dtypes F16, F32.*pass dtype='):
+  with pytest.raises(ValueError, match=r'dtypes F16, F32.*pass dtype='):
     hf.load(folder)
   assert hf.load(folder, dtype='float32')[1]['embed'].dtype == jnp.float32
+  with pytest.raises(ValueError, match='parameters cannot be int8'):
+    hf.load(folder, dtype='int8')
 
 
 @pytest.mark.parametrize('keep', [4, 100, -5])
@@ -316,6 +342,9 @@ def test_an_index_and_its_shards_must_agree(sharded):
   _edit(index, weight_map=weights | {'ghost': weights['lm_head.weight']})
   with pytest.raises(ValueError, match='promises ghost in model-000'):
     hf.load(sharded)
+  _edit(index, weight_map=['model.norm.weight'])
+  with pytest.raises(ValueError, match='has no weight_map of file names'):
+    hf.load(sharded)
   _edit(index, weight_map=weights)
   (sharded / weights['lm_head.weight']).unlink()
   with pytest.raises(FileNotFoundError, match='a shard is missing'):
@@ -330,7 +359,7 @@ def test_params_of_another_model_are_not_saved(params, tmp_path):
     hf.save(tmp_path / 'm', MODEL, params | {'norm': {'scale': jnp.ones(3)}})
   with pytest.raises(ValueError, match='expected params of structure'):
     hf.save(tmp_path / 'm', MODEL, {'embed': params['embed']})
-  with pytest.raises(ValueError, match='cannot store dtype int8'):
+  with pytest.raises(ValueError, match='parameters cannot be int8: use one'):
     hf.save(tmp_path / 'm', MODEL, params, dtype='int8')
   assert not any(tmp_path.iterdir())
 
@@ -361,7 +390,7 @@ def test_a_save_that_fails_leaves_what_was_there(
   def fail(path):
     raise OSError('disk full')
 
-  monkeypatch.setattr(hf, '_sync', fail)
+  monkeypatch.setattr(files, '_sync', fail)
   with pytest.raises(OSError, match='disk full'):
     hf.save(target, MODEL, jax.tree.map(jnp.zeros_like, params))
   monkeypatch.undo()
