@@ -1,9 +1,9 @@
 """On-policy distillation from nothing, on a laptop.
 
 Three stages on the builtin task, the running sum modulo 10 of six digits:
-a teacher learns the task from demonstrations, a smaller student gets a short
-taste of them, and then writes its own rollouts and learns from the teacher's
-scores of every token: the stop-gradient TopK of "The Many Faces of On-Policy
+a teacher learns the task from demonstrations; a smaller student sees 280 of
+them, too few to master it; then it writes its own rollouts and learns from the
+teacher's scores of every token: the stop-gradient TopK of "The Many Faces of On-Policy
 Distillation" (arXiv 2605.11182), on the teacher's support with a tail bucket.
 
   jopd train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -55,15 +55,15 @@ def get_config():
     source='dataset',
     terms=imitate,
     steps=200,
-    batch_size=128,
     learning_rate=3e-3,
     warmup_steps=20,
     decay='cosine',
   )
   config.warm = configs.stage(
     source='dataset',
+    data=dict(name='running_sum', count=280, length=6, modulus=10),
     terms=imitate,
-    steps=120,
+    steps=250,
     learning_rate=3e-3,
     warmup_steps=20,
   )

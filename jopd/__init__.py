@@ -1,4 +1,4 @@
-"""On-policy distillation of language models in one compiled JAX program.
+"""On-policy distillation of language models in JAX, all on one mesh.
 
 The losses stand alone: `from jopd import losses` imports jax and jaxtyping and
 nothing else. Everything above them is reached by its module, for instance

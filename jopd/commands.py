@@ -1,10 +1,14 @@
 """What each console command does."""
 
+from collections.abc import Iterator
+import contextlib
 import json
+import logging
 import pathlib
 import sys
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from jopd import build, sharding
@@ -17,6 +21,7 @@ from jopd.diagnose.report import report as draw
 from jopd.models import hf
 from jopd.programs import cache_compilations
 from jopd.rollout.engine import decode, make_generate
+from jopd.rollout.pick import sampling
 from jopd.train import pipeline
 
 
@@ -25,21 +30,65 @@ def say(line: str) -> None:
   tqdm.write(line, file=sys.stderr)
 
 
+class _Say(logging.Handler):
+  """Says what the rooms below log: rows that were dropped, and how many."""
+
+  def emit(self, record):
+    say(f'{record.levelname.lower()}: {record.getMessage()}')
+
+
+def _prepare() -> None:
+  logging.getLogger('jopd').handlers = [_Say()]
+  cache_compilations()
+
+
 def train(arguments, overrides) -> None:
   """Runs a config, then prints its table and draws its report."""
   config = configs.load(arguments.config, overrides)
+  workdir = pathlib.Path(arguments.workdir)
+  _refuse_other_work(workdir, config)
   if arguments.distributed:
     jax.distributed.initialize()
-  cache_compilations()
-  workdir = pathlib.Path(arguments.workdir)
+  _prepare()
   built = build.build(config, say=say)
   workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / 'config.json').write_text(config.to_json_best_effort(indent=2))
+  if jax.process_index() == 0:
+    (workdir / 'config.json').write_text(_json(config))
   summary = pipeline.train(built.run, built.stages, built.params, workdir)
-  page = draw([workdir])
-  print(table(summary))
-  print(f'model    {summary["model"]}')
-  print(f'report   {page}')
+  if jax.process_index() == 0:
+    page = draw([workdir])
+    print(table(summary))
+    print(f'model    {summary["model"]}')
+    print(f'report   {page}')
+
+
+def _json(config) -> str:
+  return config.to_json_best_effort(indent=2) + '\n'
+
+
+def _refuse_other_work(workdir: pathlib.Path, config) -> None:
+  """A finished stage is kept, so it must be of the settings that are asked for.
+
+  Where the work runs and how often it is saved may change, and so may stages
+  that are not finished, as far as their checkpoints allow.
+  """
+  for folder in (workdir, *workdir.parents):
+    if folder.is_file():
+      raise ValueError(f'--workdir={workdir}: {folder} is a file, not a folder')
+  path = workdir / 'config.json'
+  finished = {path.parent.name for path in workdir.glob('*/result.json')}
+  if not path.is_file() or not finished:
+    return
+  before, now = json.loads(path.read_text()), json.loads(_json(config))
+  free = {'stages', 'mesh', 'remat', 'checkpoint'}
+  free |= {*before['stages'], *now['stages']} - finished
+  changed = [key for key in before if key not in free]
+  changed = [key for key in changed if now.get(key) != before[key]]
+  if changed:
+    raise ValueError(
+      f'{workdir} holds {", ".join(sorted(finished))}, finished with another'
+      f' config.{changed[0]} (see {path}); take that one, or another --workdir'
+    )
 
 
 def table(summary: dict) -> str:
@@ -55,9 +104,9 @@ def table(summary: dict) -> str:
 def eval(arguments, overrides) -> None:
   """Prints the accuracies of a Hugging Face folder as JSON."""
   config = configs.load(arguments.config, overrides)
-  cache_compilations()
+  _prepare()
   evaluate = build.build_evaluation(config, arguments.model, say=say)
-  print(json.dumps(evaluate(), indent=2))
+  print(json.dumps({'model': arguments.model, **evaluate()}, indent=2))
 
 
 # Rows of --prompts that are decoded together.
@@ -69,30 +118,48 @@ def sample(arguments, overrides) -> None:
   del overrides
   if (arguments.prompt is None) == (arguments.prompts is None):
     raise ValueError('give one of --prompt=TEXT and --prompts=FILE')
+  if arguments.out and not arguments.prompts:
+    raise ValueError('--out takes the answers to --prompts=FILE')
   if arguments.n < 1 or arguments.max_new_tokens < 1:
     raise ValueError('--n and --max-new-tokens must be at least 1')
-  cache_compilations()
-  if arguments.prompts:
-    examples = sources.jsonl(arguments.prompts)
-  else:
-    turn = {'role': 'user', 'content': arguments.prompt}
-    examples = [Example('prompt', [turn])]
-  answers = _answers(
-    arguments, [e for e in examples for _ in range(arguments.n)]
+  how = dict(
+    temperature=arguments.temperature,
+    top_k=arguments.top_k,
+    top_p=arguments.top_p,
   )
-  if arguments.prompt:
-    for _, answer in answers:
-      print(answer['response'])
+  sampling(1, **how)
+  _prepare()
+  if arguments.prompt is not None:
+    turn = {'role': 'user', 'content': arguments.prompt}
+    for _, answer in _answers(arguments, how, [Example('prompt', [turn])]):
+      print(answer['response'], flush=True)
     return
-  out = open(arguments.out, 'w') if arguments.out else sys.stdout
-  with out:
-    for example, answer in answers:
+  # A row that is left out would shift the answers of those after it.
+  examples = sources.jsonl(arguments.prompts, max_bad_share=0.0)
+  with contextlib.ExitStack() as stack:
+    out = sys.stdout
+    if arguments.out:
+      out = stack.enter_context(open(arguments.out, 'w', encoding='utf-8'))
+    bar = tqdm(
+      _answers(arguments, how, examples),
+      total=len(examples) * arguments.n,
+      desc='sample',
+      unit='answer',
+      # On a terminal the answers themselves show how far it is.
+      disable=out.isatty(),
+      mininterval=0.1 if sys.stderr.isatty() else 30.0,
+    )
+    for example, answer in bar:
       out.write(json.dumps({'id': example.id, **answer}) + '\n')
+      out.flush()
 
 
-def _answers(arguments, examples):
-  """(example, answer) pairs, batch by batch."""
+def _answers(arguments, how: dict, examples) -> Iterator[tuple[Example, dict]]:
+  """As many answers to each example as --n says, batch by batch."""
   tokenizer = hf.load_tokenizer(arguments.model)
+  longest = max(len(encode_prompt(tokenizer, e.messages)) for e in examples)
+  prompts = encode_batch(examples, tokenizer, max_prompt_tokens=longest)
+  # One device, so that the number of rows is free.
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   model, params = hf.load(
     arguments.model,
@@ -106,32 +173,29 @@ def _answers(arguments, examples):
     vocab_size=len(tokenizer),
     say=say,
   )
-  longest = max(len(encode_prompt(tokenizer, e.messages)) for e in examples)
   key = jax.random.key(arguments.seed)
-  for start in range(0, len(examples), _ROWS):
-    rows = examples[start : start + _ROWS]
-    batch = encode_batch(rows, tokenizer, max_prompt_tokens=longest)
+  asked = np.repeat(np.arange(len(examples)), arguments.n)
+  size = min(_ROWS, len(asked))
+  for start in range(0, len(asked), size):
+    # The last batch is filled up, so that it compiles nothing.
+    rows = np.resize(asked[start : start + size], size)
     rollout = jax.device_get(
       generate(
         params,
-        batch.prompt,
-        batch.prompt_length,
+        prompts.prompt[rows],
+        prompts.prompt_length[rows],
         jax.random.fold_in(key, start),
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
+        **how,
       )
     )
     texts = decode(tokenizer, rollout)
-    for i, example in enumerate(rows):
-      yield (
-        example,
-        dict(
-          response=texts[i],
-          tokens=int(rollout.response_length[i]),
-          stopped=bool(rollout.stopped[i]),
-        ),
+    for i in range(len(asked[start : start + size])):
+      answer = dict(
+        response=texts[i],
+        tokens=int(rollout.response_length[i]),
+        stopped=bool(rollout.stopped[i]),
       )
+      yield examples[rows[i]], answer
 
 
 def report(arguments, overrides) -> None:

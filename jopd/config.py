@@ -7,9 +7,12 @@ keys exist before the command line is read, so each can be overridden:
 """
 
 from collections.abc import Sequence
+import contextlib
 import difflib
 import importlib.util
+import os
 import pathlib
+import traceback
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -110,6 +113,15 @@ def stage(**settings) -> ConfigDict:
   return config
 
 
+@contextlib.contextmanager
+def about(where: str):
+  """Puts a name before whatever is found wrong inside."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{where}: {error}') from error
+
+
 def refuse_unknown(given, known, where: str) -> None:
   """Raises a ValueError for a key of `given` that is not in `known`."""
   for name in given:
@@ -124,7 +136,7 @@ def did_you_mean(name: str, known) -> str:
   near = difflib.get_close_matches(str(name), list(known), n=1)
   if near:
     return f'; did you mean {near[0]!r}?'
-  return f'; choose from {", ".join(sorted(known))}'
+  return f'; choose from {", ".join(sorted(known))}' if known else ''
 
 
 def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -134,23 +146,19 @@ def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
     file: a Python file with `get_config()`; 'file.py:argument' calls
       `get_config('argument')`.
     overrides: '--config.key.subkey=value' each; the value must have the type
-      of the default.
+      of the default. A tuple is written as in Python.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: it is not a config file, or an override names an unknown key or
       has a value of another type.
+
+  Example:
+    >>> config = load('configs/quickstart.py', ['--config.distil.steps=3'])
+    >>> config.distil.steps
+    3
   """
-  path, _, argument = file.partition(':')
-  if not pathlib.Path(path).is_file():
-    raise FileNotFoundError(f'no config file {path}; see configs/')
-  spec = importlib.util.spec_from_file_location('jopd_config', path)
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    config = module.get_config(*([argument] if argument else []))
-  except (SyntaxError, AttributeError, ImportError, TypeError) as error:
-    raise ValueError(f'{path} is not a config file: {error}') from error
+  config = _read(file)
   for override in overrides:
     _check_override(config, override)
   values = flags.FlagValues()
@@ -165,10 +173,41 @@ def load(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
   return config
 
 
+def _read(file: str) -> ConfigDict:
+  """What `get_config` of a file returns."""
+  path, _, argument = file.partition(':')
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(f'no config file {path}; see configs/')
+  if not path.endswith('.py'):
+    raise ValueError(f'{path} is not a config file: expected a name ending .py')
+  spec = importlib.util.spec_from_file_location('jopd_config', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(*([argument] if argument else []))
+  except Exception as error:
+    # A config is somebody's Python: it may raise anything.
+    raise ValueError(_blame(path, error)) from error
+  if not isinstance(config, ConfigDict):
+    raise ValueError(
+      f'get_config() of {path} returned {type(config).__name__}, expected the'
+      ' ConfigDict that jopd.config.base() makes'
+    )
+  return config
+
+
+def _blame(path: str, error: Exception) -> str:
+  """An error of a config file with the line of that file."""
+  if isinstance(error, SyntaxError):
+    return f'{path}, line {error.lineno}: {error.msg}'
+  calls = traceback.extract_tb(error.__traceback__)
+  lines = [c.lineno for c in calls if c.filename == os.path.abspath(path)]
+  where = f'{path}, line {lines[-1]}' if lines else path
+  return f'{where}: {type(error).__name__}: {error}'
+
+
 def _check_override(config: ConfigDict, override: str) -> None:
-  key, given, _ = override.removeprefix('--').partition('=')
-  if not given:
-    raise ValueError(f'{override} has no value; write {override}=value')
+  key = override.removeprefix('--').partition('=')[0]
   at, section = 'config', config
   for name in key.split('.')[1:]:
     if not isinstance(section, ConfigDict):

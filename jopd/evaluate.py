@@ -1,9 +1,11 @@
 """Accuracy of a policy: greedy, avg@k and pass@k, with intervals."""
 
 from collections.abc import Callable
+import sys
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from jopd import statistics
 from jopd.data.batching import PromptBatch
@@ -36,27 +38,26 @@ def make_evaluate(
     top_p: of those samples.
 
   Returns:
-    `evaluate(params, key) -> dict` of floats: greedy_accuracy with _low and
-    _high (Wilson, 95 %), response_length (tokens) and truncated (share of
-    rows) of the greedy responses; with samples = n also avg_at_n with _low
-    and _high (prompts are the independent unit) and pass_at_k for k = 1, 2, 4,
-    ... n (unbiased).
-
+    `evaluate(params, key) -> dict` of numbers: prompts (how many);
+    greedy_accuracy with _low and _high (Wilson, 95 %), response_length
+    (tokens) and truncated (share of rows) of the greedy responses; with
+    samples = n also avg_at_n with _low and _high (prompts are the independent
+    unit) and pass_at_k for k = 1, 2, 4, ... up to n (unbiased).
   """
   count = len(prompts.examples)
   # The last batch is filled up with rows that are thrown away again.
   rows = np.arange(-(-count // batch_size) * batch_size) % count
 
-  def run(params, key, **settings):
-    """Rewards, lengths and truncation of one response to every prompt."""
+  def respond(bar, params, key, **settings):
+    """[3, count]: reward, length and truncation of a response per prompt."""
     outcomes = []
     for start in range(0, len(rows), batch_size):
-      part = slice(start, start + batch_size)
+      part = rows[start : start + batch_size]
       rollout = jax.device_get(
         generate(
           params,
-          prompts.prompt[rows[part]],
-          prompts.prompt_length[rows[part]],
+          prompts.prompt[part],
+          prompts.prompt_length[part],
           jax.random.fold_in(key, start),
           **settings,
         )
@@ -64,44 +65,58 @@ def make_evaluate(
       texts = decode(tokenizer, rollout)
       rewards = [
         grade(text, prompts.examples[i])
-        for text, i in zip(texts, rows[part], strict=True)
+        for text, i in zip(texts, part, strict=True)
       ]
       outcomes.append(
         np.stack([rewards, rollout.response_length, ~rollout.stopped])
       )
+      bar.update()
     return np.concatenate(outcomes, axis=1)[:, :count]
 
-  def evaluate(params, key) -> dict[str, float]:
-    reward, tokens, cut = run(params, key, temperature=0.0)
-    right = int(np.sum(reward == 1))
-    low, high = statistics.wilson_interval(right, count)
-    result = dict(
-      greedy_accuracy=right / count,
-      greedy_accuracy_low=low,
-      greedy_accuracy_high=high,
-      response_length=float(np.mean(tokens)),
-      truncated=float(np.mean(cut)),
-    )
+  def evaluate(params, key) -> dict[str, float | int]:
+    sampled = dict(temperature=temperature, top_p=top_p)
+    with _progress((1 + samples) * len(rows) // batch_size) as bar:
+      greedy = respond(bar, params, key, temperature=0.0)
+      rewards = [
+        respond(bar, params, jax.random.fold_in(key, 1 + i), **sampled)[0]
+        for i in range(samples)
+      ]
+    result = {'prompts': count, **_greedy(*greedy)}
     if samples:
-      right = np.stack(
-        [
-          run(
-            params,
-            jax.random.fold_in(key, 1 + i),
-            temperature=temperature,
-            top_p=top_p,
-          )[0]
-          == 1
-          for i in range(samples)
-        ]
-      )
-      result |= _sampled(right.sum(axis=0), samples)
-    return {name: float(value) for name, value in result.items()}
+      result |= _sampled(np.sum(np.equal(rewards, 1), axis=0), samples)
+    return result
 
   return evaluate
 
 
+def _progress(batches: int) -> tqdm:
+  """A bar for evaluations that take more than a moment, gone at their end."""
+  interval = 0.1 if sys.stderr.isatty() else 30.0
+  return tqdm(
+    total=batches,
+    desc='evaluation',
+    unit='batch',
+    leave=False,
+    delay=2.0,
+    mininterval=interval,
+  )
+
+
+def _greedy(rewards, lengths, truncated) -> dict[str, float]:
+  """Accuracy of one response per prompt, and how long the responses are."""
+  right, count = int(np.sum(rewards == 1)), len(rewards)
+  low, high = statistics.wilson_interval(right, count)
+  return {
+    'greedy_accuracy': right / count,
+    'greedy_accuracy_low': low,
+    'greedy_accuracy_high': high,
+    'response_length': float(np.mean(lengths)),
+    'truncated': float(np.mean(truncated)),
+  }
+
+
 def _sampled(correct: np.ndarray, samples: int) -> dict[str, float]:
+  """avg@n and pass@k from the number of right samples of each prompt."""
   mean, low, high = statistics.mean_interval(correct / samples)
   result = {
     f'avg_at_{samples}': mean,

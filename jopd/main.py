@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+import os
 import sys
 import traceback
 
@@ -25,33 +26,50 @@ stage checkpoints/ and model/.
 """
 _EVAL = """\
 Greedy accuracy, avg@k and pass@k of a Hugging Face folder, on the evaluation
-prompts of a config.
+prompts of a config; prints JSON with 95 % intervals.
 
   jopd eval --config=configs/quickstart.py --model=runs/quickstart/distil/model
+
+Any setting can be overridden: --config.eval.samples=16
+--config.eval_data.count=1000. The stages of the config play no part.
 """
 _SAMPLE = """\
 Lets a model answer one prompt, or each row of a JSONL file (`messages` or
 `prompt` rows; answers go to --out, or to standard output, as JSONL).
 
   jopd sample --model=runs/quickstart/distil/model --prompt='3 1 4 1 5 9'
+  jopd sample --model=DIR --prompts=rows.jsonl --n=4 --out=answers.jsonl
 """
 _REPORT = """\
 Draws the metrics of one run, or of several on the same axes: PNG files and one
 self-contained report.html.
 
   jopd report runs/quickstart
+  jopd report runs/quickstart runs/another --out=comparison
 """
+
+# Errors of the system that say no more than that a path is wrong.
+_WRONG_PATH = (
+  FileNotFoundError,
+  FileExistsError,
+  IsADirectoryError,
+  NotADirectoryError,
+  PermissionError,
+)
 
 
 class _Parser(argparse.ArgumentParser):
   """One line for a wrong flag, with the nearest right one."""
 
   def error(self, message: str):
-    known = [o for a in self._actions for o in a.option_strings]
-    wrong = message.rpartition('unrecognized arguments: ')[2].split('=')[0]
-    if wrong != message and wrong.startswith('-'):
-      message = f'no flag {wrong}{did_you_mean(wrong, known)}'
     self.exit(2, f'{self.prog}: {message}\n')
+
+  def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
+    """Before argparse does: it would first ask for a flag that is misspelt."""
+    known = [o for a in self._actions for o in a.option_strings]
+    for flag in (a.partition('=')[0] for a in argv if a.startswith('--')):
+      if flag not in known:
+        self.error(f'no flag {flag}{did_you_mean(flag, known)}')
 
 
 def _parser() -> tuple[_Parser, dict[str, _Parser]]:
@@ -109,21 +127,24 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 
 def run(argv: Sequence[str] | None = None) -> None:
   """Entry point of the console command; exits with the code of `_EPILOG`."""
-  argv = list(sys.argv[1:] if argv is None else argv)
-  overrides = [a for a in argv if a.startswith('--config.')]
+  name, *rest = (sys.argv[1:] if argv is None else argv) or ['--help']
   parser, commands = _parser()
-  first = argv[0] if argv else '--help'
-  if not first.startswith('-') and first not in commands:
-    parser.error(f'no command {first!r}{did_you_mean(first, commands)}')
-  if first in commands:
-    parser = commands[first]
-  arguments = parser.parse_args(
-    [a for a in argv[parser.prog != 'jopd' :] if a not in overrides]
-    or ['--help']
-  )
+  if name.startswith('-'):
+    parser.refuse_unknown_flags([name])
+    parser.parse_args([name])
+  if name not in commands:
+    parser.error(f'no command {name!r}{did_you_mean(name, commands)}')
+  command = commands[name]
+  overrides = [a for a in rest if a.startswith('--config.')]
+  for override in overrides:
+    if '=' not in override:
+      command.error(f'{override} has no value; write {override}=VALUE')
+  rest = [a for a in rest if a not in overrides]
+  command.refuse_unknown_flags(rest)
+  arguments = command.parse_args(rest)
   if overrides and 'config' not in arguments:
-    parser.error(f'{overrides[0]}: {first} takes no config')
-  sys.exit(_run(first, arguments, overrides))
+    command.error(f'{overrides[0]}: {name} takes no config')
+  sys.exit(_run(name, arguments, overrides))
 
 
 def _run(name: str, arguments, overrides: Sequence[str]) -> int:
@@ -132,6 +153,11 @@ def _run(name: str, arguments, overrides: Sequence[str]) -> int:
     from jopd import commands
 
     getattr(commands, name)(arguments, overrides)
+    sys.stdout.flush()
+    return 0
+  except BrokenPipeError:
+    # Whoever read (`| head`) has enough; the interpreter flushes once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   except KeyboardInterrupt:
     print('jopd: interrupted', file=sys.stderr)
@@ -139,9 +165,16 @@ def _run(name: str, arguments, overrides: Sequence[str]) -> int:
   except Exception as error:
     if arguments.debug:
       traceback.print_exc()
-    wrong_input = isinstance(error, (ValueError, FileNotFoundError))
-    line = ' '.join(str(error).split())
-    if not wrong_input:
-      line = f'{type(error).__name__}: {line} (--debug shows where)'
-    print(f'jopd {name}: {line}', file=sys.stderr)
+    wrong_input = isinstance(error, (ValueError, *_WRONG_PATH))
+    print(f'jopd {name}: {_line(error, wrong_input)}', file=sys.stderr)
     return 2 if wrong_input else 1
+
+
+def _line(error: Exception, wrong_input: bool) -> str:
+  """An error on one line."""
+  if isinstance(error, OSError) and error.filename:
+    return f'{error.filename}: {error.strerror}'
+  line = ' '.join(str(error).split())
+  if wrong_input:
+    return line
+  return f'{type(error).__name__}: {line:.500} (--debug shows where)'

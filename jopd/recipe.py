@@ -4,15 +4,19 @@ What is wrong with a name or its arguments is one ValueError that says what was
 expected, what came, what to do; it is raised before any weight is loaded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 import inspect
+import numbers
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from jopd import losses
-from jopd.config import did_you_mean, refuse_unknown
+from jopd.config import about, did_you_mean, refuse_unknown
+from jopd.data import sources
+from jopd.data.examples import Example
 from jopd.train.step import Reduction
 
 _OBJECTIVES = {
@@ -38,11 +42,19 @@ _REDUCTIONS = {
     losses.sequence_mean, lambda mask: jnp.sum(jnp.any(mask, axis=1))
   ),
 }
-_DECAYS = ('constant', 'linear', 'cosine')
+# (learning rate, steps) -> the schedule after warm-up.
+_DECAYS = {
+  'constant': lambda rate, steps: optax.constant_schedule(rate),
+  'linear': lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
+  'cosine': optax.cosine_decay_schedule,
+}
 
 
 def resolve(room, spec) -> Callable:
-  """The function of a room that a spec names, its arguments bound.
+  """The function of a room that a spec names, its settings bound.
+
+  The function's keyword-only arguments are settings; the others are what the
+  library calls it with.
 
   Args:
     room: a module; its public functions can be named.
@@ -52,8 +64,28 @@ def resolve(room, spec) -> Callable:
     ValueError: the room has no such function, or it no such argument, or one
       that it needs is missing.
   """
+  function, arguments, where = _find(room, spec)
+  parameters = inspect.signature(function).parameters.values()
+  settings = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+  _check_arguments(arguments, settings, where)
+  return partial(function, **arguments) if arguments else function
+
+
+def make_examples(spec) -> Sequence[Example]:
+  """The examples of a source, all of whose arguments are settings.
+
+  Raises:
+    ValueError: as for `resolve`, or the source refuses its data.
+  """
+  function, arguments, where = _find(sources, spec)
+  _check_arguments(arguments, inspect.signature(function).parameters, where)
+  return function(**arguments)
+
+
+def _find(room, spec) -> tuple[Callable, dict, str]:
+  """A function of a room, the arguments of a spec, what to call the two."""
   arguments = {'name': spec} if isinstance(spec, str) else dict(spec)
-  name = arguments.pop('name', None)
+  name = arguments.pop('name', '')
   where = room.__name__
   known = {
     n: f
@@ -62,11 +94,7 @@ def resolve(room, spec) -> Callable:
   }
   if name not in known:
     raise ValueError(f'{where} has no {name!r}{did_you_mean(name, known)}')
-  function = known[name]
-  parameters = inspect.signature(function).parameters.values()
-  keywords = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-  _check_arguments(arguments, keywords, f'{where}.{name}')
-  return partial(function, **arguments) if arguments else function
+  return known[name], arguments, f'{where}.{name}'
 
 
 def _check_arguments(arguments, parameters: Mapping, where: str) -> None:
@@ -80,18 +108,24 @@ def scalar(value, step):
   """A number as it is, or a schedule of optax at a step.
 
   A schedule is dict(schedule='linear_schedule', init_value=..., ...): the name
-  of an optax schedule and its arguments.
+  of an optax schedule and its arguments. The step may be traced.
   """
-  if not isinstance(value, Mapping):
+  if isinstance(value, numbers.Real):
     return value
+  if not isinstance(value, Mapping):
+    raise ValueError(f'expected a number or dict(schedule=...), got {value!r}')
   arguments = dict(value)
-  name = arguments.pop('schedule', None)
+  name = arguments.pop('schedule', '')
   known = {n for n in vars(optax) if n.endswith('_schedule')}
   if name not in known:
     raise ValueError(
       f'optax has no schedule {name!r}{did_you_mean(name, known)}'
     )
-  return getattr(optax, name)(**arguments)(step)
+  schedule = getattr(optax, name)
+  _check_arguments(
+    arguments, inspect.signature(schedule).parameters, f'optax.{name}'
+  )
+  return schedule(**arguments)(step)
 
 
 def make_term(spec: Mapping, step) -> losses.Term:
@@ -104,7 +138,7 @@ def make_term(spec: Mapping, step) -> losses.Term:
   as dict(name=..., argument=...). The coefficient may be a schedule.
   """
   settings = dict(spec)
-  name = settings.pop('objective', None)
+  name = settings.pop('objective', '')
   if name not in _OBJECTIVES:
     raise ValueError(
       f'a term has no objective {name!r}{did_you_mean(name, _OBJECTIVES)}'
@@ -120,48 +154,85 @@ def make_term(spec: Mapping, step) -> losses.Term:
   return losses.Term(objective(**arguments), weight, coef)
 
 
+def make_terms(
+  specs: Mapping, roles: Collection[str], vocab_size: int
+) -> Callable:
+  """A function from the step, which may be traced, to the terms of a loss.
+
+  The loss is traced here on shapes alone, for what only its own code refuses:
+  a k beyond the vocabulary, a tail that is none, a target that names no
+  teacher. All this would otherwise wait for the first step.
+
+  Args:
+    specs: name -> term, see `make_term`.
+    roles: names of the teachers.
+    vocab_size: V.
+
+  Raises:
+    ValueError: a term is wrong; its name comes first.
+  """
+  scalars = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+  logp = jax.ShapeDtypeStruct((1, 1, vocab_size), jnp.float32)
+  token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  batch = losses.TokenBatch(logp, dict.fromkeys(roles, logp), token, scalars)
+  mask = jnp.ones((1, 1), bool)
+
+  def loss(spec, batch, step):
+    term = make_term(spec, step)
+    return losses.distill_loss(batch, {'term': term}, mask=mask, count=1)
+
+  for name, spec in specs.items():
+    with about(f'terms.{name}'):
+      step = jax.ShapeDtypeStruct((), jnp.int32)
+      jax.eval_shape(partial(loss, spec), batch, step)
+  return lambda step: {n: make_term(spec, step) for n, spec in specs.items()}
+
+
 def make_optimizer(config) -> tuple[optax.GradientTransformation, Callable]:
-  """The optimizer of a stage with clipping, and its learning rate by step."""
+  """The optimizer of a stage with clipping, and its learning rate by step.
+
+  The rate of step t (from 0) is learning_rate * (t + 1) / (warmup_steps + 1)
+  while it warms up, so that no step is wasted on a rate of 0; after that it
+  decays over the steps that are left.
+
+  Args:
+    config: a stage; see `jopd.config.stage`.
+
+  Raises:
+    ValueError: optax has no such optimizer, or it no such argument, or the
+      decay is unknown.
+  """
   if config.decay not in _DECAYS:
     raise ValueError(
       f'decay {config.decay!r} is unknown{did_you_mean(config.decay, _DECAYS)}'
     )
   remaining = max(1, config.steps - config.warmup_steps)
-  after = {
-    'constant': lambda: optax.constant_schedule(config.learning_rate),
-    'linear': lambda: optax.linear_schedule(
-      config.learning_rate, 0.0, remaining
-    ),
-    'cosine': lambda: optax.cosine_decay_schedule(
-      config.learning_rate, remaining
-    ),
-  }[config.decay]()
-  # The first step is not wasted on a learning rate of zero.
+  decay = _DECAYS[config.decay](config.learning_rate, remaining)
   warmup = optax.linear_schedule(
     config.learning_rate / (config.warmup_steps + 1),
     config.learning_rate,
     config.warmup_steps,
   )
-  rate = optax.join_schedules([warmup, after], [config.warmup_steps])
+  rate = optax.join_schedules([warmup, decay], [config.warmup_steps])
   arguments = dict(config.optimizer)
-  name = arguments.pop('name', None)
-  known = {n for n, f in vars(optax).items() if _is_optimizer(f)}
+  name = arguments.pop('name', '')
+  known = {n for n, f in vars(optax).items() if _is_optimizer(n, f)}
   if name not in known:
     raise ValueError(
       f'optax has no optimizer {name!r}{did_you_mean(name, known)}'
     )
   optimizer = getattr(optax, name)
-  refuse_unknown(
-    arguments, inspect.signature(optimizer).parameters, f'optax.{name}'
-  )
+  parameters = dict(inspect.signature(optimizer).parameters)
+  del parameters['learning_rate']
+  _check_arguments(arguments, parameters, f'optax.{name}')
   tx = optimizer(learning_rate=rate, **arguments)
   if config.clip_norm:
     tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
   return tx, rate
 
 
-def _is_optimizer(thing) -> bool:
-  if not inspect.isfunction(thing):
+def _is_optimizer(name: str, thing) -> bool:
+  if not inspect.isfunction(thing) or name.startswith(('_', 'scale_by_')):
     return False
   return 'learning_rate' in inspect.signature(thing).parameters
 

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 import numpy as np
@@ -163,6 +164,37 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
     tree,
   )
+
+
+def local_rows(tree: Any) -> Any:
+  """Returns the rows that this process holds, as NumPy arrays.
+
+  The inverse of `put`.
+
+  Args:
+    tree: of arrays whose first axis is the batch and whose others are whole.
+  """
+
+  def rows(array):
+    # Devices that hold copies of the same rows give the same start.
+    parts = {s.index[0].start or 0: s.data for s in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+  return jax.tree.map(rows, tree)
+
+
+def from_hosts(array: np.ndarray) -> np.ndarray:
+  """Returns every process's copy of a host array, stacked: [processes, ...]."""
+  if jax.process_count() == 1:
+    return np.asarray(array)[None]
+  return multihost_utils.process_allgather(array)
+
+
+def whole(array: Array) -> np.ndarray:
+  """Returns all of a sharded array, on every process."""
+  if array.is_fully_addressable:
+    return np.asarray(array)
+  return multihost_utils.process_allgather(array, tiled=True)
 
 
 def constrain_batch(mesh: Mesh) -> Callable[[Array], Array]:

@@ -1,6 +1,9 @@
 """Test settings: eight fake CPU devices, strict shapes, no network."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before jax is imported anywhere: they are read once.
 os.environ['XLA_FLAGS'] = (
@@ -11,10 +14,17 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['TOKENIZERS_PARALLELISM'] = 'false'
 os.environ['MPLBACKEND'] = 'agg'
 
+# Tests compile the same small programs again and again; once is enough.
+_CACHE = tempfile.mkdtemp(prefix='jopd-tests-')
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE
+
 import jax
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
 @pytest.fixture

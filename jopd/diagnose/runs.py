@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jopd.statistics import gap_recovered
+
 Row = Mapping[str, Any]
 
 
@@ -56,9 +58,8 @@ class Gap(NamedTuple):
 
   @property
   def recovered(self) -> float:
-    """(after - before) / (teacher - before); NaN without a gap to recover."""
-    gap = self.target - self.before
-    return (self.after - self.before) / gap if gap > 0 else math.nan
+    """The share of the gap that was closed; NaN without one."""
+    return gap_recovered(self.before, self.after, self.target)
 
 
 def read_runs(folders: Sequence[str | os.PathLike]) -> list[Run]:

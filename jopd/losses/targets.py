@@ -7,13 +7,13 @@ from jaxtyping import Array, Float
 
 
 def teacher(
-  logps: dict[str, Float[Array, '*B V']], *, name: str = 'teacher'
+  logps: dict[str, Float[Array, '*B V']], *, role: str = 'teacher'
 ) -> Float[Array, '*B V']:
   """One teacher, as it is.
 
   Args:
     logps: [*B, V] log-probs of each teacher, by name.
-    name: which one.
+    role: which one.
 
   Returns:
     [*B, V] log-probs of that teacher.
@@ -25,9 +25,9 @@ def teacher(
     >>> float(teacher({'teacher': jnp.array([-0.5])})[0])
     -0.5
   """
-  if name not in logps:
+  if role not in logps:
     raise ValueError(
-      f'expected a teacher named {name!r}, got {sorted(logps)}: give one of'
+      f'expected a teacher named {role!r}, got {sorted(logps)}: give one of'
       ' these names to the target (and to stats_target)'
     )
-  return logps[name]
+  return logps[role]

@@ -38,14 +38,16 @@ def make_generate(
 
   Returns:
     `generate(params, prompt [B, P], prompt_length [B], key, **settings)`:
-    `key` is one key, from which row b gets `fold_in(key, b)`; `settings` are
-    those of `sampling`. Its attribute `program` counts compilations.
+    the rows are this process's; `key` is one key, the same on each, from which
+    row b of the global batch gets `fold_in(key, b)`; `settings` are those of
+    `sampling`. Its attribute `program` counts compilations.
   """
   rows = sharding.batch_sharding(mesh)
   replicated = sharding.replicated(mesh)
 
   def run(params, prompt, prompt_length, key, how, stop_ids):
     batch = prompt.shape[0]
+    key = jax.random.wrap_key_data(key)
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
     return sample(
       model,
@@ -62,14 +64,14 @@ def make_generate(
 
   everywhere = Rollout(*[rows] * len(Rollout._fields))
   program = Program(name, run, out_shardings=everywhere, **program_options)
-  stops = jax.device_put(np.asarray(stop_ids, np.int32), replicated)
+  stops = sharding.put(np.asarray(stop_ids, np.int32), replicated)
 
   def generate(params, prompt, prompt_length, key, **settings) -> Rollout:
     how = sampling(len(prompt), **settings)
     return program(
       params,
       *sharding.put((prompt, prompt_length), rows),
-      jax.device_put(key, replicated),
+      sharding.put(jax.random.key_data(key), replicated),
       sharding.put(jax.tree.map(np.asarray, how), rows),
       stops,
     )

@@ -1,1 +1,1 @@
-"""Training: state, step, loop, checkpoint, metrics (floor 2)."""
+"""Training: stages, their phases and steps, checkpoints, metrics (floor 2)."""

@@ -1,6 +1,7 @@
 """The one training loop. Every method is this loop with other functions."""
 
 import contextlib
+import math
 import pathlib
 import sys
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jopd.statistics import gap_recovered
 from jopd.train.checkpoint import Checkpoints
 from jopd.train.metrics import MetricsLog, means
 from jopd.train.phases import Phases, freeze
@@ -152,21 +154,13 @@ def _results(stage: Stage, log: MetricsLog, timings: MetricsLog) -> dict:
   before = accuracy[stage.student, 0]
   after = accuracy[stage.student, stage.steps]
   teacher = max((accuracy[n, 0] for n in teachers), default=None)
+  recovered = gap_recovered(before, after, teacher or 0.0)
   return dict(
     student_before=before,
     student_after=after,
     teacher=teacher,
-    gap_recovered=gap_recovered(before, after, teacher),
+    gap_recovered=None if math.isnan(recovered) else recovered,
     steps=stage.steps,
     compile_seconds=seconds.pop('compile', 0.0),
     wall_seconds=seconds,
   )
-
-
-def gap_recovered(
-  before: float, after: float, teacher: float | None
-) -> float | None:
-  """(after - before) / (teacher - before); None where no gap was to close."""
-  if teacher is None or teacher <= before:
-    return None
-  return (after - before) / (teacher - before)

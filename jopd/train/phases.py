@@ -95,22 +95,20 @@ class Phases:
       **stage.sampling,
     )
     fields = [getattr(rollout, name) for name in Answers._fields]
-    return Answers(*jax.device_get(fields))
+    return Answers(*sharding.local_rows(fields))
 
   def measure(self, prompts: PromptBatch, answers: Answers) -> Metrics:
     """Length of the responses; reward and truncation if they were sampled."""
-    rows = len(answers.response)
-    measured = {'response_length': (np.sum(answers.response_length), rows)}
-    if self._stage.source == 'dataset':
-      return measured
-    group = range(self._stage.group_size)
-    examples = [example for example in prompts.examples for _ in group]
-    texts = decode(self._run.tokenizer, answers)
-    rewards = map(self._run.grade, texts, examples)
-    return measured | {
-      'reward': (sum(rewards), rows),
-      'truncated': (np.sum(~answers.stopped), rows),
-    }
+    sums = {'response_length': np.sum(answers.response_length)}
+    if self._stage.source != 'dataset':
+      group = range(self._stage.group_size)
+      examples = [example for example in prompts.examples for _ in group]
+      texts = decode(self._run.tokenizer, answers)
+      sums['reward'] = sum(map(self._run.grade, texts, examples))
+      sums['truncated'] = np.sum(~answers.stopped)
+    local = np.array([len(answers.response), *sums.values()], np.float64)
+    rows, *totals = sharding.from_hosts(local).sum(axis=0)
+    return {n: (t, rows) for n, t in zip(sums, totals, strict=True)}
 
   def place(self, prompts: PromptBatch, answers: Answers) -> Batch:
     """The learner's input on the mesh: what each model reads, and responses."""
@@ -134,7 +132,10 @@ class Phases:
   def learn(self, state: TrainState, hidden, batch: Batch):
     """The next state, and metrics as host floats. The state is consumed."""
     state, metrics = self._learn(state, self._frozen, hidden, batch)
-    return state, means(metrics)
+    row = means(metrics)
+    if self._stage.source == 'dataset':
+      del row['sampler_logp']  # nobody sampled
+    return state, row
 
   def _read(self, role: str, prompts: PromptBatch):
     if role in self._stage.contexts:

@@ -9,8 +9,9 @@ import pathlib
 import time
 
 import jax
-import numpy as np
+from jax.experimental import multihost_utils
 
+from jopd import sharding
 from jopd.models import hf
 from jopd.train.loop import run_stage
 from jopd.train.stage import Run, Stage
@@ -61,7 +62,7 @@ def train(
   summary = _overall(results, last.name) | dict(
     stages=results,
     model=str(workdir / last.name / 'model'),
-    params_sha256=fingerprint(params[last.student]),
+    params_sha256=params_sha256(params[last.student]),
     process_seconds=time.perf_counter() - start,
     versions={n: importlib.metadata.version(n) for n in _VERSIONS},
     device=jax.devices()[0].device_kind,
@@ -89,14 +90,14 @@ def _reload(folder: pathlib.Path, like: dict) -> dict:
   return hf.load(folder, shardings=lambda *_: shardings)[1]
 
 
-def fingerprint(params) -> str:
+def params_sha256(params) -> str:
   """SHA-256 over names, dtypes, shapes and bytes of all parameters."""
   digest = hashlib.sha256()
   for path, leaf in sorted(
     (jax.tree_util.keystr(p), leaf)
     for p, leaf in jax.tree.leaves_with_path(params)
   ):
-    array = np.asarray(jax.device_get(leaf))
+    array = sharding.whole(leaf)
     digest.update(f'{path} {array.dtype} {array.shape}'.encode())
     digest.update(array.tobytes())
   return digest.hexdigest()
@@ -118,12 +119,17 @@ def _overall(results: dict, last: str) -> dict:
 
 
 def _write_json(path: pathlib.Path, value: dict) -> None:
-  """Whole or not at all: a reader never sees half a file."""
+  """Whole or not at all: a reader never sees half a file. One host writes."""
+  if jax.process_index() == 0:
+    _write_whole(path, json.dumps(value, indent=2) + '\n')
+  multihost_utils.sync_global_devices(str(path))
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix('.tmp')
   with temporary.open('w') as file:
-    json.dump(value, file, indent=2)
-    file.write('\n')
+    file.write(text)
     file.flush()
     os.fsync(file.fileno())
   os.replace(temporary, path)

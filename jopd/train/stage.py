@@ -1,4 +1,4 @@
-"""What a run and a stage are, in functions: made by build.py, run by loop.py."""
+"""What a run and a stage are: made by build.py, run by loop.py."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple

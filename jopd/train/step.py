@@ -6,6 +6,7 @@ smaller than logits. Both are pure; the caller compiles and shards them.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -100,6 +101,9 @@ def make_learn(
     Teacher parameters are an argument: frozen, never donated. Metrics are
     name -> (sum, count).
   """
+  # With several teachers the metrics compare with the one called 'teacher'.
+  role = 'teacher' if 'teacher' in teachers else min(teachers, default='')
+  stats_target = partial(losses.teacher, role=role)
 
   def learn(state: TrainState, teacher_params, teacher_hidden, batch: Batch):
     terms = make_terms(state.step)
@@ -123,6 +127,7 @@ def make_learn(
         chunk_tokens=chunk_tokens,
         temperature=temperature,
         vocab_size=vocab_size,
+        stats_target=stats_target,
       )
 
     def gradients(part_and_hidden):

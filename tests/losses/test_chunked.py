@@ -37,7 +37,7 @@ TERMS = {
     'reverse': losses.matching(losses.reverse_kl),
     'forward': losses.matching(
       losses.forward_kl,
-      target=functools.partial(losses.teacher, name='other'),
+      target=functools.partial(losses.teacher, role='other'),
     ),
     'jsd': losses.matching(
       functools.partial(losses.generalized_jsd, beta=0.3),
@@ -412,7 +412,7 @@ def test_no_teacher_is_needed_to_imitate():
 
 # Kills a target of the stats that is fixed to one name.
 def test_stats_compare_with_the_target_they_are_given():
-  other = functools.partial(losses.teacher, name='other')
+  other = functools.partial(losses.teacher, role='other')
   term = losses.Term(losses.matching(losses.reverse_kl, target=other))
   _, metrics = chunked(HIDDEN, HEAD, terms={'a': term}, stats_target=other)
   np.testing.assert_allclose(

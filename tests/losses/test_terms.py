@@ -66,7 +66,7 @@ def test_the_sequence_mean_weighs_rows_alike():
 # 2 * mean(H(p) * KL(p || teacher)) + 0.5 * mean(KL(p || other)).
 # Kills a coefficient that multiplies the wrong term, a lost weight or target.
 def test_terms_add_up():
-  other = functools.partial(losses.teacher, name='other')
+  other = functools.partial(losses.teacher, role='other')
   terms = {
     'a': losses.Term(
       losses.matching(losses.reverse_kl), lambda s: s.student_entropy, 2.0
@@ -203,7 +203,7 @@ def test_a_missing_teacher_is_named():
     'opd': losses.Term(
       losses.matching(
         losses.reverse_kl,
-        target=functools.partial(losses.teacher, name='math'),
+        target=functools.partial(losses.teacher, role='math'),
       )
     )
   }

@@ -1,0 +1,134 @@
+"""Seconds of one on-policy distillation step, by phase. One JSON line.
+
+  python benchmarks/step.py --student=DIR --teacher=DIR
+  python benchmarks/step.py --student=DIR --teacher=DIR --batch=8 --prompt=128
+
+The work of a step is fixed: --batch prompts of half of --prompt to --prompt
+random tokens, one response each of exactly --new tokens (no stop token),
+sampled at temperature 1 from the student, scored by the teacher, and one AdamW
+update on the exact full-vocabulary reverse KL, in float32. Student and teacher
+are Hugging Face folders of one vocabulary; random weights will do. Times are
+medians over --steps after a warm-up; run it on an idle machine.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import time
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+import numpy as np
+import optax
+
+from jopd import losses, sharding
+from jopd.models import hf
+from jopd.recipe import make_reduction
+from jopd.rollout.engine import make_generate
+from jopd.train.state import init_state
+from jopd.train.step import Batch, make_learn, make_teach
+
+PHASES = ('rollout', 'teacher', 'learner')
+
+
+def main():
+  """Runs the benchmark."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--student', required=True)
+  parser.add_argument('--teacher', required=True)
+  parser.add_argument('--batch', type=int, default=16)
+  parser.add_argument('--prompt', type=int, default=32)
+  parser.add_argument('--new', type=int, default=128)
+  parser.add_argument('--steps', type=int, default=5)
+  parser.add_argument('--chunk-tokens', type=int, default=128)
+  args = parser.parse_args()
+
+  student, params = hf.load(args.student, dtype='float32')
+  teacher, frozen = hf.load(args.teacher, dtype='float32')
+  start = time.perf_counter()
+  step, state = make_step(args, student, params, teacher, {'teacher': frozen})
+  state, _ = step(state, 0)
+  first = time.perf_counter() - start
+  seconds = {name: [] for name in (*PHASES, 'step', 'cpu')}
+  for i in range(1, args.steps + 1):
+    cpu, before = time.process_time(), time.perf_counter()
+    state, phases = step(state, i)
+    phases['step'] = time.perf_counter() - before
+    phases['cpu'] = time.process_time() - cpu
+    for name, value in phases.items():
+      seconds[name].append(value)
+  median = {n: round(statistics.median(s), 4) for n, s in seconds.items()}
+  tokens = args.batch * args.new
+  print(
+    json.dumps(
+      dict(
+        **{f'{name}_s': value for name, value in median.items()},
+        rollout_tokens_per_s=round(tokens / median['rollout']),
+        first_step_s=round(first, 2),
+        peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        shape=[args.batch, args.prompt, args.new, student.vocab_size],
+        device=jax.devices()[0].device_kind,
+        jax=jax.__version__,
+      )
+    )
+  )
+
+
+def make_step(args, student, params, teacher, frozen):
+  """`step(state, i) -> (state, seconds by phase)`, and the first state."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
+  terms = {'opd': losses.Term(losses.matching(losses.reverse_kl))}
+  generate = make_generate(
+    student, mesh, stop_ids=(-1,), max_new_tokens=args.new
+  )
+  teach = jax.jit(make_teach({'teacher': teacher}))
+  learn = jax.jit(
+    make_learn(
+      student,
+      {'teacher': teacher},
+      lambda step: terms,
+      tx,
+      reduction=make_reduction('token_mean'),
+      chunk_tokens=args.chunk_tokens,
+    ),
+    donate_argnums=0,
+  )
+  rng = np.random.default_rng(0)
+
+  def step(state, i):
+    clock, seconds = time.perf_counter(), {}
+
+    def lap(name, result):
+      nonlocal clock
+      jax.block_until_ready(result)
+      now = time.perf_counter()
+      seconds[name], clock = now - clock, now
+      return result
+
+    shape = (args.batch, args.prompt)
+    prompt = rng.integers(0, student.vocab_size, shape).astype(np.int32)
+    length = rng.integers(args.prompt // 2, args.prompt + 1, args.batch)
+    length = length.astype(np.int32)
+    key = jax.random.key(i)
+    rollout = lap('rollout', generate(state.params, prompt, length, key))
+    batch = Batch(
+      rollout.prompt,
+      rollout.prompt_length,
+      {'teacher': (rollout.prompt, rollout.prompt_length)},
+      rollout.response,
+      rollout.response_length,
+      rollout.sampler_logp,
+    )
+    hidden = lap('teacher', teach(frozen, batch))
+    state, _ = lap('learner', learn(state, frozen, hidden, batch))
+    return state, seconds
+
+  return step, init_state(params, tx)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,131 @@
+"""What is wrong with the settings and the data of a run, said before it runs.
+
+Each function raises a ValueError of one line, or does nothing.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from ml_collections import ConfigDict
+
+from jopd.config import about, base, did_you_mean, refuse_unknown
+from jopd.config import stage as default_stage
+from jopd.data.examples import Example
+from jopd.rollout.pick import sampling
+
+
+def check(config) -> None:
+  """Refuses wrong settings of a config, except those of its stages."""
+  # A section that could be a stage may stand unused beside those that are.
+  known = {*base(), *config.stages, *_stages_of(config)}
+  refuse_unknown(config, known, 'a config')
+  for name in ('mesh', 'eval', 'checkpoint'):
+    refuse_unknown(config[name], base()[name], f'config.{name}')
+    for key, default in base()[name].items():
+      if key not in config[name]:
+        raise ValueError(
+          f'config.{name} has lost its {key!r}; change single keys, such as'
+          f' config.{name}.{key} = {default}, to keep the other defaults'
+        )
+  _check_least(0, config, ['seed'])
+  _check_least(1, config, ('max_prompt_tokens', 'max_response_tokens'))
+  with about('config.eval'):
+    _check_least(1, config.eval, ('prompts', 'batch_size'))
+    _check_least(0, config.eval, ['samples'])
+    sampling(1, temperature=config.eval.temperature, top_p=config.eval.top_p)
+  with about('config.checkpoint'):
+    _check_least(1, config.checkpoint, ('every', 'keep'))
+  dtypes = ('float32', 'bfloat16', 'float16')
+  _check_choice('compute_dtype', config.compute_dtype, dtypes)
+
+
+def check_stages(config) -> None:
+  """Refuses wrong settings of the stages that a config names."""
+  if not config.stages:
+    raise ValueError("a config needs stages, such as ('distil',)")
+  for name in config.stages:
+    if name not in config:
+      raise ValueError(
+        f'config.stages names {name!r}{did_you_mean(name, _stages_of(config))}'
+      )
+    with about(f'config.{name}'):
+      _check_stage(config[name], config.models)
+
+
+def _stages_of(config) -> list[str]:
+  """The names of all sections that `jopd.config.stage` could have made."""
+  settings = set(default_stage())
+  return [
+    name
+    for name, section in config.items()
+    if isinstance(section, ConfigDict) and set(section) == settings
+  ]
+
+
+def _check_least(least: int, section, names: Iterable[str]) -> None:
+  for name in names:
+    if section[name] < least:
+      raise ValueError(f'{name} must be at least {least}, got {section[name]}')
+
+
+def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
+  if value not in known:
+    raise ValueError(f'{name} is {value!r}{did_you_mean(value, known)}')
+
+
+def _check_stage(stage, models) -> None:
+  refuse_unknown(stage, default_stage(), 'a stage')
+  counts = ('steps', 'batch_size', 'group_size', 'micro_batches')
+  _check_least(1, stage, (*counts, 'chunk_tokens'))
+  _check_least(0, stage, ('warmup_steps', 'clip_norm', 'eval_every'))
+  if not stage.temperature > 0:
+    raise ValueError(f'temperature must be above 0, got {stage.temperature}')
+  for name in (stage.student, *stage.teachers.values()):
+    if name not in models:
+      raise ValueError(
+        f'there is no model {name!r} in config.models'
+        f'{did_you_mean(name, models)}'
+      )
+  sources = ('dataset', 'student', *stage.teachers)
+  _check_choice('source', stage.source, sources)
+  refuse_unknown(stage.contexts, stage.teachers, 'contexts')
+  if stage.contexts:
+    _check_least(1, stage, ['max_context_tokens'])
+  rows = stage.batch_size * stage.group_size
+  if rows % stage.micro_batches:
+    raise ValueError(
+      f'{rows} rows (batch_size x group_size) do not divide into'
+      f' {stage.micro_batches} micro_batches'
+    )
+  if stage.source == 'dataset' and stage.group_size != 1:
+    raise ValueError(
+      f'a dataset has one response; group_size is {stage.group_size}, use 1'
+    )
+  if not stage.terms:
+    raise ValueError('terms is empty: there is no loss')
+  refuse_unknown(stage.rollout, default_stage().rollout, 'rollout')
+  with about('rollout'):
+    sampling(1, **stage.rollout)
+
+
+def check_answers(
+  examples: Sequence[Example],
+  grade: Callable[[str, Example], float],
+  *,
+  required: bool,
+) -> None:
+  """Refuses a reference that nothing could match, and one that is missing.
+
+  Args:
+    examples: those to be graded.
+    grade: (response text, example) -> reward.
+    required: whether every example needs an answer.
+  """
+  for example in examples:
+    if example.answer is not None:
+      with about(f'example {example.id}'):
+        grade('', example)
+    elif required:
+      raise ValueError(
+        f'example {example.id} has no answer to grade by; add it, or name its'
+        ' field: answer_field'
+      )

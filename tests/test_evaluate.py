@@ -1,0 +1,144 @@
+"""Accuracies against scripted responses: nothing is sampled here."""
+
+import jax
+import numpy as np
+import pytest
+
+from jopd.data.batching import PromptBatch
+from jopd.data.examples import Example
+from jopd.evaluate import make_evaluate
+from jopd.rollout.sampler import Rollout
+
+LIMIT = 4  # slots of a response
+RIGHT, WRONG = 1, 2  # tokens
+
+
+class Words:
+  """A tokenizer whose text is its ids."""
+
+  def batch_decode(self, rows, skip_special_tokens):
+    assert skip_special_tokens
+    return [' '.join(map(str, row)) for row in rows]
+
+
+def make_prompts(count):
+  """Prompt i is the token i."""
+  return PromptBatch(
+    ids=[str(i) for i in range(count)],
+    prompt=np.arange(count, dtype=np.int32)[:, None],
+    prompt_length=np.ones(count, np.int32),
+    response=np.zeros((count, 0), np.int32),
+    response_length=np.zeros(count, np.int32),
+    examples=[Example(str(i), [], answer=str(RIGHT)) for i in range(count)],
+  )
+
+
+class Script:
+  """Answers prompt i in pass p with `answers[p][i]`, and keeps what it saw."""
+
+  def __init__(self, answers, lengths=None):
+    self.answers, self.calls, self.seen = answers, [], 0
+    self.lengths = lengths or [1] * len(answers[0])
+
+  def __call__(self, params, prompt, prompt_length, key, **settings):
+    rows = prompt[:, 0]
+    turn, self.seen = self.seen // len(self.answers[0]), self.seen + len(rows)
+    self.calls.append((len(rows), settings, jax.random.key_data(key).tolist()))
+    response = np.zeros((len(rows), LIMIT), np.int32)
+    response[:, 0] = [self.answers[turn][row] for row in rows]
+    length = np.array([self.lengths[row] for row in rows], np.int32)
+    return Rollout(
+      *(prompt, prompt_length, response, length),
+      *(np.zeros((len(rows), LIMIT), np.float32),) * 2,
+      stopped=length < LIMIT,
+    )
+
+
+def evaluate(script, count, *, batch_size, samples, **settings):
+  run = make_evaluate(
+    script,
+    Words(),
+    lambda text, example: float(text.split()[0] == example.answer),
+    make_prompts(count),
+    batch_size=batch_size,
+    samples=samples,
+    **settings,
+  )
+  return run({}, jax.random.key(0))
+
+
+def test_greedy_accuracy_by_hand():
+  # 3 of 4 right. Wilson, z = 1.96, z^2 = 3.8416:
+  # centre (0.75 + 3.8416 / 8) / (1 + 3.8416 / 4) = 0.62747
+  # half 1.96 sqrt(0.1875 / 4 + 3.8416 / 64) / 1.9604 = 0.32689
+  # Kills: the normal interval, whose upper end is above 1.
+  result = evaluate(
+    Script([[RIGHT, WRONG, RIGHT, RIGHT]], lengths=[1, 2, 3, LIMIT]),
+    4,
+    **dict(batch_size=2, samples=0),
+  )
+  assert result == {
+    'prompts': 4,
+    'greedy_accuracy': 0.75,
+    'greedy_accuracy_low': pytest.approx(0.30058, abs=1e-5),
+    'greedy_accuracy_high': pytest.approx(0.95436, abs=1e-5),
+    'response_length': 2.5,
+    'truncated': 0.25,
+  }
+
+
+def test_rows_that_fill_the_last_batch_do_not_count():
+  # Five prompts in batches of four: three rows are repeats of the first ones,
+  # which are right. Kills: 2 of 5 counted as 5 of 8, and a shorter last batch.
+  script = Script([[RIGHT, RIGHT, WRONG, WRONG, WRONG]])
+  result = evaluate(script, 5, batch_size=4, samples=0)
+  assert [rows for rows, _, _ in script.calls] == [4, 4]
+  assert result['greedy_accuracy'] == 0.4 and result['prompts'] == 5
+
+
+def test_fewer_prompts_than_a_batch_are_repeated():
+  # Kills: filling up with each prompt at most once more.
+  script = Script([[RIGHT, WRONG]])
+  result = evaluate(script, 2, batch_size=8, samples=0)
+  assert [rows for rows, _, _ in script.calls] == [8]
+  assert result['greedy_accuracy'] == 0.5
+
+
+def test_samples_give_avg_and_pass_at_k():
+  # Right samples of four per prompt: 2, 0, 4. avg@4 = (1/2 + 0 + 1) / 3 = 1/2.
+  # pass@2 = (1 - C(2,2)/C(4,2), 0, 1) = (5/6, 0, 1), mean 11/18.
+  # Kills: greedy counted among the samples, and the biased 1 - (1 - c/n)^2 =
+  # 3/4 for the first prompt.
+  greedy = [WRONG, WRONG, WRONG]
+  columns = [[RIGHT, RIGHT, WRONG, WRONG], [WRONG] * 4, [RIGHT] * 4]
+  script = Script([greedy, *np.transpose(columns)])
+  result = evaluate(script, 3, batch_size=3, samples=4, temperature=0.7)
+  assert result['greedy_accuracy'] == 0
+  assert result['avg_at_4'] == pytest.approx(1 / 2)
+  assert result['avg_at_4_low'] < 1 / 2 < result['avg_at_4_high']
+  assert result['pass_at_1'] == pytest.approx(1 / 2)
+  assert result['pass_at_2'] == pytest.approx(11 / 18)
+  assert result['pass_at_4'] == pytest.approx(2 / 3)
+
+
+def test_greedy_is_temperature_zero_and_samples_have_settings_and_own_keys():
+  # Kills: one key for all samples, which makes them the same.
+  script = Script([[RIGHT, WRONG]] * 3)
+  evaluate(script, 2, batch_size=2, samples=2, temperature=0.7, top_p=0.9)
+  settings = [settings for _, settings, _ in script.calls]
+  sampled = {'temperature': 0.7, 'top_p': 0.9}
+  assert settings == [{'temperature': 0.0}, sampled, sampled]
+  keys = [tuple(key) for _, _, key in script.calls]
+  assert len(set(keys)) == 3
+
+
+def test_only_a_full_reward_counts_as_right():
+  # Kills: the mean of the rewards as accuracy.
+  run = make_evaluate(
+    Script([[RIGHT, RIGHT]]),
+    Words(),
+    lambda text, example: 0.5,
+    make_prompts(2),
+    **dict(batch_size=2, samples=0),
+  )
+  assert run({}, jax.random.key(0))['greedy_accuracy'] == 0

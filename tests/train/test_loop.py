@@ -1,0 +1,162 @@
+"""A run from config to summary: reproducible, resumable, in every stage."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jopd.models import hf
+from jopd.train import pipeline
+
+
+def _train(built, workdir):
+  summary = pipeline.train(built.run, built.stages, built.params, workdir)
+  return summary, (workdir / 'metrics.jsonl').read_bytes()
+
+
+def _stop_at(built, stage_name, stop):
+  """The run, interrupted in a stage after the update of step `stop`."""
+
+  def trip(stage):
+    if stage.name != stage_name:
+      return stage
+
+    def rate(step):
+      if step == stop:
+        raise KeyboardInterrupt
+      return stage.learning_rate(step)
+
+    return stage._replace(learning_rate=rate)
+
+  return built._replace(stages=tuple(map(trip, built.stages)))
+
+
+@pytest.fixture(scope='module')
+def whole(make_tiny, tmp_path_factory):
+  """An uninterrupted run on eight devices, and where it lies."""
+  workdir = tmp_path_factory.mktemp('whole')
+  return *_train(make_tiny(), workdir), workdir
+
+
+def test_the_summary_says_what_was_asked_of_it(whole):
+  summary, _, workdir = whole
+  assert json.loads((workdir / 'summary.json').read_text()) == summary
+  assert set(summary['stages']) == {'warm', 'distil'}
+  for result in (summary, *summary['stages'].values()):
+    assert 0 <= result['student_before'] <= 1
+    assert 0 <= result['student_after'] <= 1
+    assert result['compile_seconds'] > 0
+    assert {'rollout', 'teacher', 'learner', 'save', 'eval'} <= set(
+      result['wall_seconds']
+    )
+  assert summary['steps'] == 7
+  assert summary['stages']['warm']['teacher'] is None
+  assert summary['stages']['warm']['gap_recovered'] is None
+  assert summary['stages']['distil']['teacher'] is not None
+  assert summary['versions']['jax'] == jax.__version__
+  # The second stage goes on with what the first one made.
+  before, after = (summary['stages'][s] for s in ('distil', 'warm'))
+  assert before['student_before'] == after['student_after']
+
+
+def test_the_student_to_take_away_is_the_one_that_was_trained(whole):
+  summary, _, _ = whole
+  _, params = hf.load(summary['model'])
+  assert pipeline.params_sha256(params) == summary['params_sha256']
+  tokenizer = hf.load_tokenizer(summary['model'])
+  assert hf.stop_ids(summary['model'], tokenizer) == (tokenizer.eos_token_id,)
+
+
+def test_the_same_seed_gives_the_same_bytes(whole, make_tiny, tmp_path):
+  summary, rows = _train(make_tiny(), tmp_path)
+  assert summary['params_sha256'] == whole[0]['params_sha256']
+  assert rows == whole[1]
+  other, _ = _train(make_tiny(seed=1), tmp_path / 'other')
+  assert other['params_sha256'] != summary['params_sha256']
+
+
+# Checkpoints are at even steps: 3 and 4 redo a step, 0 starts the stage anew.
+# Kills: keys, data position, moments or log rows that are not restored.
+@pytest.mark.parametrize(
+  ('stage', 'stop'), [('warm', 1), ('distil', 0), ('distil', 3), ('distil', 4)]
+)
+def test_an_interrupted_run_ends_with_the_same_bytes(
+  whole, make_tiny, tmp_path, stage, stop
+):
+  with pytest.raises(KeyboardInterrupt):
+    _train(_stop_at(make_tiny(), stage, stop), tmp_path)
+  summary, rows = _train(make_tiny(), tmp_path)
+  assert summary['params_sha256'] == whole[0]['params_sha256']
+  assert rows == whole[1]
+
+
+def test_a_finished_run_is_not_trained_again(whole, make_tiny):
+  said = []
+  built = make_tiny()
+  built = built._replace(run=built.run._replace(say=said.append))
+  summary, rows = _train(built, whole[2])
+  assert said == ['warm: already finished', 'distil: already finished']
+  assert summary['params_sha256'] == whole[0]['params_sha256']
+  assert rows == whole[1]
+
+
+# Kills: sampling from one policy and training another; a wrong group order.
+def test_the_learner_scores_what_the_sampler_recorded(whole):
+  rows = [json.loads(line) for line in whole[1].splitlines()]
+  first = next(
+    r
+    for r in rows
+    if (r['stage'], r['kind'], r['step']) == ('distil', 'train', 1)
+  )
+  assert abs(first['sampler_logp'] - first['student_logp']) < 1e-5
+  assert 0 < first['response_length'] <= 8
+
+
+# The student's buffers are donated; its frozen copy must outlive them.
+def test_a_model_can_teach_itself(make_tiny, tmp_path):
+  built = make_tiny(
+    **{'stages': ('distil',), 'distil.teachers': {'teacher': 'student'}}
+  )
+  summary, rows = _train(built, tmp_path)
+  first = next(
+    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
+  )
+  assert abs(first['reverse_kl']) < 1e-6
+  assert summary['teacher'] is None
+
+
+# Kills: a context that reaches the student too, or moves the response.
+def test_a_teacher_may_read_more_than_the_student(make_tiny, tmp_path):
+  built = make_tiny(
+    **{
+      'stages': ('distil',),
+      'distil.steps': 1,
+      'distil.teachers': {'teacher': 'student'},
+      'distil.contexts': {
+        'teacher': {'name': 'with_system', 'prompt': 'Be brief.'}
+      },
+      'distil.max_context_tokens': 40,
+    }
+  )
+  _, rows = _train(built, tmp_path)
+  first = next(
+    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
+  )
+  assert first['reverse_kl'] > 1e-4
+  assert abs(first['sampler_logp'] - first['student_logp']) < 1e-5
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(make_tiny, tmp_path):
+  built = make_tiny(stages=('warm',))
+  poison = jax.tree.map(lambda p: p * np.nan, built.params['student'])
+  built.params['student'] = poison
+  with pytest.raises(FloatingPointError, match='warm: loss is nan at step 1'):
+    _train(built, tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_refused(make_tiny, tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    _train(_stop_at(make_tiny(), 'distil', 3), tmp_path)
+  with pytest.raises(ValueError, match='was saved with seed = 0'):
+    _train(make_tiny(seed=1), tmp_path)

@@ -1,0 +1,214 @@
+"""The learner: exact sums over micro-batches, devices and precisions."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jopd import losses, sharding
+from jopd.models.decoder import DecoderConfig, make_model
+from jopd.train.state import init_state, state_shardings
+from jopd.train.step import Batch, Reduction, make_learn, make_teach
+
+ROWS, SLOTS, STEPS, VOCAB = 8, 5, 6, 32
+CONFIG = DecoderConfig(
+  vocab_size=VOCAB,
+  layers=1,
+  embed=16,
+  heads=4,
+  kv_heads=2,
+  head_dim=8,
+  mlp=24,
+  qk_norm=True,
+  init_scale=0.3,
+)
+STUDENT = make_model(CONFIG)
+TEACHERS = {'teacher': make_model(CONFIG)}
+TOKENS = Reduction(losses.token_mean, jnp.sum)
+ROWS_MEAN = Reduction(
+  losses.sequence_mean, lambda mask: jnp.sum(jnp.any(mask, axis=1))
+)
+
+
+def _params(seed):
+  shapes = jax.eval_shape(STUDENT.init, jax.random.key(0))
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), jnp.float32), shapes
+  )
+
+
+def _batch():
+  rng = np.random.default_rng(0)
+  ids = lambda *shape: rng.integers(0, VOCAB, shape).astype(np.int32)
+  return Batch(
+    prompt=ids(ROWS, SLOTS),
+    prompt_length=np.array([5, 1, 3, 2, 5, 4, 1, 2], np.int32),
+    # The teacher reads something else, and more of it.
+    teacher_prompts={
+      'teacher': (ids(ROWS, SLOTS + 3), np.arange(1, 9, dtype=np.int32))
+    },
+    response=ids(ROWS, STEPS),
+    # Ragged, with an empty and a one-token response: a mean of means differs.
+    response_length=np.array([6, 0, 1, 4, 6, 2, 3, 5], np.int32),
+    sampler_logp=rng.normal(-3, 0.1, (ROWS, STEPS)).astype(np.float32),
+  )
+
+
+def _terms(step):
+  return {
+    'match': losses.Term(
+      losses.matching(
+        losses.stop_gradient_reverse_kl, support=partial(losses.top_k, k=4)
+      )
+    ),
+    'reward': losses.Term(
+      losses.policy_gradient(losses.reinforce), coef=0.1 * (step + 1)
+    ),
+  }
+
+
+def _learn(*, mesh=None, micro_batches=1, reduction=TOKENS, **options):
+  """Two updates; the new parameters and the metrics of the last."""
+  # Not Adam: where a gradient is zero but for rounding, it takes its sign.
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.3, momentum=0.9))
+  state, frozen = init_state(_params(1), tx), {'teacher': _params(2)}
+  batch, out = _batch(), None
+  if mesh is not None:
+    place = sharding.param_shardings(mesh, STUDENT.axes, state.params)
+    out = state_shardings(mesh, place, state.params, tx)
+    state = jax.device_put(state, out)
+    frozen = jax.device_put(frozen, {'teacher': place})
+    batch = sharding.put(batch, sharding.batch_sharding(mesh))
+    out = out, sharding.replicated(mesh)
+  teach = jax.jit(make_teach(TEACHERS, micro_batches=micro_batches))
+  learn = jax.jit(
+    make_learn(
+      STUDENT,
+      TEACHERS,
+      _terms,
+      tx,
+      reduction=reduction,
+      micro_batches=micro_batches,
+      chunk_tokens=16,
+      **options,
+    ),
+    out_shardings=out,
+  )
+  for _ in range(2):
+    hidden = teach(frozen, batch)
+    state, metrics = learn(state, frozen, hidden, batch)
+  return jax.device_get((state.params, metrics))
+
+
+@pytest.fixture(scope='module')
+def reference():
+  return _learn()
+
+
+def _assert_same(got, want, rtol=1e-4, atol=5e-6):
+  jax.tree.map(
+    partial(np.testing.assert_allclose, rtol=rtol, atol=atol),
+    *(
+      got,
+      want,
+    ),
+  )
+
+
+# Kills: dividing each micro-batch by its own count, then averaging.
+@pytest.mark.parametrize('reduction', [TOKENS, ROWS_MEAN], ids=['token', 'row'])
+def test_microbatches_add_up(reduction):
+  whole = _learn(reduction=reduction)
+  _assert_same(_learn(reduction=reduction, micro_batches=4), whole)
+
+
+# Kills: a loss per device, a missing all-reduce, moments placed elsewhere.
+@pytest.mark.parametrize(
+  'axes',
+  [dict(data=8), dict(data=2, fsdp=2, tensor=2)],
+  ids=str,
+)
+def test_eight_devices_learn_what_one_learns(reference, axes):
+  _assert_same(_learn(mesh=sharding.make_mesh(**axes)), reference)
+
+
+# Kills: a state that is gathered by the update.
+def test_the_state_stays_where_it_was_put():
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  tx = optax.adam(1e-3)
+  params = _params(1)
+  place = sharding.param_shardings(mesh, STUDENT.axes, params)
+  where = state_shardings(mesh, place, params, tx)
+  state = jax.device_put(init_state(params, tx), where)
+  moments = state.opt_state[0].mu['layers']['mlp']['up']
+  assert moments.sharding == state.params['layers']['mlp']['up'].sharding
+  assert moments.addressable_shards[0].data.size == moments.size // 4
+
+
+def test_rematerialisation_changes_nothing(reference, monkeypatch):
+  monkeypatch.setitem(globals(), 'STUDENT', make_model(CONFIG, remat=True))
+  _assert_same(_learn(), reference)
+
+
+# Kills: a bfloat16 loss or bfloat16 master weights, which lose small updates.
+def test_bfloat16_compute_keeps_float32_masters(reference):
+  params, metrics = _learn(compute_dtype=jnp.bfloat16)
+  assert {p.dtype for p in jax.tree.leaves(params)} == {np.dtype('float32')}
+  for name in ('reverse_kl', 'student_entropy'):
+    got, want = (np.divide(*m[name]) for m in (metrics, reference[1]))
+    assert abs(got - want) < 0.03 * abs(want)
+
+
+# Kills: off-by-one teacher scores, prompts that shift the alignment, tokens
+# beyond the response that count.
+def test_a_student_that_is_its_teacher_has_nothing_to_learn():
+  batch = _batch()
+  batch = batch._replace(
+    teacher_prompts={'teacher': (batch.prompt, batch.prompt_length)}
+  )
+  params = _params(1)
+  tx = optax.sgd(1.0)
+  terms = {'match': losses.Term(losses.matching(losses.reverse_kl))}
+  learn = make_learn(
+    STUDENT, TEACHERS, lambda step: terms, tx, reduction=TOKENS
+  )
+  frozen = {'teacher': params}
+  hidden = jax.jit(make_teach(TEACHERS))(frozen, batch)
+  _, metrics = jax.jit(learn)(init_state(params, tx), frozen, hidden, batch)
+  assert metrics['loss'][0] < 1e-6
+  assert metrics['grad_norm'][0] < 1e-5
+  assert metrics['reverse_kl'][1] == batch.response_length.sum()
+
+
+# Kills: anything beyond the response length reaching the loss.
+def test_padding_of_the_response_is_never_read(reference, monkeypatch):
+  clean = _batch()
+  live = np.arange(STEPS)[None] < clean.response_length[:, None]
+  junk = clean._replace(
+    response=np.where(live, clean.response, VOCAB - 1),
+    sampler_logp=np.where(live, clean.sampler_logp, np.nan),
+  )
+  monkeypatch.setitem(globals(), '_batch', lambda: junk)
+  _assert_same(_learn(), reference)
+
+
+# Kills: computing the loss on the whole [B, T, V].
+def test_no_program_holds_the_logits_of_a_batch():
+  tx = optax.adam(1e-3)
+  args = (
+    init_state(_params(1), tx),
+    {'teacher': _params(2)},
+    {'teacher': jnp.zeros((1, ROWS, STEPS, CONFIG.embed))},
+    _batch(),
+  )
+  learn = make_learn(
+    STUDENT, TEACHERS, _terms, tx, reduction=TOKENS, chunk_tokens=ROWS
+  )
+  text = jax.jit(learn).lower(*args).compile().as_text()
+  assert f'f32[{ROWS},{VOCAB}]' in text.replace(' ', '')
+  for shape in (f'{ROWS},{STEPS},{VOCAB}', f'{ROWS * STEPS},{VOCAB}'):
+    assert f'[{shape}]' not in text
