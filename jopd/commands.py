@@ -76,14 +76,13 @@ def _refuse_other_work(workdir: pathlib.Path, config) -> None:
     if folder.is_file():
       raise ValueError(f'--workdir={workdir}: {folder} is a file, not a folder')
   path = workdir / 'config.json'
-  finished = {path.parent.name for path in workdir.glob('*/result.json')}
+  finished = {result.parent.name for result in workdir.glob('*/result.json')}
   if not path.is_file() or not finished:
     return
   before, now = json.loads(path.read_text()), json.loads(_json(config))
   free = {'stages', 'mesh', 'remat', 'checkpoint'}
-  free |= {*before['stages'], *now['stages']} - finished
-  changed = [key for key in before if key not in free]
-  changed = [key for key in changed if now.get(key) != before[key]]
+  fixed = sorted({*configs.base(), *finished} - free)
+  changed = [key for key in fixed if now.get(key) != before.get(key)]
   if changed:
     raise ValueError(
       f'{workdir} holds {", ".join(sorted(finished))}, finished with another'

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jopd import statistics
+from jopd import sharding, statistics
 from jopd.data.batching import PromptBatch
 from jopd.data.examples import Example
 from jopd.rollout.engine import decode
@@ -52,8 +52,10 @@ def make_evaluate(
     """[3, count]: reward, length and truncation of a response per prompt."""
     outcomes = []
     for start in range(0, len(rows), batch_size):
-      part = rows[start : start + batch_size]
-      rollout = jax.device_get(
+      # Each host answers and grades its part of the batch.
+      batch = np.split(rows[start : start + batch_size], jax.process_count())
+      part = batch[jax.process_index()]
+      rollout = sharding.local_rows(
         generate(
           params,
           prompts.prompt[part],
@@ -67,9 +69,8 @@ def make_evaluate(
         grade(text, prompts.examples[i])
         for text, i in zip(texts, part, strict=True)
       ]
-      outcomes.append(
-        np.stack([rewards, rollout.response_length, ~rollout.stopped])
-      )
+      local = np.stack([rewards, rollout.response_length, ~rollout.stopped])
+      outcomes.extend(sharding.from_hosts(local))
       bar.update()
     return np.concatenate(outcomes, axis=1)[:, :count]
 

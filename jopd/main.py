@@ -13,6 +13,14 @@ _EPILOG = """\
 exit codes: 0 done; 1 it failed; 2 a flag, a setting or an input is wrong (one
 line says which); 130 interrupted.
 """
+_JOPD = """\
+On-policy distillation of language models: a student learns on its own rollouts,
+every token of them scored by a teacher. A first run, on a laptop:
+
+  jopd train --config=configs/quickstart.py --workdir=runs/quickstart
+
+`jopd COMMAND --help` says more, with examples.
+"""
 _TRAIN = """\
 Runs the stages of a config file: each trains one model from another's scores,
 from rollouts or from a dataset, and ends as a Hugging Face folder.
@@ -75,7 +83,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> tuple[_Parser, dict[str, _Parser]]:
   parser = _Parser(
     prog='jopd',
-    description='On-policy distillation of language models.',
+    description=_JOPD,
     epilog=_EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
@@ -172,9 +180,9 @@ def _run(name: str, arguments, overrides: Sequence[str]) -> int:
 
 def _line(error: Exception, wrong_input: bool) -> str:
   """An error on one line."""
+  text = ' '.join(str(error).split())
   if isinstance(error, OSError) and error.filename:
-    return f'{error.filename}: {error.strerror}'
-  line = ' '.join(str(error).split())
+    text = f'{error.filename}: {error.strerror}'
   if wrong_input:
-    return line
-  return f'{type(error).__name__}: {line:.500} (--debug shows where)'
+    return text
+  return f'{type(error).__name__}: {text:.500} (--debug shows where)'

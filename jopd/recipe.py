@@ -178,8 +178,12 @@ def make_terms(
   mask = jnp.ones((1, 1), bool)
 
   def loss(spec, batch, step):
-    term = make_term(spec, step)
-    return losses.distill_loss(batch, {'term': term}, mask=mask, count=1)
+    terms = {'term': make_term(spec, step)}
+    # For what weights read any teacher will do: only shapes matter here.
+    some_teacher = lambda logps: next(iter(logps.values()))
+    return losses.distill_loss(
+      batch, terms, mask=mask, count=1, stats_target=some_teacher
+    )
 
   for name, spec in specs.items():
     with about(f'terms.{name}'):

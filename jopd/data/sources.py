@@ -46,7 +46,7 @@ def running_sum(
   modulus: int = 10,
   seed: int = 0,
   split: str = 'train',
-) -> Sequence[Example]:
+) -> Lazy:
   """The builtin task: running sums modulo `modulus`, step by step.
 
   The user gives `length` numbers below `modulus`; the response is their
@@ -198,7 +198,7 @@ def tfds(
   answer_field: str | None = None,
   response_field: str | None = None,
   data_dir: str | Path | None = None,
-) -> Sequence[Example]:
+) -> Lazy:
   """The examples of a prepared TensorFlow Datasets split, read in place.
 
   Needs neither TensorFlow nor the dataset's own code, and never downloads: the

@@ -185,7 +185,7 @@ def load_tokenizer(folder: PathLike) -> Any:
   """Returns transformers' tokenizer of a folder; no code in it is run.
 
   Raises: FileNotFoundError when the folder has no tokenizer, for which
-    transformers would make up an empty one.
+    transformers would make up an empty one; ValueError when it is damaged.
   """
   folder = pathlib.Path(folder)
   kinds = ('tokenizer.json', 'vocab.json', 'tokenizer.model')
@@ -197,9 +197,15 @@ def load_tokenizer(folder: PathLike) -> Any:
   # Takes 1.5 s, and nothing else in this room needs it.
   from transformers import AutoTokenizer
 
-  return AutoTokenizer.from_pretrained(
-    str(folder), trust_remote_code=False, local_files_only=True
-  )
+  try:
+    return AutoTokenizer.from_pretrained(
+      str(folder), trust_remote_code=False, local_files_only=True
+    )
+  except Exception as error:
+    # Damaged files raise whatever the reader of that format raises.
+    raise ValueError(
+      f'the tokenizer in {folder} cannot be read ({error}): copy it again'
+    ) from error
 
 
 def stop_ids(folder: PathLike, tokenizer: Any) -> tuple[int, ...]:

@@ -80,8 +80,14 @@ def make_generate(
   return generate
 
 
-def decode(tokenizer, rollout: Rollout) -> list[str]:
-  """The text of each response on the host, special tokens left out."""
+def decode(tokenizer, rollout) -> list[str]:
+  """The text of each response, special tokens left out.
+
+  Args:
+    tokenizer: of transformers.
+    rollout: a `Rollout` on the host, or anything with its `response` [B, T]
+      and `response_length` [B].
+  """
   return tokenizer.batch_decode(
     [
       row[:n].tolist()

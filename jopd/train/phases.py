@@ -99,16 +99,23 @@ class Phases:
 
   def measure(self, prompts: PromptBatch, answers: Answers) -> Metrics:
     """Length of the responses; reward and truncation if they were sampled."""
-    sums = {'response_length': np.sum(answers.response_length)}
+    rows = len(answers.response)
+    measured = {'response_length': (np.sum(answers.response_length), rows)}
     if self._stage.source != 'dataset':
       group = range(self._stage.group_size)
       examples = [example for example in prompts.examples for _ in group]
       texts = decode(self._run.tokenizer, answers)
-      sums['reward'] = sum(map(self._run.grade, texts, examples))
-      sums['truncated'] = np.sum(~answers.stopped)
-    local = np.array([len(answers.response), *sums.values()], np.float64)
-    rows, *totals = sharding.from_hosts(local).sum(axis=0)
-    return {n: (t, rows) for n, t in zip(sums, totals, strict=True)}
+      # A row without a reference can be learnt from, but not graded.
+      rewards = [
+        self._run.grade(text, example)
+        for text, example in zip(texts, examples, strict=True)
+        if example.answer is not None
+      ]
+      measured['reward'] = (sum(rewards), len(rewards))
+      measured['truncated'] = (np.sum(~answers.stopped), rows)
+    local = np.array(list(measured.values()), np.float64)
+    total = sharding.from_hosts(local).sum(axis=0)
+    return {n: tuple(pair) for n, pair in zip(measured, total, strict=True)}
 
   def place(self, prompts: PromptBatch, answers: Answers) -> Batch:
     """The learner's input on the mesh: what each model reads, and responses."""

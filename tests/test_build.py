@@ -1,0 +1,203 @@
+"""A config becomes a run, and everything wrong with it is said before that."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+import tiny
+
+from jopd import build
+from jopd.data.tokenizer import builtin_tokenizer, train_tokenizer
+from jopd.models import hf
+from jopd.train.metrics import means
+from jopd.train.phases import Answers, Phases
+
+
+@pytest.fixture
+def config():
+  return tiny.get_config()
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+  """Fails a test that loads or makes a weight."""
+  monkeypatch.setattr(build, '_params', lambda *_: pytest.fail('loaded'))
+
+
+def refused(config):
+  with pytest.raises((ValueError, FileNotFoundError)) as error:
+    build.build(config)
+  assert '\n' not in str(error.value)
+  return str(error.value)
+
+
+def test_a_config_becomes_a_run(config):
+  config.distil.terms.match.coef = 0.5
+  config.distil.group_size = 2
+  said = []
+  built = build.build(config, say=said.append)
+  assert [stage.name for stage in built.stages] == ['warm', 'distil']
+  warm, distil = built.stages
+  assert warm.source == 'dataset' and warm.teachers == {}
+  assert distil.teachers == {'teacher': 'teacher'} and distil.group_size == 2
+  assert distil.make_terms(0)['match'].coef == 0.5
+  # Demonstrations are only encoded where they are learnt.
+  assert next(warm.batches).response.shape == (8, 16)
+  assert next(distil.batches).response.shape == (8, 0)
+  assert built.run.stop_ids == (builtin_tokenizer().eos_token_id,)
+  assert built.run.mesh.shape['data'] == jax.device_count()
+
+
+def test_seeds_and_names_give_weights(config):
+  # Kills: one key for all models, so that the student starts as the teacher.
+  first = build.build(config).params
+  again = build.build(config).params
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  student, teacher = (first[n]['embed'] for n in ('student', 'teacher'))
+  assert np.any(np.asarray(student) != np.asarray(teacher))
+
+
+def test_a_folder_is_loaded_with_its_dtype_and_said(config, tmp_path):
+  folder = tiny.save_model(tmp_path / 'm', dtype=jnp.bfloat16)
+  config.models.student = ConfigDict({'path': folder})
+  said = []
+  params = build.build(config, say=said.append).params
+  assert said == [f'loading student from {folder}']
+  dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(params['student'])}
+  assert dtypes == {'bfloat16'}
+
+
+def test_the_fingerprint_is_what_a_file_gives_back(config):
+  # Kills: a tuple, which JSON gives back as a list, so that no run resumes.
+  config.models.student.layer_types = ('full_attention',)
+  fingerprint = build.build(config).stages[1].fingerprint
+  assert fingerprint == json.loads(json.dumps(fingerprint))
+  assert fingerprint['optimizer']['name'] == 'adamw'
+
+
+def test_the_end_of_a_turn_is_a_stop(config, tmp_path, monkeypatch):
+  # A base model states another stop than its chat template writes. Kills: a
+  # student that learns to end its turn while the sampler waits for the other.
+  monkeypatch.setattr(build, '_params', lambda *_: {})
+  tokenizer = builtin_tokenizer()
+  tokenizer.eos_token = '<|endoftext|>'
+  folder = tiny.save_model(tmp_path / 'base', tokenizer=tokenizer)
+  assert hf.stop_ids(folder, hf.load_tokenizer(folder)) == (0,)
+  config.models = ConfigDict({'student': {'path': folder}})
+  config.stages = ('warm',)
+  assert build.build(config).run.stop_ids == (0, 2)
+
+
+@pytest.mark.usefixtures('unloaded')
+class TestModels:
+  """What is wrong with models and tokenizers, found before weights load."""
+
+  def pair(self, config, tmp_path, **teacher):
+    student = tiny.save_model(tmp_path / 'student')
+    teacher = tiny.save_model(tmp_path / 'teacher', **teacher)
+    config.models = ConfigDict(
+      {'student': {'path': student}, 'teacher': {'path': teacher}}
+    )
+    return config
+
+  def test_a_teacher_with_another_tokenizer(self, config, tmp_path):
+    other = train_tokenizer(['a b c'] * 9, vocab_size=300)
+    message = refused(self.pair(config, tmp_path, tokenizer=other))
+    assert "tokenizer of model 'teacher'" in message
+    assert 'must share every token id' in message
+
+  def test_another_tokenizer_than_the_one_that_is_set(self, config, tmp_path):
+    # Kills: believing config.tokenizer without a look at the folders.
+    other = train_tokenizer(['a b c'] * 9, vocab_size=300)
+    folder = tiny.save_model(tmp_path / 'm', tokenizer=other)
+    config.models.student = ConfigDict({'path': folder})
+    config.tokenizer = 'builtin'
+    assert "model 'student'" in refused(config)
+
+  def test_disjoint_stops(self, config, tmp_path):
+    other = builtin_tokenizer()
+    other.eos_token = '<|endoftext|>'
+    message = refused(self.pair(config, tmp_path, tokenizer=other))
+    assert 'stops at [0]' in message and 'at [2]' in message
+    assert 'never learn to stop' in message
+
+  def test_no_chat_template(self, config, tmp_path):
+    bare = builtin_tokenizer()
+    bare.chat_template = None
+    folder = tiny.save_model(tmp_path / 'm', tokenizer=bare)
+    config.models.student = ConfigDict({'path': folder})
+    assert f'tokenizer {folder}: the tokenizer has no chat' in refused(config)
+
+  def test_too_few_embeddings(self, config):
+    config.models.student.vocab_size = 383
+    message = refused(config)
+    assert message.startswith('config.models.student: its vocabulary of 383')
+
+  def test_a_field_that_is_not_implemented(self, config):
+    config.models.student.hidden_act = 'gelu'
+    message = refused(config)
+    assert message.startswith('config.models.student: ')
+    assert 'hidden_act' in message
+
+
+@pytest.mark.usefixtures('unloaded')
+class TestData:
+  """What is wrong with data, found before weights load."""
+
+  def rows(self, tmp_path, *rows):
+    path = tmp_path / 'rows.jsonl'
+    path.write_text('\n'.join(rows))
+    return ConfigDict(dict(name='jsonl', path=str(path)))
+
+  def test_eval_rows_need_an_answer(self, config, tmp_path):
+    # Kills: a TypeError in the grader after the first evaluation.
+    config.eval_data = self.rows(tmp_path, '{"prompt": "1 2"}')
+    message = refused(config)
+    assert message.startswith('config.eval_data: example rows.jsonl:1 has no')
+
+  def test_a_reference_that_nothing_matches(self, config, tmp_path):
+    config.data = self.rows(tmp_path, '{"prompt": "1 2", "answer": "####"}')
+    config.stages = ('distil',)
+    message = refused(config)
+    assert message.startswith('config.distil: data: example rows.jsonl:1: the')
+
+  def test_imitation_needs_responses(self, config, tmp_path):
+    config.data = self.rows(tmp_path, '{"prompt": "1 2", "answer": 3}')
+    assert 'config.warm: data: the stage learns responses' in refused(config)
+
+  def test_a_prompt_beyond_the_limit_of_eval(self, config):
+    config.max_prompt_tokens = 5
+    message = refused(config)
+    assert message.startswith('config.eval_data: 8 of 8 examples do not fit')
+
+
+def test_prompts_without_answers_can_be_learnt_from(config, tmp_path):
+  # Kills: asking every row for a reference, which distillation does not need.
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('{"prompt": "1 2"}')
+  config.data = ConfigDict(dict(name='jsonl', path=str(path)))
+  config.stages = ('distil',)
+  run, [stage], _ = build.build(config)
+  prompts = next(stage.batches)
+  zeros = np.zeros((8, 16), np.int32)
+  answers = Answers(zeros, np.full(8, 3), zeros, np.ones(8, bool))
+  measured = Phases(stage, run, {}, None).measure(prompts, answers)
+  assert means(measured) == {'response_length': 3.0, 'truncated': 0.0}
+
+
+def test_an_evaluation_ignores_models_and_stages_of_the_config(
+  config, tmp_path
+):
+  # Kills: checking that the config's own models exist.
+  folder = tiny.save_model(tmp_path / 'm')
+  config.models = ConfigDict({'student': {'path': 'nowhere'}})
+  config.stages = ('missing',)
+  config.tokenizer = 'nowhere'
+  said = []
+  assert callable(build.build_evaluation(config, folder, say=said.append))
+  assert said == [f'loading model from {folder}']
+  # The config that was handed in is left as it was.
+  assert config.models.student.path == 'nowhere'

@@ -1,0 +1,94 @@
+"""Settings that cannot work are refused by name, before anything is read."""
+
+from ml_collections import ConfigDict
+import pytest
+import tiny
+
+from jopd.checks import check, check_answers, check_stages
+from jopd.data.examples import Example
+
+
+def refused(change):
+  config = tiny.get_config()
+  change(config)
+  with pytest.raises(ValueError) as error:
+    check(config)
+    check_stages(config)
+  return str(error.value)
+
+
+def test_what_the_tests_run_is_fine():
+  check(tiny.get_config())
+  check_stages(tiny.get_config())
+
+
+WRONG = [
+  ('max_promt_tokens', 3, "a config has no setting 'max_promt_tokens'; did"),
+  ('eval.promts', 3, "config.eval has no setting 'promts'; did you mean"),
+  ('mesh.dta', 3, "config.mesh has no setting 'dta'; did you mean 'data'?"),
+  ('checkpoint.evry', 3, "config.checkpoint has no setting 'evry'; did"),
+  ('eval', {'prompts': 3}, "config.eval has lost its 'batch_size'"),
+  ('eval.prompts', 0, 'config.eval: prompts must be at least 1, got 0'),
+  ('eval.samples', -1, 'config.eval: samples must be at least 0, got -1'),
+  ('eval.top_p', 0.0, 'config.eval: top_p must be in (0, 1]'),
+  ('checkpoint.every', 0, 'config.checkpoint: every must be at least 1'),
+  ('seed', -1, 'seed must be at least 0'),
+  ('compute_dtype', 'float33', "compute_dtype is 'float33'; did you mean"),
+  ('stages', (), "a config needs stages, such as ('distil',)"),
+  ('stages', ('distill',), "config.stages names 'distill'; did you mean 'dist"),
+  ('distil.stepz', 3, "config.distil: a stage has no setting 'stepz'; did"),
+  ('distil.steps', 0, 'config.distil: steps must be at least 1, got 0'),
+  ('distil.micro_batches', 0, 'micro_batches must be at least 1, got 0'),
+  ('distil.micro_batches', 3, '8 rows (batch_size x group_size) do not divide'),
+  ('distil.clip_norm', -1.0, 'clip_norm must be at least 0'),
+  ('distil.temperature', 0.0, 'temperature must be above 0'),
+  ('distil.student', 'studnt', "no model 'studnt' in config.models; did you"),
+  ('distil.teachers', {'t': 'x'}, "no model 'x' in config.models; choose from"),
+  ('distil.source', 'teachr', "source is 'teachr'; did you mean 'teacher'?"),
+  ('distil.contexts', {'techer': 'same'}, "contexts has no setting 'techer'"),
+  ('distil.contexts', {'teacher': 'same'}, 'max_context_tokens must be at'),
+  ('distil.rollout.topk', 3, "rollout has no setting 'topk'; did you mean"),
+  ('distil.rollout.top_p', 2.0, 'config.distil: rollout: top_p must be in'),
+  ('distil.terms', {}, 'config.distil: terms is empty: there is no loss'),
+  ('warm.group_size', 2, 'a dataset has one response; group_size is 2, use 1'),
+]
+
+
+@pytest.mark.parametrize('key, value, part', WRONG)
+def test_a_wrong_setting_is_one_clear_line(key, value, part):
+  # Kills: each line, the check that is not there.
+  def change(config):
+    *path, name = key.split('.')
+    section = config
+    for step in path:
+      section = section[step]
+    if isinstance(value, dict):
+      section[name] = ConfigDict(value)
+    else:
+      section[name] = value
+
+  message = refused(change)
+  assert part in message and '\n' not in message
+
+
+def test_a_stage_may_stand_unused():
+  # Kills: refusing a section that --config.stages leaves out.
+  config = tiny.get_config()
+  config.stages = ('distil',)
+  check(config)
+  check_stages(config)
+
+
+def test_answers_are_graded_before_they_are_needed():
+  def grade(text, example):
+    if not example.answer:
+      raise ValueError('empty')
+    return 0.0
+
+  known, missing = Example('a', [], answer='1'), Example('b', [])
+  check_answers([known], grade, required=True)
+  check_answers([known, missing], grade, required=False)
+  with pytest.raises(ValueError, match='example b has no answer'):
+    check_answers([known, missing], grade, required=True)
+  with pytest.raises(ValueError, match='example c: empty'):
+    check_answers([Example('c', [], answer='')], grade, required=False)
