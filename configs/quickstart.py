@@ -3,8 +3,9 @@
 Three stages on the builtin task, the running sum modulo 10 of six digits:
 a teacher learns the task from demonstrations; a smaller student sees 280 of
 them, too few to master it; then it writes its own rollouts and learns from the
-teacher's scores of every token: the stop-gradient TopK of "The Many Faces of On-Policy
-Distillation" (arXiv 2605.11182), on the teacher's support with a tail bucket.
+teacher's scores of every token. The loss is the stop-gradient TopK of "The Many
+Faces of On-Policy Distillation" (arXiv 2605.11182), on the teacher's support
+with a tail bucket.
 
   jopd train --config=configs/quickstart.py --workdir=runs/quickstart
 

@@ -32,6 +32,9 @@ from jopd.rollout.engine import make_generate
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
+# One random stream each, so that none repeats another's draws.
+_WEIGHTS, _EVALUATION, _STAGES = range(3)
+
 
 class Built(NamedTuple):
   """A run, ready to start."""
@@ -115,7 +118,7 @@ def _run(config, say) -> tuple[Run, dict]:
     grade=lambda text, example: reward(text, example.answer),
     evaluate=None,
     checkpoint=dict(config.checkpoint),
-    key=jax.random.key(config.seed),
+    key=jax.random.fold_in(jax.random.key(config.seed), _STAGES),
     clock=Clock(),
     say=say,
   )
@@ -175,9 +178,10 @@ def _model(config, name: str, mesh, tokens: int):
 def _params(config, run: Run) -> dict[str, dict]:
   """The parameters of each model on the mesh, loaded or fresh."""
   place = partial(sharding.param_shardings, run.mesh)
+  root = jax.random.fold_in(jax.random.key(config.seed), _WEIGHTS)
   params = {}
   for index, (name, spec) in enumerate(sorted(config.models.items())):
-    model, key = run.models[name], jax.random.fold_in(run.key, index)
+    model, key = run.models[name], jax.random.fold_in(root, index)
     if 'path' in spec:
       run.say(f'loading {name} from {spec.path}')
       params[name] = hf.load(spec.path, shardings=place)[1]
@@ -243,7 +247,8 @@ def _batches(config, index: int, run: Run, encoding):
       batch_size=settings.batch_size,
       max_prompt_tokens=config.max_prompt_tokens,
       max_response_tokens=config.max_response_tokens if imitates else 0,
-      seed=config.seed + index,
+      # Not seed + index: stage 1 of one seed is not stage 0 of the next.
+      seed=(1000 * config.seed + index) % 2**32,
       overlong='drop',
       process_index=jax.process_index(),
       process_count=jax.process_count(),
@@ -296,4 +301,5 @@ def _evaluator(config, run: Run, prompts: batching.PromptBatch):
       top_p=config.eval.top_p,
     )
 
-  return lambda name, params: of(name)(params, run.key)
+  key = jax.random.fold_in(jax.random.key(config.seed), _EVALUATION)
+  return lambda name, params: of(name)(params, key)

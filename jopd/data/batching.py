@@ -231,10 +231,7 @@ def _fitting(rows: list[_Row], shape, *, overlong: str) -> list[_Row]:
     f'{max(row.response.size for row in rows)}'
   )
   if overlong == 'error' or not fitting:
-    raise ValueError(
-      f'{found}; raise the limits, or have make_iterator drop them with '
-      "overlong='drop'"
-    )
+    raise ValueError(f'{found}; raise the limits, or leave such examples out')
   _log.warning('%s; left out', found)
   return fitting
 

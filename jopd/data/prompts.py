@@ -83,7 +83,7 @@ def turn_end(
   if not ids or ids[0] not in tokenizer.added_tokens_decoder:
     raise ValueError(
       'the chat template writes no special token after an assistant turn but '
-      f'{after!r}; pass stop_id, the token that ends a response'
+      f'{after!r}: end the turn with the token that stops a response'
     )
   return ids[0]
 

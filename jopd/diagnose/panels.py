@@ -69,13 +69,17 @@ class Theme(NamedTuple):
 # Okabe and Ito's hues; on a dark ground the same, lightened.
 LIGHT = Theme(
   *('light', '#ffffff', '#1b1f24', '#57606a', '#e4e7eb'),
-  ('#0072b2', '#d55e00', '#009e73', '#a3498b')
-  + ('#b8860b', '#3fa7e0', '#7b828a', '#5b3a29'),
+  (
+    *('#0072b2', '#d55e00', '#009e73', '#a3498b'),
+    *('#b8860b', '#3fa7e0', '#7b828a', '#5b3a29'),
+  ),
 )
 DARK = Theme(
   *('dark', '#161b22', '#e6edf3', '#9aa4af', '#2b323b'),
-  ('#58a6e8', '#ff8b4d', '#2fc296', '#dd8fc0')
-  + ('#e3b341', '#9bd3f5', '#8b949e', '#c69c7b'),
+  (
+    *('#58a6e8', '#ff8b4d', '#2fc296', '#dd8fc0'),
+    *('#e3b341', '#9bd3f5', '#8b949e', '#c69c7b'),
+  ),
 )
 
 

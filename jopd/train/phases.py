@@ -134,6 +134,8 @@ class Phases:
 
   def teach(self, batch: Batch):
     """Every teacher's hidden states of the responses."""
+    if not self._frozen:
+      return {}
     return jax.block_until_ready(self._teach(self._frozen, batch))
 
   def learn(self, state: TrainState, hidden, batch: Batch):

@@ -79,7 +79,7 @@ def test_the_turn_end_comes_from_the_template_not_from_eos(chatml):
   assert prompts.turn_end(_with_template(chatml, NO_SYSTEM)) == 0
   assert prompts.turn_end(_with_template(chatml, THINKING)) == 2
   plain = "{% for m in messages %}{{ m.content + '\\n' }}{% endfor %}"
-  with pytest.raises(ValueError, match=r'no special token .* pass stop_id'):
+  with pytest.raises(ValueError, match=r'no special token .* end the turn'):
     prompts.turn_end(_with_template(chatml, plain))
 
 
