@@ -103,7 +103,9 @@ def top_indices(logp: Float[Array, '*B V'], k: int) -> Int[Array, '*B K']:
     k: static int, 1 <= k <= V.
 
   Returns:
-    [*B, k] ids. No gradient: an index is locally constant.
+    [*B, k] ids.
+
+  Gradients: none; an index is locally constant.
   """
   # Two-dimensional float32 is the one form with a fast path on CPUs.
   rows = jax.lax.stop_gradient(logp).reshape(-1, logp.shape[-1])

@@ -18,6 +18,7 @@ def teacher(
   Returns:
     [*B, V] log-probs of that teacher.
 
+  Gradients: identity; objectives stop them before the divergence.
   Raises: ValueError when there is no such teacher.
 
   Example:

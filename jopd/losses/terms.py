@@ -169,7 +169,10 @@ def negative_log_likelihood() -> Objective:
 
 
 def batch_stats(batch: TokenBatch, target: Callable) -> TokenStats:
-  """The stats of a batch against a target, or without one if no teacher is."""
+  """The stats of a batch against a target, or without one if no teacher is.
+
+  Gradients: none; stats are constants.
+  """
   target_logp = target(batch.logps) if batch.logps else None
   return token_stats(
     batch.student_logp, target_logp, batch.token, batch.sampler_logp
@@ -181,6 +184,8 @@ def blank(tree, mask: Bool[Array, '*B']):
 
   Done before any arithmetic: a NaN that is multiplied by a zero weight, or that
   meets a zero cotangent on the way back, is still a NaN.
+
+  Gradients: identity where the mask is True, exactly 0 elsewhere.
   """
 
   def one(x):

@@ -14,5 +14,7 @@ def uniform(stats: TokenStats) -> Float[Array, '*B']:
 
   Returns:
     [*B] ones.
+
+  Gradients: none; a weight is a constant.
   """
   return jnp.ones_like(stats.student_logp)

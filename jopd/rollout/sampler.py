@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from jopd.models.api import KVCache, Model
-from jopd.rollout.pick import Sampling, pick
+from jopd.rollout.pick import Picked, Sampling, pick
 
 
 class Rollout(NamedTuple):
@@ -81,35 +81,17 @@ def sample(
   # Sliced per layer here, once, and not at every token of the loop.
   params = model.unstack(params)
   head = model.head(params)[:vocab_size]
-  column = jnp.zeros((batch, max_new_tokens))
-  flag = jnp.zeros(batch, bool)
   cache = model.init_cache(batch, slots + max_new_tokens, head.dtype)
   hidden, cache = model.apply(params, prompt, None, cache)
   last = (prompt_length - 1)[:, None, None]
   hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
 
   def emit(state: _State, hidden) -> _State:
-    """Picks the next token of every row from its hidden state."""
     logits = jnp.einsum(
       'bd,vd->bv', hidden, head, preferred_element_type=jnp.float32
     )
     keys = jax.vmap(jax.random.fold_in, (0, None))(key, state.step)
-    picked = pick(logits, keys, how)
-    live = ~state.done
-    put = lambda into, value: lax.dynamic_update_slice_in_dim(
-      into, jnp.where(live, value, 0)[:, None], state.step, axis=1
-    )
-    stop = live & jnp.any(picked.token[:, None] == stop_ids[None, :], axis=1)
-    return state._replace(
-      step=state.step + 1,
-      token=picked.token,
-      done=state.done | stop | (state.step + 1 >= limit),
-      response=put(state.response, picked.token),
-      response_length=state.response_length + live,
-      logp=put(state.logp, picked.logp),
-      sampler_logp=put(state.sampler_logp, picked.sampler_logp),
-      stopped=state.stopped | stop,
-    )
+    return _write(state, pick(logits, keys, how), stop_ids, limit)
 
   def advance(state: _State) -> _State:
     position = prompt_length + state.step - 1
@@ -118,21 +100,10 @@ def sample(
     )
     return emit(state._replace(cache=cache), hidden[:, 0])
 
-  state = _State(
-    step=jnp.int32(0),
-    token=jnp.zeros(batch, jnp.int32),
-    done=flag,
-    cache=cache,
-    response=column.astype(jnp.int32),
-    response_length=jnp.zeros(batch, jnp.int32),
-    logp=column,
-    sampler_logp=column,
-    stopped=flag,
-  )
   state = lax.while_loop(
     lambda s: (s.step < max_new_tokens) & ~jnp.all(s.done),
     advance,
-    emit(state, hidden),
+    emit(_empty(batch, max_new_tokens, cache), hidden),
   )
   return Rollout(
     prompt,
@@ -142,4 +113,41 @@ def sample(
     state.logp,
     state.sampler_logp,
     state.stopped,
+  )
+
+
+def _empty(batch: int, slots: int, cache: KVCache) -> _State:
+  """The state before the first token."""
+  ids = jnp.zeros(batch, jnp.int32)
+  flags = jnp.zeros(batch, bool)
+  logps = jnp.zeros((batch, slots))
+  return _State(
+    step=jnp.int32(0),
+    token=ids,
+    done=flags,
+    cache=cache,
+    response=logps.astype(jnp.int32),
+    response_length=ids,
+    logp=logps,
+    sampler_logp=logps,
+    stopped=flags,
+  )
+
+
+def _write(state: _State, picked: Picked, stop_ids, limit) -> _State:
+  """Adds a token to every row that is not done, and says which now are."""
+  live = ~state.done
+  put = lambda into, value: lax.dynamic_update_slice_in_dim(
+    into, jnp.where(live, value, 0)[:, None], state.step, axis=1
+  )
+  stop = live & jnp.any(picked.token[:, None] == stop_ids[None, :], axis=1)
+  return state._replace(
+    step=state.step + 1,
+    token=picked.token,
+    done=state.done | stop | (state.step + 1 >= limit),
+    response=put(state.response, picked.token),
+    response_length=state.response_length + live,
+    logp=put(state.logp, picked.logp),
+    sampler_logp=put(state.sampler_logp, picked.sampler_logp),
+    stopped=state.stopped | stop,
   )
