@@ -5,10 +5,11 @@
 
 The work of a step is fixed: --batch prompts of half of --prompt to --prompt
 random tokens, one response each of exactly --new tokens (no stop token),
-sampled at temperature 1 from the student, scored by the teacher, and one AdamW
-update on the exact full-vocabulary reverse KL, in float32. Student and teacher
-are Hugging Face folders of one vocabulary; random weights will do. Times are
-medians over --steps after a warm-up; run it on an idle machine.
+sampled at temperature 1 from the student (--top-p filters), scored by the
+teacher, and one AdamW update on the exact full-vocabulary reverse KL, float32.
+Student and teacher are Hugging Face folders of one vocabulary; random weights
+will do. Times are medians over --steps after a warm-up; run it on an idle
+machine.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def main():
   parser.add_argument('--new', type=int, default=128)
   parser.add_argument('--steps', type=int, default=5)
   parser.add_argument('--chunk-tokens', type=int, default=128)
+  parser.add_argument('--top-p', type=float, default=1.0)
   args = parser.parse_args()
 
   student, params = hf.load(args.student, dtype='float32')
@@ -114,7 +116,10 @@ def make_step(args, student, params, teacher, frozen):
     length = rng.integers(args.prompt // 2, args.prompt + 1, args.batch)
     length = length.astype(np.int32)
     key = jax.random.key(i)
-    rollout = lap('rollout', generate(state.params, prompt, length, key))
+    rollout = lap(
+      'rollout',
+      generate(state.params, prompt, length, key, top_p=args.top_p),
+    )
     batch = Batch(
       rollout.prompt,
       rollout.prompt_length,
