@@ -38,7 +38,9 @@ class _Say(logging.Handler):
 
 
 def _prepare() -> None:
-  logging.getLogger('jopd').handlers = [_Say()]
+  log = logging.getLogger('jopd')
+  log.handlers = [_Say()]
+  log.propagate = False  # or a library's handler says it again
   cache_compilations()
 
 

@@ -1,6 +1,7 @@
 """Test settings: eight fake CPU devices, strict shapes, no network."""
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -30,3 +31,10 @@ jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 @pytest.fixture
 def key():
   return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def _logs_reach_pytest():
+  """The console command takes the logger over; each test gets it back."""
+  logging.getLogger('jopd').handlers = []
+  logging.getLogger('jopd').propagate = True

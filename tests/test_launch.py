@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -67,7 +68,10 @@ def test_script_is_valid_and_helps(script, tmp_path):
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_shellcheck_finds_nothing(script):
   # Kills: an unquoted "$@", which would split 'a b' in two.
-  if not (checker := shutil.which('shellcheck')):
+  # The test extra puts it beside Python, where an inactive environment hides it.
+  beside = pathlib.Path(sys.executable).parent
+  path = f'{beside}{os.pathsep}{os.environ["PATH"]}'
+  if not (checker := shutil.which('shellcheck', path=path)):
     pytest.skip('shellcheck is not installed')
   subprocess.run([checker, str(ROOT / script)], check=True)
 
