@@ -68,7 +68,7 @@ def test_script_is_valid_and_helps(script, tmp_path):
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_shellcheck_finds_nothing(script):
   # Kills: an unquoted "$@", which would split 'a b' in two.
-  # The test extra puts it beside Python, where an inactive environment hides it.
+  # The test extra puts it beside Python, which need not be on the PATH.
   beside = pathlib.Path(sys.executable).parent
   path = f'{beside}{os.pathsep}{os.environ["PATH"]}'
   if not (checker := shutil.which('shellcheck', path=path)):
