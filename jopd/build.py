@@ -16,7 +16,7 @@ from jopd import rewards, sharding
 from jopd.checks import check, check_answers, check_stages
 from jopd.config import about, refuse_unknown
 from jopd.data import batching, contexts
-from jopd.data.prompts import turn_end
+from jopd.data.prompts import check_boundary, turn_end
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.evaluate import make_evaluate
 from jopd.models import hf
@@ -28,7 +28,6 @@ from jopd.recipe import (
   make_terms,
   resolve,
 )
-from jopd.rollout.engine import make_generate
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
@@ -240,7 +239,9 @@ def _batches(config, index: int, run: Run, encoding):
         'the stage learns responses, but a row has none; add them, or choose'
         ' another source'
       )
-    if not imitates:
+    if imitates:
+      _note_boundary(examples[0], run, encoding)
+    else:
       check_answers(examples, run.grade, required=False)
     return batching.make_iterator(
       examples,
@@ -254,6 +255,19 @@ def _batches(config, index: int, run: Run, encoding):
       process_count=jax.process_count(),
       **encoding,
     )
+
+
+def _note_boundary(example, run: Run, encoding) -> None:
+  """Says so where imitation sees other tokens than the chat template renders.
+
+  Not an error: templates that add an empty thinking block do it on purpose.
+  """
+  try:
+    check_boundary(
+      messages=example.messages, response=example.response, **encoding
+    )
+  except ValueError as error:
+    run.say(f'note: example {example.id}: {error}')
 
 
 def _contexts(settings, encoding) -> dict[str, Callable]:
@@ -279,17 +293,7 @@ def _evaluator(config, run: Run, prompts: batching.PromptBatch):
 
   @cache
   def of(name: str):
-    generate = make_generate(
-      run.models[name],
-      run.mesh,
-      stop_ids=run.stop_ids,
-      max_new_tokens=run.max_response_tokens,
-      vocab_size=run.vocab_size,
-      compute_dtype=run.compute_dtype,
-      name=f'{name}: evaluation',
-      say=run.say,
-      clock=run.clock,
-    )
+    generate = run.make_generate(run.models[name], f'{name}: evaluation')
     return make_evaluate(
       generate,
       run.tokenizer,

@@ -91,6 +91,25 @@ def test_the_end_of_a_turn_is_a_stop(config, tmp_path, monkeypatch):
   assert build.build(config).run.stop_ids == (0, 2)
 
 
+def test_imitation_of_other_tokens_than_the_chat_is_told(
+  config, tmp_path, monkeypatch
+):
+  # Kills: training in silence on text that the chat template would have
+  # wrapped, as those of thinking models do.
+  monkeypatch.setattr(build, '_params', lambda *_: {})
+  tokenizer, said = builtin_tokenizer(), []
+  build.build(config, say=said.append)
+  assert not [line for line in said if line.startswith('note:')]
+  tokenizer.chat_template = tokenizer.chat_template.replace(
+    '{% generation %}{{ message', "{% generation %}{{ 'Hm. ' + message"
+  )
+  folder = tiny.save_model(tmp_path / 'thinks', tokenizer=tokenizer)
+  config.models = ConfigDict({'student': {'path': folder}})
+  config.stages = ('warm',)
+  build.build(config, say=said.append)
+  assert 'not the chat that the template renders' in said[-1]
+
+
 @pytest.mark.usefixtures('unloaded')
 class TestModels:
   """What is wrong with models and tokenizers, found before weights load."""

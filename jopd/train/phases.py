@@ -9,7 +9,7 @@ import numpy as np
 from jopd import sharding
 from jopd.data.batching import PromptBatch
 from jopd.programs import Program
-from jopd.rollout.engine import decode, make_generate
+from jopd.rollout.engine import decode
 from jopd.train.metrics import Metrics, means
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
@@ -42,16 +42,8 @@ class Phases:
     says = dict(say=run.say, clock=run.clock)
     self._sampler = None
     if stage.source != 'dataset':
-      self._sampler = make_generate(
-        {'student': student, **teachers}[stage.source],
-        run.mesh,
-        stop_ids=run.stop_ids,
-        max_new_tokens=run.max_response_tokens,
-        vocab_size=run.vocab_size,
-        compute_dtype=run.compute_dtype,
-        name=f'{stage.name}: rollout',
-        **says,
-      )
+      policy = {'student': student, **teachers}[stage.source]
+      self._sampler = run.make_generate(policy, f'{stage.name}: rollout')
     self._teach = Program(
       f'{stage.name}: teacher',
       make_teach(teachers, micro_batches=stage.micro_batches),

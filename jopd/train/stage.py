@@ -11,6 +11,8 @@ from jopd import losses
 from jopd.data.batching import PromptBatch, PromptIterator
 from jopd.data.examples import Example
 from jopd.models.api import Model
+from jopd.rollout.engine import make_generate
+from jopd.rollout.sampler import Rollout
 from jopd.train.metrics import Clock
 from jopd.train.step import Reduction
 
@@ -31,6 +33,20 @@ class Run(NamedTuple):
   key: jax.Array
   clock: Clock  # seconds by phase
   say: Callable[[str], None]
+
+  def make_generate(self, model: Model, name: str) -> Callable[..., Rollout]:
+    """The engine of a model under the limits and stop tokens of this run."""
+    return make_generate(
+      model,
+      self.mesh,
+      stop_ids=self.stop_ids,
+      max_new_tokens=self.max_response_tokens,
+      vocab_size=self.vocab_size,
+      compute_dtype=self.compute_dtype,
+      name=name,
+      say=self.say,
+      clock=self.clock,
+    )
 
 
 class Stage(NamedTuple):
