@@ -204,7 +204,10 @@ def _stage(config, index: int, run: Run, encoding) -> Stage:
     source=settings.source,
     contexts=_contexts(settings, encoding),
     make_terms=make_terms(
-      settings.terms.to_dict(), settings.teachers, run.vocab_size
+      settings.terms.to_dict(),
+      settings.teachers,
+      run.vocab_size,
+      micro_batches=settings.micro_batches,
     ),
     reduction=make_reduction(settings.reduce),
     tx=tx,
@@ -214,7 +217,7 @@ def _stage(config, index: int, run: Run, encoding) -> Stage:
     micro_batches=settings.micro_batches,
     sampling=settings.rollout.to_dict(),
     temperature=settings.temperature,
-    chunk_tokens=settings.chunk_tokens,
+    chunk_tokens=settings.chunk_tokens * sharding.batch_parts(run.mesh),
     eval_every=settings.eval_every,
     fingerprint=dict(
       seed=config.seed,

@@ -90,6 +90,8 @@ def stage(**settings) -> ConfigDict:
   config.max_context_tokens = 0  # slots of such a prompt
   # The loss, a sum of terms; see recipe.py and docs/losses.md.
   config.terms = ConfigDict()
+  # How tokens become one number: a function of losses/reductions.py, or
+  # dict(name='fixed_length', length=512).
   config.reduce = 'token_mean'
   # The loss divides both models' logits by it; no factor is put back.
   config.temperature = 1.0
@@ -104,11 +106,14 @@ def stage(**settings) -> ConfigDict:
   config.warmup_steps = 0
   config.decay = 'constant'  # 'constant', 'linear' or 'cosine', to 0
   config.clip_norm = 1.0  # of the gradient; 0 leaves it alone
-  # Tokens per chunk of the loss; more is faster until memory binds.
-  config.chunk_tokens = 128
+  # Tokens per chunk of the loss, on each of the devices that divide the batch.
+  # 256 suits CPUs; accelerators want more, until memory binds.
+  config.chunk_tokens = 256
   config.eval_every = 0  # steps; 0 evaluates before and after only
   refuse_unknown(settings, config, 'a stage')
   for name, value in settings.items():
+    if name == 'reduce':
+      del config.reduce  # which would insist on being a string
     config[name] = ConfigDict(value) if isinstance(value, dict) else value
   return config
 

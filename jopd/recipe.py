@@ -5,8 +5,9 @@ expected, what came, what to do; it is raised before any weight is loaded.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 import inspect
+import json
 import numbers
 
 import jax
@@ -25,7 +26,9 @@ _OBJECTIVES = {
   'policy_gradient': losses.policy_gradient,
   'negative_log_likelihood': losses.negative_log_likelihood,
 }
-# Setting of a term -> the room whose function it names.
+# What every term may have beside the settings of its objective.
+_COMMON = dict(coef=1.0, weight='uniform', demonstration=False)
+# Setting, of a term or of a function -> the room whose function it names.
 _ROOMS = {
   'divergence': losses.divergences,
   'support': losses.supports,
@@ -35,13 +38,9 @@ _ROOMS = {
   'credit': losses.credits,
   'weight': losses.weights,
 }
-# With the denominator that each one takes.
-_REDUCTIONS = {
-  'token_mean': Reduction(losses.token_mean, jnp.sum),
-  'sequence_mean': Reduction(
-    losses.sequence_mean, lambda mask: jnp.sum(jnp.any(mask, axis=1))
-  ),
-}
+_rows = lambda mask: jnp.sum(jnp.any(mask, axis=1))
+# Reduction -> the denominator that it takes.
+_COUNTS = dict(token_mean=jnp.sum, sequence_mean=_rows, fixed_length=_rows)
 # (learning rate, steps) -> the schedule after warm-up.
 _DECAYS = {
   'constant': lambda rate, steps: optax.constant_schedule(rate),
@@ -54,7 +53,8 @@ def resolve(room, spec) -> Callable:
   """The function of a room that a spec names, its settings bound.
 
   The function's keyword-only arguments are settings; the others are what the
-  library calls it with.
+  library calls it with. A setting that is called as a term calls a room's
+  function, such as the `credit` of `discounted`, names one in its turn.
 
   Args:
     room: a module; its public functions can be named.
@@ -68,7 +68,15 @@ def resolve(room, spec) -> Callable:
   parameters = inspect.signature(function).parameters.values()
   settings = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
   _check_arguments(arguments, settings, where)
-  return partial(function, **arguments) if arguments else function
+  return partial(function, **_resolved(arguments)) if arguments else function
+
+
+def _resolved(settings: Mapping) -> dict:
+  """Settings in which names of functions have become functions."""
+  return {
+    name: resolve(_ROOMS[name], value) if name in _ROOMS else value
+    for name, value in settings.items()
+  }
 
 
 def make_examples(spec) -> Sequence[Example]:
@@ -84,6 +92,8 @@ def make_examples(spec) -> Sequence[Example]:
 
 def _find(room, spec) -> tuple[Callable, dict, str]:
   """A function of a room, the arguments of a spec, what to call the two."""
+  if not isinstance(spec, str) and not hasattr(spec, 'keys'):
+    raise ValueError(f'expected a name or dict(name=...), got {spec!r}')
   arguments = {'name': spec} if isinstance(spec, str) else dict(spec)
   name = arguments.pop('name', '')
   where = room.__name__
@@ -135,38 +145,51 @@ def make_term(spec: Mapping, step) -> losses.Term:
   has depends on the objective: `matching` has divergence, support and target,
   `sampled` penalty and target, `policy_gradient` surrogate, credit, anchor and
   target. Each names a function of the room of that name in `losses`, alone or
-  as dict(name=..., argument=...). The coefficient may be a schedule.
+  as dict(name=..., argument=...). The coefficient may be a schedule. With
+  demonstration=True the objective may move a student that equals its target,
+  which `make_terms` refuses otherwise; it changes nothing else.
   """
-  settings = dict(spec)
-  name = settings.pop('objective', '')
+  settings = _COMMON | dict(spec)
+  objective = _make_objective(settings)
+  weight = resolve(losses.weights, settings['weight'])
+  return losses.Term(objective, weight, scalar(settings['coef'], step))
+
+
+def _make_objective(settings: Mapping) -> Callable:
+  """The objective of a term."""
+  name = settings.get('objective', '')
   if name not in _OBJECTIVES:
     raise ValueError(
       f'a term has no objective {name!r}{did_you_mean(name, _OBJECTIVES)}'
     )
-  objective = _OBJECTIVES[name]
-  coef = scalar(settings.pop('coef', 1.0), step)
-  weight = resolve(losses.weights, settings.pop('weight', 'uniform'))
-  parameters = inspect.signature(objective).parameters
-  _check_arguments(settings, parameters, f'a {name} term')
-  arguments = {
-    n: resolve(_ROOMS[n], v) if n in _ROOMS else v for n, v in settings.items()
-  }
-  return losses.Term(objective(**arguments), weight, coef)
+  make, where = _OBJECTIVES[name], f'a {name} term'
+  parameters = inspect.signature(make).parameters
+  refuse_unknown(settings, {'objective', *_COMMON, *parameters}, where)
+  own = {n: v for n, v in settings.items() if n in parameters}
+  _check_arguments(own, parameters, where)
+  return make(**_resolved(own))
 
 
 def make_terms(
-  specs: Mapping, roles: Collection[str], vocab_size: int
+  specs: Mapping,
+  roles: Collection[str],
+  vocab_size: int,
+  *,
+  micro_batches: int = 1,
 ) -> Callable:
   """A function from the step, which may be traced, to the terms of a loss.
 
   The loss is traced here on shapes alone, for what only its own code refuses:
   a k beyond the vocabulary, a tail that is none, a target that names no
-  teacher. All this would otherwise wait for the first step.
+  teacher. All this would otherwise wait for the first step. Then its objective
+  is enumerated on a small vocabulary, for what no step would ever refuse: that
+  it teaches nothing, or the wrong thing; see `losses.check_objective`.
 
   Args:
     specs: name -> term, see `make_term`.
     roles: names of the teachers.
     vocab_size: V.
+    micro_batches: parts that a batch is cut into.
 
   Raises:
     ValueError: a term is wrong; its name comes first.
@@ -189,7 +212,46 @@ def make_terms(
     with about(f'terms.{name}'):
       step = jax.ShapeDtypeStruct((), jnp.int32)
       jax.eval_shape(partial(loss, spec), batch, step)
+      _check_objective(_COMMON | dict(spec), tuple(sorted(roles)), vocab_size)
+      far = losses.terms.scope_of_term(make_term(spec, 0)) == 'batch'
+      if far and micro_batches > 1:
+        raise ValueError(
+          'its weight or credit looks at the whole batch, which'
+          f' {micro_batches} micro_batches cut up: use 1'
+        )
   return lambda step: {n: make_term(spec, step) for n, spec in specs.items()}
+
+
+def _check_objective(settings: Mapping, roles, vocab_size: int) -> None:
+  """Refuses a term that teaches nothing or the wrong thing."""
+  if settings['objective'] == 'negative_log_likelihood':
+    return  # whether imitation teaches anything, its source decides
+  small = min(losses.probe.VOCAB, vocab_size)
+  settings = _shrunk(settings | {'coef': 1, 'weight': ''}, vocab_size, small)
+  _check_once(json.dumps(settings, sort_keys=True), roles, small)
+
+
+def _shrunk(value, vocab_size: int, small: int):
+  """Settings in which no whole number counts more tokens than there are."""
+  if isinstance(value, Mapping):
+    return {n: _shrunk(v, vocab_size, small) for n, v in value.items()}
+  if type(value) is not int:
+    return value
+  # All stays all; a part stays a part that leaves something out.
+  return small if value >= vocab_size else min(value, small // 2)
+
+
+@cache  # of a process: its stages, and its tests, repeat few terms
+def _check_once(settings: str, roles: tuple[str, ...], vocab_size: int) -> None:
+  settings = json.loads(settings)
+  losses.check_objective(
+    _make_objective(settings),
+    kind=settings['objective'],
+    target=resolve(losses.targets, settings.get('target', 'teacher')),
+    roles=roles,
+    vocab_size=vocab_size,
+    demonstration=settings['demonstration'],
+  )
 
 
 def make_optimizer(config) -> tuple[optax.GradientTransformation, Callable]:
@@ -241,10 +303,14 @@ def _is_optimizer(name: str, thing) -> bool:
   return 'learning_rate' in inspect.signature(thing).parameters
 
 
-def make_reduction(name: str) -> Reduction:
-  """How tokens become one number, by name."""
-  if name not in _REDUCTIONS:
-    raise ValueError(
-      f'reduce is {name!r}, which is unknown{did_you_mean(name, _REDUCTIONS)}'
-    )
-  return _REDUCTIONS[name]
+def make_reduction(spec) -> Reduction:
+  """How tokens become one number, from a name or dict(name=..., length=...).
+
+  Raises:
+    ValueError: as for `resolve`, or the reduction refuses its settings.
+  """
+  with about('reduce'):
+    reduce = resolve(losses.reductions, spec)
+    name = spec if isinstance(spec, str) else spec['name']
+    jax.eval_shape(reduce, jnp.zeros((1, 1)), jnp.ones((1, 1), bool), 1)
+  return Reduction(reduce, _COUNTS[name])

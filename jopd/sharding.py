@@ -206,9 +206,24 @@ def constrain_batch(mesh: Mesh) -> Callable[[Array], Array]:
   return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
 
+def gather_width(mesh: Mesh) -> Callable[[Array], Array]:
+  """Returns a function that collects a head, [V, D], from `fsdp`.
+
+  The value is unchanged, and V stays divided over `tensor`. For `make_learn`,
+  whose loss reads the heads in a loop and would collect them at every turn.
+  """
+  sharding = NamedSharding(mesh, PartitionSpec(RULES['vocab']))
+  return lambda head: jax.lax.with_sharding_constraint(head, sharding)
+
+
+def batch_parts(mesh: Mesh) -> int:
+  """Returns into how many parts the rows of a batch are divided."""
+  return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
 def check_batch(mesh: Mesh, batch_size: int) -> None:
   """Raises ValueError when rows cannot be divided evenly over the mesh."""
-  parts = math.prod(mesh.shape[axis] for axis in BATCH)
+  parts = batch_parts(mesh)
   if batch_size % parts:
     raise ValueError(
       f'a batch of {batch_size} rows cannot be divided over data * fsdp = '

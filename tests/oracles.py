@@ -45,9 +45,80 @@ def generalized_jsd(p, q, beta):
   return beta * reverse_kl(q, m) + (1 - beta) * reverse_kl(p, m)
 
 
+def stop_gradient_reverse_kl(p, q, at=None):
+  """Its log-ratio is frozen where the student was: at `at`, or at p itself."""
+  total = 0.0
+  for a, b, frozen in zip(p, q, p if at is None else at, strict=True):
+    if frozen > 0:
+      total += a * (math.log(frozen) - math.log(b))
+  return total
+
+
+def generalized_reverse_kl(p, q):
+  return reverse_kl(p, q) - sum(p) + sum(q)
+
+
+def generalized_forward_kl(p, q):
+  return forward_kl(p, q) - sum(q) + sum(p)
+
+
+def skew_forward_kl(p, q, alpha):
+  m = [alpha * b + (1 - alpha) * a for a, b in zip(p, q, strict=True)]
+  return reverse_kl(q, m)
+
+
+def skew_reverse_kl(p, q, alpha):
+  m = [alpha * a + (1 - alpha) * b for a, b in zip(p, q, strict=True)]
+  return reverse_kl(p, m)
+
+
+def alpha_divergence(p, q, alpha):
+  total = 0.0
+  for a, b in zip(p, q, strict=True):
+    total += alpha * a + (1 - alpha) * b - a**alpha * b ** (1 - alpha)
+  return total / (alpha * (1 - alpha))
+
+
+def total_variation(p, q):
+  total = 0.0
+  for a, b in zip(p, q, strict=True):
+    total += abs(a - b) / 2
+  return total
+
+
+def mixture(sides, weights):
+  """Of rows of probabilities."""
+  mean = []
+  for v in range(len(sides[0])):
+    mean.append(sum(w * q[v] for q, w in zip(sides, weights, strict=True)))
+  return np.array(mean)
+
+
+def log_linear(sides, weights):
+  """Of rows of probabilities, none of them 0."""
+  product = []
+  for v in range(len(sides[0])):
+    power = 1.0
+    for q, w in zip(sides, weights, strict=True):
+      power *= q[v] ** w
+    product.append(power)
+  return np.array(product) / sum(product)
+
+
 def top(p, k):
   """Ids of the k largest, best first, ties to the smaller id."""
   return sorted(range(len(p)), key=lambda v: (-p[v], v))[:k]
+
+
+def chosen(p, q, k, of):
+  """Ids of a support, each once, in the order of its slots."""
+  of_p, of_q = top(p, k), top(q, k)
+  return {
+    'student': of_p,
+    'target': of_q,
+    'union': of_p + [v for v in of_q if v not in of_p],
+    'intersection': [v for v in of_p if v in of_q],
+  }[of]
 
 
 def restrict(p, q, support, tail):
@@ -77,8 +148,8 @@ def grad_full_forward_kl(p, q):
   return np.asarray(p) - np.asarray(q)
 
 
-def _on_support(p, support, f):
-  """p_u (1_S f_u - sum over S of p_v f_v)."""
+def on_support(p, support, f):
+  """Of sum f_v grad p_v over S: p_u (1_S f_u - sum over S of p_v f_v)."""
   mean = sum(p[v] * f[v] for v in support)
   return np.array(
     [p[u] * ((f[u] if u in support else 0) - mean) for u in range(len(p))]
@@ -87,16 +158,16 @@ def _on_support(p, support, f):
 
 def grad_truncated_reverse_kl(p, q, support):
   f = {v: math.log(p[v] / q[v]) + 1 for v in support}
-  return _on_support(p, support, f)
+  return on_support(p, support, f)
 
 
 def grad_stop_gradient_reverse_kl(p, q, support):
-  return _on_support(p, support, {v: math.log(p[v] / q[v]) for v in support})
+  return on_support(p, support, {v: math.log(p[v] / q[v]) for v in support})
 
 
 def grad_mass(p, support):
   """The gradient of the student's mass on the support."""
-  return _on_support(p, support, {v: 1.0 for v in support})
+  return on_support(p, support, {v: 1.0 for v in support})
 
 
 def grad_renormalized_reverse_kl(p, q, support):
@@ -113,7 +184,7 @@ def grad_bucket_reverse_kl(p, q, support):
   mass_q = sum(q[v] for v in support)
   tau = math.log((1 - mass_p) / (1 - mass_q))
   f = {v: math.log(p[v] / q[v]) - tau for v in support}
-  return _on_support(p, support, f)
+  return on_support(p, support, f)
 
 
 def grad_truncated_forward_kl(p, q, support):
@@ -136,4 +207,4 @@ def grad_truncated_jsd(p, q, support, beta):
     v: (1 - beta) * math.log(p[v] / (beta * q[v] + (1 - beta) * p[v]))
     for v in support
   }
-  return _on_support(p, support, f)
+  return on_support(p, support, f)

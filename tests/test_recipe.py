@@ -26,10 +26,10 @@ def batch_of(key):
   keys = jax.random.split(key, 4)
   logp = lambda k: losses.log_probs(jax.random.normal(k, (2, 3, VOCAB)))
   return losses.TokenBatch(
-    logp(keys[0]),
-    dict(zip(ROLES, map(logp, keys[1:3]), strict=True)),
-    jax.random.randint(keys[3], (2, 3), 0, VOCAB),
-    jnp.full((2, 3), -1.5),
+    student_logp=logp(keys[0]),
+    logps=dict(zip(ROLES, map(logp, keys[1:3]), strict=True)),
+    token=jax.random.randint(keys[3], (2, 3), 0, VOCAB),
+    sampler_logp=jnp.full((2, 3), -1.5),
   )
 
 
@@ -83,12 +83,45 @@ HAND_MADE = [
       partial(losses.clipped, low=0.1, high=0.3), anchor='sampler'
     ),
   ),
+  (
+    dict(
+      objective='policy_gradient',
+      surrogate='reinforce',
+      credit=dict(
+        name='discounted',
+        gamma=0.5,
+        credit=dict(name='bounded', low=-1.0, credit='centered_log_ratio'),
+      ),
+    ),
+    losses.policy_gradient(
+      losses.reinforce,
+      credit=partial(
+        losses.discounted,
+        gamma=0.5,
+        credit=partial(
+          losses.bounded, low=-1.0, credit=losses.centered_log_ratio
+        ),
+      ),
+    ),
+  ),
+  (
+    dict(
+      objective='matching',
+      divergence='forward_kl',
+      target=dict(name='mixture', weights=dict(teacher=0.25, other=0.75)),
+    ),
+    losses.matching(
+      losses.forward_kl,
+      target=partial(losses.mixture, weights={'teacher': 0.25, 'other': 0.75}),
+    ),
+  ),
 ]
 
 
 @pytest.mark.parametrize('spec, objective', HAND_MADE, ids=str)
 def test_a_resolved_term_is_the_hand_made_one(spec, objective, key):
-  # Kills: an argument that is dropped on the way (beta, k, low, anchor).
+  # Kills: an argument that is dropped on the way (beta, k, low, anchor), a name
+  # that stays a name, the weights of a target taken for a term's weight.
   batch, mask = batch_of(key), jnp.array([[True, True, False], [True] * 3])
   make = recipe.make_terms({'a': spec | {'coef': 0.5}}, ROLES, VOCAB)
 
@@ -116,17 +149,31 @@ def test_settings_of_a_config_are_as_good_as_plain_ones(key):
   assert float(make(1)['a'].coef) == 0.75
 
 
+DIVERGENCES = [
+  'alpha_divergence',
+  'forward_kl',
+  'generalized_forward_kl',
+  'generalized_jsd',
+  'generalized_reverse_kl',
+  'reverse_kl',
+  'skew_forward_kl',
+  'skew_reverse_kl',
+  'stop_gradient_reverse_kl',
+  'total_variation',
+]
+
+
 def test_every_function_of_the_rooms_can_be_named():
   # Kills: a room whose functions are filtered away, or its helpers let in.
   names = {
-    losses.divergences: 'forward_kl generalized_jsd reverse_kl '
-    'stop_gradient_reverse_kl',
+    losses.divergences: ' '.join(DIVERGENCES),
     losses.supports: 'full top_k',
-    losses.penalties: 'k2 k3',
+    losses.penalties: 'k1 k2 k3',
     losses.surrogates: 'clipped reinforce',
-    losses.credits: 'log_ratio',
-    losses.targets: 'teacher',
-    losses.weights: 'uniform',
+    losses.credits: 'bounded centered_log_ratio discounted log_ratio',
+    losses.targets: 'log_linear mixture teacher',
+    losses.weights: 'gate importance top_fraction uniform',
+    losses.reductions: 'fixed_length sequence_mean token_mean',
     contexts: 'same with_system',
   }
   for room, known in names.items():
@@ -154,6 +201,7 @@ def test_a_context_is_bound_to_its_prompt():
 
 
 MATCH = dict(objective='matching', divergence='reverse_kl')
+POLICY = dict(objective='policy_gradient', surrogate='reinforce')
 
 
 @pytest.mark.parametrize(
@@ -175,7 +223,24 @@ MATCH = dict(objective='matching', divergence='reverse_kl')
       "optax.linear_schedule needs 'init_value'",
     ),
     (dict(objective='matching'), "a matching term needs 'divergence'"),
-    (dict(objective='sampled', penalty='k4'), 'choose from k2, k3'),
+    (MATCH | dict(divergence=3), 'expected a name or dict(name=...), got 3'),
+    (MATCH | dict(demonstrate=True), "did you mean 'demonstration'?"),
+    (MATCH | dict(coeff=1.0), "did you mean 'coef'?"),
+    (
+      POLICY | dict(credit=dict(name='bounded', credit='log_ratoi')),
+      "credits has no 'log_ratoi'; did you mean 'log_ratio'?",
+    ),
+    (
+      POLICY
+      | dict(credit=dict(name='bounded', credit=dict(name='discounted'))),
+      "credits.discounted needs 'gamma'",
+    ),
+    (MATCH | dict(target='mixture'), "targets.mixture needs 'weights'"),
+    (
+      MATCH | dict(target=dict(name='mixture', weights=dict(coach=1.0))),
+      "expected a teacher named 'coach'",
+    ),
+    (dict(objective='sampled', penalty='k4'), 'choose from k1, k2, k3'),
     (
       dict(objective='policy_gradient', surrogate='clip', anchor='x'),
       "did you mean 'clipped'?",
@@ -192,6 +257,144 @@ def test_a_wrong_term_is_refused_by_name_before_any_step(spec, part):
   with pytest.raises(ValueError) as error:
     recipe.make_terms({'a': MATCH, 'b': spec}, ROLES, VOCAB)
   assert str(error.value).startswith('terms.b: ') and part in str(error.value)
+
+
+def top_k(**settings):
+  return dict(name='top_k', **settings)
+
+
+def kl_as_advantage(stats):
+  """A credit of somebody's own: no list of names holds it."""
+  return -stats.reverse_kl
+
+
+# A term, why it is refused, and what cures it.
+GUARD_RAILS = [
+  (
+    POLICY | dict(credit='kl_as_advantage'),
+    'it teaches nothing: its credit is the same for every token at its place,'
+    ' as a KL is, and so its expected gradient is zero; match that divergence',
+    MATCH | dict(support=top_k(k=2)),
+  ),
+  (
+    MATCH | dict(support=top_k(k=1, tail='renormalize')),
+    'it teaches nothing: its gradient is zero whatever the teacher says, as'
+    ' where one category alone is renormalised (raise k,',
+    MATCH | dict(support=top_k(k=2, tail='renormalize')),
+  ),
+  (
+    MATCH | dict(target=dict(name='log_linear', weights=dict(student=1.0))),
+    'and where the target is the student itself',
+    MATCH | dict(target=dict(name='log_linear', weights=dict(other=1.0))),
+  ),
+  (
+    dict(objective='sampled', penalty='k1'),
+    'it teaches nothing: the expected gradient of its penalty is zero, as that'
+    ' of the log-ratio, which does not contain the teacher; use k2, or',
+    dict(objective='sampled', penalty='k2'),
+  ),
+  (
+    MATCH | dict(support=TOP_K),
+    'it moves a student that equals its target: a sum over part of the'
+    ' vocabulary pushes mass out of its support, or into it; use'
+    " stop_gradient_reverse_kl or tail='bucket', or set demonstration=True",
+    MATCH | dict(support=TOP_K, divergence='stop_gradient_reverse_kl'),
+  ),
+  (
+    MATCH | dict(support=TOP_K, divergence='forward_kl'),
+    'pushes mass out of its support, or into it',
+    MATCH | dict(support=TOP_K, divergence='generalized_forward_kl'),
+  ),
+  (
+    MATCH | dict(support=top_k(k=70, of='union', tail='drop')),
+    'pushes mass out of its support, or into it',
+    MATCH | dict(support=top_k(k=70, of='union', tail='bucket')),
+  ),
+]
+
+
+@pytest.mark.parametrize('spec, reason, cure', GUARD_RAILS)
+def test_a_loss_that_teaches_nothing_or_the_wrong_thing_is_refused(
+  spec, reason, cure, monkeypatch
+):
+  # Kills: a list of names, a k that covers the probe's small vocabulary, and a
+  # guard that stops what is sound.
+  kl_as_advantage.__module__ = losses.credits.__name__
+  monkeypatch.setattr(
+    losses.credits, 'kl_as_advantage', kl_as_advantage, raising=False
+  )
+  with pytest.raises(ValueError) as error:
+    recipe.make_terms({'a': MATCH, 'b': spec}, ROLES, 300)
+  assert str(error.value).startswith('terms.b: ')
+  assert reason in str(error.value)
+  recipe.make_terms({'b': cure}, ROLES, 300)
+
+
+def test_a_demonstration_may_go_wrong_but_must_teach():
+  # Kills: a switch that turns off both guards, or that reaches the loss.
+  spec = MATCH | dict(support=TOP_K, demonstration=True)
+  term = recipe.make_terms({'a': spec}, ROLES, VOCAB)(0)['a']
+  assert term.coef == 1.0
+  spec = MATCH | dict(support=TOP_K | dict(k=1, tail='renormalize'))
+  with pytest.raises(ValueError, match='teaches nothing'):
+    recipe.make_terms({'a': spec | dict(demonstration=True)}, ROLES, VOCAB)
+
+
+def test_all_of_the_vocabulary_is_no_truncation():
+  # Kills: a probe in which a support of everything leaves something out, and
+  # one in which nearly everything leaves nothing out.
+  spec = lambda k: {'a': MATCH | dict(support=TOP_K | dict(k=k))}
+  recipe.make_terms(spec(300), ROLES, 300)
+  with pytest.raises(ValueError, match='pushes mass out'):
+    recipe.make_terms(spec(299), ROLES, 300)
+
+
+SOUND = [
+  *[MATCH | dict(divergence=divergence) for divergence in DIVERGENCES],
+  # Those that stay put on a truncated sum: f'(1) = 0, or a kink there.
+  *[
+    MATCH | dict(divergence=divergence, support=TOP_K)
+    for divergence in DIVERGENCES
+    if divergence.startswith(('alpha', 'general', 'stop', 'total'))
+  ],
+  MATCH | dict(support=top_k(k=1, of='intersection', tail='bucket')),
+  MATCH | dict(support=top_k(k=2, of='union', tail='renormalize')),
+  *[
+    dict(objective='sampled', penalty=penalty, target=target)
+    for penalty in ('k2', 'k3')
+    for target in (
+      dict(name='teacher', role='other'),
+      dict(name='mixture', weights=dict(teacher=0.5, other=0.5)),
+      dict(name='log_linear', weights=dict(teacher=1.25, other=-0.25)),
+    )
+  ],
+  *[
+    POLICY | dict(credit=credit)
+    for credit in (
+      'log_ratio',
+      'centered_log_ratio',
+      dict(name='discounted', gamma=0.9, credit='centered_log_ratio'),
+      dict(name='bounded', low=-5.0, high=5.0),
+    )
+  ],
+  POLICY | dict(surrogate='clipped', anchor='sampler'),
+  *[
+    MATCH | dict(weight=weight)
+    for weight in (
+      dict(name='gate', of='student_entropy', low=0.5),
+      dict(name='top_fraction', of='reverse_kl', fraction=0.2),
+      dict(name='importance', high=2.0),
+    )
+  ],
+  dict(objective='negative_log_likelihood'),
+]
+
+
+@pytest.mark.parametrize('spec', SOUND, ids=str)
+def test_every_function_is_accepted_in_its_sound_form(spec):
+  # Kills: a guard with a tolerance that rounding exceeds, one that trips over
+  # a kink, and one that judges imitation.
+  recipe.make_terms({'a': spec}, ROLES, 300)
 
 
 def test_a_target_without_its_teacher_is_refused():
@@ -312,7 +515,51 @@ def test_reductions_count_what_they_divide_by():
   # Five tokens in two rows of which one is empty.
   # Kills: a sequence mean that counts the empty row.
   mask = jnp.array([[True] * 5, [False] * 5])
-  assert int(recipe.make_reduction('token_mean').count(mask)) == 5
-  assert int(recipe.make_reduction('sequence_mean').count(mask)) == 1
-  with pytest.raises(ValueError, match="did you mean 'token_mean'"):
-    recipe.make_reduction('token_men')
+  fixed = dict(name='fixed_length', length=10)
+  for spec, count in (('token_mean', 5), ('sequence_mean', 1), (fixed, 1)):
+    assert int(recipe.make_reduction(spec).count(mask)) == count
+
+
+def test_a_reduction_of_a_stage_may_have_settings():
+  # Kills: a default that is a name and insists on one, a length that is lost.
+  stage = configs.stage(reduce=dict(name='fixed_length', length=10))
+  reduction = recipe.make_reduction(stage.reduce)
+  ones, mask = jnp.ones((2, 5)), jnp.ones((2, 5), bool)
+  assert float(reduction.reduce(ones, mask, reduction.count(mask))) == 0.5
+  assert configs.stage().reduce == 'token_mean'
+  assert configs.stage(reduce='sequence_mean').reduce == 'sequence_mean'
+
+
+@pytest.mark.parametrize(
+  'spec, part',
+  [
+    ('token_men', "has no 'token_men'; did you mean 'token_mean'?"),
+    ('fixed_length', "fixed_length needs 'length'"),
+    (dict(name='fixed_length', lenght=3), "did you mean 'length'?"),
+    (dict(name='fixed_length', length=0), 'length must be above 0, got 0'),
+    (dict(name='fixed_length', length=-1), 'length must be above 0, got -1'),
+  ],
+)
+def test_a_wrong_reduction_is_refused(spec, part):
+  # Kills: finding a length of 0 when the learner compiles.
+  with pytest.raises(ValueError) as error:
+    recipe.make_reduction(spec)
+  assert str(error.value).startswith('reduce: ') and part in str(error.value)
+
+
+# A quantile over each of two halves is not one over the whole. Kills a weight
+# that means something else when memory is short; a row is never cut.
+def test_what_looks_at_the_whole_batch_is_not_cut_into_micro_batches():
+  far = dict(name='top_fraction', of='student_entropy', fraction=0.5)
+  match = dict(objective='matching', divergence='reverse_kl')
+  to_come = dict(
+    objective='policy_gradient',
+    surrogate='reinforce',
+    credit=dict(name='discounted', gamma=0.5),
+  )
+  with pytest.raises(ValueError, match=r'terms\.a: .*2 micro_batches cut up'):
+    recipe.make_terms(
+      {'a': match | {'weight': far}}, ['teacher'], 8, micro_batches=2
+    )
+  recipe.make_terms({'a': match | {'weight': far}}, ['teacher'], 8)
+  recipe.make_terms({'a': to_come}, ['teacher'], 8, micro_batches=2)

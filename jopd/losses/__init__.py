@@ -14,58 +14,88 @@ target), and no gradient reaches a target. docs/losses.md tells which to take.
 """
 
 from jopd.losses.chunked import distill_loss_chunked
-from jopd.losses.credits import log_ratio
+from jopd.losses.credits import (
+  bounded,
+  centered_log_ratio,
+  discounted,
+  log_ratio,
+)
 from jopd.losses.distributions import entropy, log_probs, pick
 from jopd.losses.divergences import (
+  alpha_divergence,
   forward_kl,
+  generalized_forward_kl,
   generalized_jsd,
+  generalized_reverse_kl,
   reverse_kl,
+  skew_forward_kl,
+  skew_reverse_kl,
   stop_gradient_reverse_kl,
+  total_variation,
 )
-from jopd.losses.penalties import k2, k3
-from jopd.losses.reductions import sequence_mean, token_mean
-from jopd.losses.stats import TokenStats, token_stats
-from jopd.losses.supports import full, top_k
-from jopd.losses.surrogates import clipped, reinforce
-from jopd.losses.targets import teacher
-from jopd.losses.terms import (
-  Term,
+from jopd.losses.objectives import (
   TokenBatch,
-  distill_loss,
   matching,
   negative_log_likelihood,
   policy_gradient,
   sampled,
 )
-from jopd.losses.weights import uniform
+from jopd.losses.penalties import k1, k2, k3
+from jopd.losses.probe import check_objective, expected_gradients
+from jopd.losses.reductions import fixed_length, sequence_mean, token_mean
+from jopd.losses.stats import TokenStats, scope, token_stats
+from jopd.losses.supports import full, top_k
+from jopd.losses.surrogates import clipped, reinforce
+from jopd.losses.targets import log_linear, mixture, teacher
+from jopd.losses.terms import Term, distill_loss
+from jopd.losses.weights import gate, importance, top_fraction, uniform
 
 __all__ = [
   'Term',
   'TokenBatch',
   'TokenStats',
+  'alpha_divergence',
+  'bounded',
+  'centered_log_ratio',
+  'check_objective',
   'clipped',
+  'discounted',
   'distill_loss',
   'distill_loss_chunked',
   'entropy',
+  'expected_gradients',
+  'fixed_length',
   'forward_kl',
   'full',
+  'gate',
+  'generalized_forward_kl',
   'generalized_jsd',
+  'generalized_reverse_kl',
+  'importance',
+  'k1',
   'k2',
   'k3',
+  'log_linear',
   'log_probs',
   'log_ratio',
   'matching',
+  'mixture',
   'negative_log_likelihood',
   'pick',
   'policy_gradient',
   'reinforce',
   'reverse_kl',
   'sampled',
+  'scope',
   'sequence_mean',
+  'skew_forward_kl',
+  'skew_reverse_kl',
   'stop_gradient_reverse_kl',
   'teacher',
   'token_mean',
   'token_stats',
+  'top_fraction',
   'top_k',
+  'total_variation',
   'uniform',
 ]

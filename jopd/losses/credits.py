@@ -1,10 +1,19 @@
-"""How good the sampled token was: (TokenStats) -> [*B]."""
+"""How good the sampled token was: (TokenStats) -> [*B].
 
+For `policy_gradient`. A credit must depend on the sampled token: one that is
+the same whatever was sampled, such as a KL, has an expected gradient of zero.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jopd.losses.stats import TokenStats
+from jopd.losses.stats import TokenStats, scope
 
 
+@scope('token')
 def log_ratio(stats: TokenStats) -> Float[Array, '*B']:
   """The token's log-ratio, log q - log p: what k1 is good for.
 
@@ -12,10 +21,107 @@ def log_ratio(stats: TokenStats) -> Float[Array, '*B']:
     stats: TokenStats with a target.
 
   Returns:
-    [*B] credits, nats. The mean over tokens sampled from the student is
-    -KL(student || target), so most credits are negative by construction.
+    [*B] credits, nats. Their mean over tokens sampled from the student is
+    -KL(student || target), so on average they are negative by construction.
 
   Gradients: none; `policy_gradient` with this credit descends the reverse KL.
+  Raises: ValueError when there is no target.
   References: Zhu et al., arXiv 2605.11182, eq. 4-5.
   """
+  if stats.target_logp is None:
+    raise ValueError(
+      'the log-ratio compares with a target, and there is no teacher: give the'
+      ' term one, or another credit'
+    )
   return stats.target_logp - stats.student_logp
+
+
+@scope('token')
+def centered_log_ratio(stats: TokenStats) -> Float[Array, '*B']:
+  """The log-ratio above its own mean, log q - log p + KL(p || q).
+
+  The baseline -KL is exact and needs no value network: it is a sum over the
+  vocabulary, known at every token. It does not depend on the sampled token, so
+  the expected gradient is that of `log_ratio`, with less variance where the KL
+  is large against the spread of the log-ratios.
+
+  Args:
+    stats: TokenStats with a target.
+
+  Returns:
+    [*B] credits, nats, of mean 0 over tokens sampled from the student.
+
+  Gradients: none; `policy_gradient` with this credit descends the reverse KL.
+  References: the baseline of vOPD; of the many signs that it removes, Fu et
+    al., arXiv 2603.25562, section 3.
+  """
+  return log_ratio(stats) + stats.reverse_kl
+
+
+@scope('row')
+def discounted(
+  stats: TokenStats,
+  *,
+  gamma: float,
+  credit: Callable[[TokenStats], Float[Array, 'B T']] = log_ratio,
+) -> Float[Array, 'B T']:
+  """Credits to come, sum over u >= t of gamma^(u - t) c_u.
+
+  What a token does to the prefixes of later tokens, which a token's own credit
+  leaves out. gamma 0 is `credit` itself: least variance, O(T^2) in the length.
+  gamma 1 is the exact gradient of the sequence's reverse KL, O(T^4).
+
+  Args:
+    stats: TokenStats of whole rows, [B, T], with a target.
+    gamma: in [0, 1], may be traced.
+    credit: TokenStats -> [B, T], of each token by itself.
+
+  Returns:
+    [B, T] credits, nats; sums run over the tokens that count.
+
+  Gradients: none.
+  References: Fu et al., Revisiting On-Policy Distillation, arXiv 2603.25562,
+    section 3.
+
+  Example: log-ratios of -1 at three tokens.
+    >>> stats = TokenStats(
+    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 3)))
+    ... )._replace(target_logp=-jnp.ones((1, 3)), mask=jnp.ones((1, 3), bool))
+    >>> discounted(stats, gamma=0.5).tolist()
+    [[-1.75, -1.5, -1.0]]
+  """
+  own = jnp.where(stats.mask, credit(stats), 0.0)
+
+  def back(later, now):
+    total = now + gamma * later
+    return total, total
+
+  zero = jnp.zeros_like(own[:, 0])
+  return jax.lax.scan(back, zero, own.T, reverse=True)[1].T
+
+
+@scope('token')
+def bounded(
+  stats: TokenStats,
+  *,
+  low: float = -jnp.inf,
+  high: float = jnp.inf,
+  credit: Callable[[TokenStats], Float[Array, '*B']] = log_ratio,
+) -> Float[Array, '*B']:
+  """A credit kept between two bounds, so that no token shouts the rest down.
+
+  A bound is a bias: below it, every token counts as equally bad.
+
+  Args:
+    stats: TokenStats with a target.
+    low: the least credit, nats; a token the teacher all but excludes has -20
+      and less.
+    high: the largest credit, nats.
+    credit: TokenStats -> [*B].
+
+  Returns:
+    [*B] credits, nats.
+
+  Gradients: none.
+  """
+  return jnp.clip(credit(stats), low, high)

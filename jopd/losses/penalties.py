@@ -1,11 +1,10 @@
 """Penalties on the one sampled token, differentiated as they stand.
 
 Each takes (student_logp, target_logp) of the sampled token, both [*B], and
-returns [*B] in nats. Their expectations under the student are both the reverse
+returns [*B] in nats. Their expectations under the student estimate the reverse
 KL, but their gradients are of different divergences, because the gradient of an
-estimator is not an estimator of the gradient. The plain log-ratio (k1) is not
-here: as a penalty its expected gradient is zero and free of the target. As the
-credit of a policy gradient (`credits.log_ratio`) it is exact.
+estimator is not an estimator of the gradient: k2 descends the reverse KL, k3
+the forward one, k1 nothing at all.
 """
 
 import jax
@@ -13,6 +12,34 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jopd.losses.distributions import finite
+
+
+def k1(
+  student_logp: Float[Array, '*B'], target_logp: Float[Array, '*B']
+) -> Float[Array, '*B']:
+  """The log-ratio log p - log q: a value to read, nothing to descend.
+
+  The plain estimate of the reverse KL. As the credit of a policy gradient
+  (`credits.log_ratio`) it is exact; differentiated as a penalty it teaches
+  nothing, only pushes down whatever was sampled.
+
+  Args:
+    student_logp: [*B] log-prob of the sampled token. Gradient flows.
+    target_logp: [*B] the target's. Constant.
+
+  Returns:
+    [*B] nats, of either sign. An unbiased estimate of the reverse KL.
+
+  Gradients: grad log p, without the target in it; its expectation over tokens
+    sampled from the student is zero.
+  References: Schulman, Approximating KL divergence (2020).
+
+  Example:
+    >>> float(k1(jnp.array(-1.0), jnp.array(-4.0)))
+    3.0
+  """
+  target_logp = finite(jax.lax.stop_gradient(target_logp))
+  return finite(student_logp) - target_logp
 
 
 def k2(

@@ -62,6 +62,43 @@ def sequence_mean(
   return _divide(jnp.sum(_divide(row_sum, jnp.sum(mask, axis=1))), count)
 
 
+def fixed_length(
+  per_token: Float[Array, 'B T'],
+  mask: Bool[Array, 'B T'],
+  count: Scalar,
+  *,
+  length: Scalar,
+) -> Float[Array, '']:
+  """Every row over one length: sum of the masked tokens / (length * count).
+
+  Every token counts the same, whatever the batch it comes in, so a long row
+  weighs more than a short one. Its twins divide by what is there instead:
+  `token_mean` by the batch's tokens, `sequence_mean` by the row's.
+
+  Args:
+    per_token: [B, T] losses. Whatever stands where the mask is False, NaN too,
+      changes nothing.
+    mask: [B, T], True counts.
+    count: the number of rows in the whole batch.
+    length: > 0, a constant such as the most tokens that a response may have.
+
+  Returns:
+    A scalar.
+
+  Gradients: to per_token, 1 / (length * count) where the mask is True.
+  Raises: ValueError when length is not above 0.
+  References: Liu et al., Understanding R1-Zero-Like Training, arXiv 2503.20783.
+
+  Example: the rows' sums are 3 and 3, over a length of 4.
+    >>> loss = jnp.array([[1.0, 2.0, jnp.nan], [3.0, jnp.nan, jnp.nan]])
+    >>> float(fixed_length(loss, jnp.isfinite(loss), 2, length=4))
+    0.75
+  """
+  if not length > 0:
+    raise ValueError(f'length must be above 0, got {length!r}')
+  return token_mean(per_token, mask, count) / length
+
+
 def _divide(total, count):
   """Total / count, and 0 / 0 = 0."""
   count = jnp.asarray(count)

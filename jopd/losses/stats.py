@@ -1,14 +1,17 @@
 """Scalars known of each token, for weights, credits and metrics to read."""
 
+from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jopd.losses.distributions import entropy, finite, pick, top_indices
 from jopd.losses.divergences import reverse_kl
 
+SCOPES = ('token', 'row', 'batch')  # from near to far
 TOP = 16  # As in Rethinking On-Policy Distillation, arXiv 2604.13016.
 
 
@@ -16,7 +19,8 @@ class TokenStats(NamedTuple):
   """Per-token scalars, [*B] float32, all under stop-gradient.
 
   The five that compare with a target are None when there is none, and are then
-  left out of the metrics.
+  left out of the metrics. Where the mask is False the scalars mean nothing, but
+  are finite.
 
   Attributes:
     student_logp: log-prob of the token under the student, nats.
@@ -28,6 +32,7 @@ class TokenStats(NamedTuple):
     overlap: share of the student's top 16 that is in the target's top 16.
     target_mass: the student's probability on the target's top 16. When it falls
       while the loss falls, the student is fleeing the support.
+    mask: bool, True where the token counts.
   """
 
   student_logp: Float[Array, '*B']
@@ -38,6 +43,49 @@ class TokenStats(NamedTuple):
   reverse_kl: Float[Array, '*B'] | None
   overlap: Float[Array, '*B'] | None
   target_mass: Float[Array, '*B'] | None
+  mask: Bool[Array, '*B']
+
+
+def scope(what: str) -> Callable:
+  """Marks a weight or a credit with what it looks at: 'token' or 'row'.
+
+  'token': what it returns for a token depends on that token's stats alone, so
+  it may be called on any part of a batch, and the chunked loss needs one pass.
+  'row': it looks along the response, so it is called on whole rows, [B, T].
+  One without a mark may look at the whole batch. It is called on [B, T] too,
+  but micro-batches change its result, so that a recipe refuses them.
+
+  Args:
+    what: 'token' or 'row'.
+
+  Returns:
+    A decorator that returns its function, marked.
+
+  Example:
+    >>> @scope('token')
+    ... def certain(stats):
+    ...   return stats.student_entropy < 0.1
+    >>> scope_of(certain), scope_of(lambda stats: stats.student_entropy)
+    ('token', 'batch')
+  """
+
+  def mark(function):
+    function.scope = what
+    return function
+
+  return mark
+
+
+def scope_of(function: Callable) -> str:
+  """What a weight or a credit looks at: 'token', 'row' or 'batch'.
+
+  A credit made of another one looks at whatever either of them does.
+  """
+  scopes = [getattr(function, 'scope', 'batch')]
+  if isinstance(function, functools.partial):
+    inner = [x for x in function.keywords.values() if callable(x)]
+    scopes = [scope_of(x) for x in (function.func, *inner)]
+  return max(scopes, key=SCOPES.index)
 
 
 def token_stats(
@@ -45,6 +93,8 @@ def token_stats(
   target_logp: Float[Array, '*B V'] | None,
   token: Int[Array, '*B'],
   sampler_logp: Float[Array, '*B'],
+  *,
+  mask: Bool[Array, '*B'] | None = None,
 ) -> TokenStats:
   """The stats of each token.
 
@@ -55,6 +105,7 @@ def token_stats(
     target_logp: [*B, V] log-probs of the target, or None.
     token: [*B] the sampled ids.
     sampler_logp: [*B] their log-probs when they were sampled.
+    mask: [*B], True counts. Default: every token does.
 
   Returns:
     TokenStats.
@@ -77,6 +128,7 @@ def token_stats(
     reverse_kl=None,
     overlap=None,
     target_mass=None,
+    mask=jnp.ones(token.shape, bool) if mask is None else mask,
   )
   if target_logp is None:
     return stats

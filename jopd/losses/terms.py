@@ -1,11 +1,6 @@
-"""A loss is a sum of terms, and a term is put together from the other modules.
+"""A loss is a sum of terms, each an objective with a weight and a coefficient.
 
-  loss = sum over terms of coef * reduce(weight * objective)
-
-An objective maps a TokenBatch to [*B] losses. There are four ways to make one:
-`matching` (a divergence between distributions), `sampled` (a penalty on the
-sampled token), `policy_gradient` (a credit on it) and `negative_log_likelihood`
-(imitation of it). Hyper-parameters are bound with `functools.partial`.
+loss = sum over terms of coef * reduce(weight * objective)
 """
 
 from collections.abc import Callable, Mapping
@@ -13,35 +8,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 from jaxtyping import ScalarLike as Scalar
 
-from jopd.losses.credits import log_ratio
-from jopd.losses.distributions import finite, pick
+from jopd.losses.objectives import (
+  Credited,
+  Objective,
+  TokenBatch,
+  batch_stats,
+)
 from jopd.losses.reductions import token_mean
-from jopd.losses.stats import TokenStats, token_stats
-from jopd.losses.supports import full
+from jopd.losses.stats import SCOPES, TokenStats, scope_of
 from jopd.losses.targets import teacher
 from jopd.losses.weights import uniform
-
-
-class TokenBatch(NamedTuple):
-  """What an objective sees of each token; *B is [B, T] or any part of it.
-
-  Attributes:
-    student_logp: [*B, V] log-probs, float32, temperature applied.
-    logps: the same of each teacher, by name. May be empty.
-    token: [*B] the sampled ids.
-    sampler_logp: [*B] their log-probs when they were sampled.
-  """
-
-  student_logp: Float[Array, '*B V']
-  logps: dict[str, Float[Array, '*B V']]
-  token: Int[Array, '*B']
-  sampler_logp: Float[Array, '*B']
-
-
-Objective = Callable[[TokenBatch], Float[Array, '*B']]
 
 
 class Term(NamedTuple):
@@ -60,123 +39,57 @@ class Term(NamedTuple):
   coef: Scalar = 1.0
 
 
-def matching(
-  divergence: Callable, *, support: Callable = full, target: Callable = teacher
-) -> Objective:
-  """An exact divergence to the target at every token: the default of OPD.
+class Factors(NamedTuple):
+  """What the stats decide of a term at each token; constants.
 
-  Args:
-    divergence: (student_logp, target_logp), [*B, K] -> [*B].
-    support: (student_logp, target_logp), [*B, V] -> two [*B, K].
-    target: dict of [*B, V] -> [*B, V]. Constant.
-
-  Returns:
-    An objective.
-
-  Gradients: those of the divergence, through the student's side only.
-
-  Example: reverse KL on the teacher's top 64 and a bucket for the rest.
-    >>> from functools import partial
-    >>> from jopd.losses import reverse_kl, top_k
-    >>> objective = matching(reverse_kl, support=partial(top_k, k=64))
+  Attributes:
+    weight: [*B], multiplies the loss.
+    credit: [*B] for an objective that is `Credited`, None for others.
   """
 
-  def objective(batch):
-    target_logp = jax.lax.stop_gradient(target(batch.logps))
-    return divergence(*support(batch.student_logp, target_logp))
-
-  return objective
+  weight: Float[Array, '*B']
+  credit: Float[Array, '*B'] | None
 
 
-def sampled(penalty: Callable, *, target: Callable = teacher) -> Objective:
-  """A penalty on the sampled token alone, differentiated as it stands.
+def term_stats(
+  batch: TokenBatch,
+  terms: Mapping[str, Term],
+  stats_target: Callable,
+  mask: Bool[Array, '*B'],
+) -> dict[str, TokenStats]:
+  """All stats that the terms' weights and credits read.
 
-  Args:
-    penalty: (student_logp, target_logp), [*B] -> [*B]: `k2` or `k3`.
-    target: dict of [*B, V] -> [*B, V]. Constant.
-
-  Returns:
-    An objective.
-
-  Gradients: see `penalties`; unbiased only for tokens sampled from the student.
+  Those for the weights are called '', those for a credit like its term.
   """
+  credited = {
+    name: term.objective.target
+    for name, term in terms.items()
+    if isinstance(term.objective, Credited)
+  }
+  targets = {'': stats_target} | credited
+  return {n: batch_stats(batch, t, mask) for n, t in targets.items()}
 
-  def objective(batch):
-    target_logp = jax.lax.stop_gradient(target(batch.logps))
-    return penalty(
-      pick(batch.student_logp, batch.token), pick(target_logp, batch.token)
+
+def term_factors(
+  terms: Mapping[str, Term], stats: Mapping[str, TokenStats]
+) -> dict[str, Factors]:
+  """The weights and credits of each term, from its stats."""
+  shape = stats[''].mask.shape  # a weight may be one number for all
+  return {
+    name: Factors(
+      jnp.broadcast_to(term.weight(stats['']), shape),
+      term.objective.credit(stats[name]) if name in stats else None,
     )
-
-  return objective
-
-
-def policy_gradient(
-  surrogate: Callable,
-  *,
-  credit: Callable[[TokenStats], Float[Array, '*B']] = log_ratio,
-  anchor: str = 'student',
-  target: Callable = teacher,
-) -> Objective:
-  """A policy gradient on the sampled token, with a credit read from its stats.
-
-  Args:
-    surrogate: (student_logp, anchor_logp, credit), [*B] -> [*B].
-    credit: TokenStats -> [*B]. Constant.
-    anchor: the policy that the ratio is taken to. 'student': ratio 1, for one
-      update per rollout. 'sampler': importance weighting, for several.
-    target: dict of [*B, V] -> [*B, V], which the stats compare with. Constant.
-
-  Returns:
-    An objective.
-
-  Gradients: with `log_ratio`, the expectation is exactly that of the full
-    reverse KL at each token: with anchor 'student' for tokens sampled from the
-    student, with 'sampler' (and `reinforce`) from any policy that covers it.
-  Raises: ValueError when anchor is none of the two.
-  """
-  if anchor not in ('student', 'sampler'):
-    raise ValueError(f"anchor must be 'student' or 'sampler', got {anchor!r}")
-
-  def objective(batch):
-    stats = batch_stats(batch, target)
-    student_logp = pick(batch.student_logp, batch.token)
-    anchor_logp = {
-      'student': stats.student_logp,
-      'sampler': stats.sampler_logp,
-    }[anchor]
-    return surrogate(
-      student_logp,
-      jax.lax.stop_gradient(anchor_logp),
-      jax.lax.stop_gradient(credit(stats)),
-    )
-
-  return objective
+    for name, term in terms.items()
+  }
 
 
-def negative_log_likelihood() -> Objective:
-  """Imitation of the tokens, -log p(token): SFT. Needs no teacher.
-
-  Returns:
-    An objective.
-
-  Gradients: -grad log p(token).
-  """
-
-  def objective(batch):
-    return -finite(pick(batch.student_logp, batch.token))
-
-  return objective
-
-
-def batch_stats(batch: TokenBatch, target: Callable) -> TokenStats:
-  """The stats of a batch against a target, or without one if no teacher is.
-
-  Gradients: none; stats are constants.
-  """
-  target_logp = target(batch.logps) if batch.logps else None
-  return token_stats(
-    batch.student_logp, target_logp, batch.token, batch.sampler_logp
-  )
+def scope_of_term(term: Term) -> str:
+  """How far its weight and its credit look: 'token', 'row' or 'batch'."""
+  scopes = [scope_of(term.weight)]
+  if isinstance(term.objective, Credited):
+    scopes.append(scope_of(term.objective.credit))
+  return max(scopes, key=SCOPES.index)
 
 
 def blank(tree, mask: Bool[Array, '*B']):
@@ -196,24 +109,29 @@ def blank(tree, mask: Bool[Array, '*B']):
 
 
 def per_token_losses(
-  batch: TokenBatch, terms: Mapping[str, Term], stats: TokenStats
+  batch: TokenBatch, terms: Mapping[str, Term], factors: Mapping[str, Factors]
 ) -> dict[str, Float[Array, '*B']]:
   """Weight * objective of each term, before coefficient and reduction.
 
   Args:
     batch: TokenBatch.
     terms: the terms, by name.
-    stats: what the weights read.
+    factors: their weights and credits.
 
   Returns:
     [*B] for each name.
 
   Gradients: to batch.student_logp, through the objectives only.
   """
-  return {
-    name: jax.lax.stop_gradient(term.weight(stats)) * term.objective(batch)
-    for name, term in terms.items()
-  }
+
+  def one(term, weight, credit):
+    if credit is None:
+      loss = term.objective(batch)
+    else:
+      loss = term.objective.loss(batch, credit)
+    return jax.lax.stop_gradient(weight) * loss
+
+  return {name: one(term, *factors[name]) for name, term in terms.items()}
 
 
 def distill_loss(
@@ -248,7 +166,7 @@ def distill_loss(
 
   Example: one token of two, reverse KL 0.1308.
     >>> import jax.numpy as jnp
-    >>> from jopd.losses import reverse_kl
+    >>> from jopd.losses import matching, reverse_kl
     >>> p, q = jnp.array([[[0.25, 0.75]]]), jnp.array([[[0.5, 0.5]]])
     >>> batch = TokenBatch(
     ...   student_logp=jnp.log(p),
@@ -264,7 +182,8 @@ def distill_loss(
   if not terms:
     raise ValueError('expected at least one term, got none')
   batch = blank(batch, mask)
-  losses = per_token_losses(batch, terms, batch_stats(batch, stats_target))
+  factors = term_factors(terms, term_stats(batch, terms, stats_target, mask))
+  losses = per_token_losses(batch, terms, factors)
   return sum(
     term.coef * reduce(losses[name], mask, count)
     for name, term in terms.items()

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jopd.losses.stats import TokenStats
+from jopd.losses.stats import TokenStats, scope
 
 
+@scope('token')
 def uniform(stats: TokenStats) -> Float[Array, '*B']:
   """Every token counts 1.
 
@@ -18,3 +19,114 @@ def uniform(stats: TokenStats) -> Float[Array, '*B']:
   Gradients: none; a weight is a constant.
   """
   return jnp.ones_like(stats.student_logp)
+
+
+@scope('token')
+def gate(
+  stats: TokenStats,
+  *,
+  of: str,
+  low: float = -jnp.inf,
+  high: float = jnp.inf,
+) -> Float[Array, '*B']:
+  """1 where low <= stat <= high, 0 elsewhere.
+
+  Args:
+    stats: TokenStats.
+    of: which of its fields, such as 'target_entropy'.
+    low: the least value that counts, in the field's unit.
+    high: the largest.
+
+  Returns:
+    [*B] weights, 0 or 1.
+
+  Gradients: none; a weight is a constant.
+  Raises: ValueError when there is no such stat.
+
+  Example: two nats of entropy pass, half a nat does not.
+    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    ...   target_entropy=jnp.array([2.0, 0.5])
+    ... )
+    >>> gate(stats, of='target_entropy', low=0.8).tolist()
+    [1.0, 0.0]
+  """
+  value = _stat(stats, of)
+  return ((low <= value) & (value <= high)).astype(jnp.float32)
+
+
+def top_fraction(
+  stats: TokenStats, *, of: str, fraction: float
+) -> Float[Array, '*B']:
+  """1 at the given fraction of the batch's tokens with the largest stat.
+
+  The threshold is a quantile over all tokens that count, so this weight looks
+  at the whole batch. The sum of the weights is `fraction` of the tokens: divide
+  the coefficient by it for a mean over those that are left.
+
+  Args:
+    stats: TokenStats of the batch, [B, T].
+    of: which of its fields, such as 'student_entropy'.
+    fraction: in (0, 1], may be traced. Ties with the threshold all count.
+
+  Returns:
+    [*B] weights, 0 or 1.
+
+  Gradients: none; a weight is a constant.
+  Raises: ValueError when there is no such stat.
+
+  Example: of four tokens one does not count, and 2/3 of the others are two.
+    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    ...   student_entropy=jnp.array([3.0, 1.0, 9.0, 2.0]),
+    ...   mask=jnp.array([True, True, False, True]),
+    ... )
+    >>> top_fraction(stats, of='student_entropy', fraction=2 / 3).tolist()
+    [1.0, 0.0, 0.0, 1.0]
+  """
+  value = jnp.where(stats.mask, _stat(stats, of), -jnp.inf)
+  # A rank and not an interpolated quantile: the same threshold on any mesh.
+  descending = -jnp.sort(-value.ravel())
+  kept = jnp.round(fraction * jnp.sum(stats.mask)).astype(int)
+  threshold = descending[jnp.maximum(kept - 1, 0)]
+  return (stats.mask & (value >= threshold)).astype(jnp.float32)
+
+
+@scope('token')
+def importance(
+  stats: TokenStats, *, low: float = 0.0, high: float = 2.0
+) -> Float[Array, '*B']:
+  """Truncated importance, min(p / mu, high), and 0 below low.
+
+  mu is the distribution that sampled the token. Corrects the expectation of a
+  loss for rollouts that are not quite the student's: another precision, top-p,
+  a few updates ago. It corrects each token at its own prefix, not the prefix.
+
+  Args:
+    stats: TokenStats with the sampler's log-probs.
+    low: tokens of a smaller ratio are dropped.
+    high: the largest weight. The truncation is a bias that bounds the variance.
+
+  Returns:
+    [*B] weights in [0, high], without unit.
+
+  Gradients: none; a weight is a constant. For the ratio's own gradient anchor a
+    policy gradient to the sampler.
+
+  Example: ratios of 1/2 and 4.
+    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    ...   student_logp=jnp.log(jnp.array([0.1, 0.8])),
+    ...   sampler_logp=jnp.log(jnp.array([0.2, 0.2])),
+    ... )
+    >>> [round(float(w), 4) for w in importance(stats)]
+    [0.5, 2.0]
+  """
+  ratio = jnp.exp(stats.student_logp - stats.sampler_logp)
+  return jnp.where(ratio < low, 0.0, jnp.minimum(ratio, high))
+
+
+def _stat(stats: TokenStats, of: str) -> Float[Array, '*B']:
+  """One field, which must be there."""
+  value = getattr(stats, of, None)
+  if of == 'mask' or value is None:
+    known = [k for k, v in stats._asdict().items() if v is not None]
+    raise ValueError(f'of must be a known stat, one of {known}; got {of!r}')
+  return value

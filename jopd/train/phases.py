@@ -60,6 +60,7 @@ class Phases:
       compute_dtype=run.compute_dtype,
       chunk_tokens=stage.chunk_tokens,
       vocab_size=run.vocab_size,
+      gather=sharding.gather_width(run.mesh),
     )
     self._learn = Program(
       f'{stage.name}: learner',

@@ -77,8 +77,9 @@ def make_learn(
   micro_batches: int = 1,
   temperature: float = 1.0,
   compute_dtype=jnp.float32,
-  chunk_tokens: int = 128,
+  chunk_tokens: int = 256,
   vocab_size: int | None = None,
+  gather: Callable[[jax.Array], jax.Array] = lambda head: head,
 ):
   """The update: forward, loss, backward over micro-batches, optimizer.
 
@@ -95,6 +96,7 @@ def make_learn(
       weights, gradient sums and the loss are float32.
     chunk_tokens: tokens per slice of the loss.
     vocab_size: ids from here on are padding of the heads and get no mass.
+    gather: puts a head where the loss reads it, as `sharding.gather_width`.
 
   Returns:
     `learn(state, teacher_params, teacher_hidden, batch) -> (state, metrics)`.
@@ -108,7 +110,8 @@ def make_learn(
   def learn(state: TrainState, teacher_params, teacher_hidden, batch: Batch):
     terms = make_terms(state.step)
     heads = {
-      name: model.head(teacher_params[name]) for name, model in teachers.items()
+      name: gather(model.head(teacher_params[name]))
+      for name, model in teachers.items()
     }
     count = reduction.count(_mask(batch))
 
@@ -116,7 +119,7 @@ def make_learn(
       params = jax.tree.map(lambda p: p.astype(compute_dtype), params)
       return losses.distill_loss_chunked(
         score(student, params, part.prompt, part.prompt_length, part.response),
-        student.head(params),
+        gather(student.head(params)),
         {name: (hidden[name], heads[name]) for name in teachers},
         part.response,
         part.sampler_logp,

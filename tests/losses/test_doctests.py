@@ -12,7 +12,7 @@ import pytest
 from jopd import losses
 
 MODULES = [
-  f'jopd.losses.{m.name}' for m in pkgutil.iter_modules(losses.__path__)
+  m.name for m in pkgutil.walk_packages(losses.__path__, 'jopd.losses.')
 ]
 
 

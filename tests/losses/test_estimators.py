@@ -37,9 +37,10 @@ def every_token(objective, sampler=STUDENT):
   return np.asarray(values, np.float64), np.asarray(grads, np.float64)
 
 
-# Trap 11. Kills k3 sold as reverse KL, and k2 as forward.
+# Trap 11. Kills k3 sold as reverse KL, k2 as forward, k1 as either.
 @pytest.mark.parametrize(
-  'penalty, expected', [(losses.k2, REVERSE), (losses.k3, FORWARD)]
+  'penalty, expected',
+  [(losses.k1, np.zeros(V)), (losses.k2, REVERSE), (losses.k3, FORWARD)],
 )
 def test_expected_gradients_of_penalties(penalty, expected):
   _, grads = every_token(losses.sampled(penalty))
@@ -47,40 +48,155 @@ def test_expected_gradients_of_penalties(penalty, expected):
   assert np.abs(REVERSE - FORWARD).max() > 0.1  # the two do differ
 
 
-# log(p/q) = -1 and 3: k2 = 1/2 and 9/2; k3 = e - 2 and e^-3 + 2.
+# log(p/q) = -1 and 3 is k1; k2 = 1/2 and 9/2; k3 = e - 2 and e^-3 + 2.
 # Kills p/q for q/p.
 def test_penalties_by_hand():
   p, q = jnp.array([-2.0, -1.0]), jnp.array([-1.0, -4.0])
+  np.testing.assert_allclose(losses.k1(p, q), [-1, 3], rtol=1e-6)
   np.testing.assert_allclose(losses.k2(p, q), [0.5, 4.5], rtol=1e-6)
   np.testing.assert_allclose(
     losses.k3(p, q), [np.e - 2, np.exp(-3) + 2], rtol=1e-6
   )
 
 
-# E_p[k3] is the reverse KL itself. Kills a k3 without its -1 or its log.
-def test_k3_is_an_unbiased_value():
-  values, _ = every_token(losses.sampled(losses.k3))
+# E_p[k1] and E_p[k3] are the reverse KL itself. Kills a k3 without its -1 or
+# its log, and a k1 of the other sign.
+@pytest.mark.parametrize('penalty', [losses.k1, losses.k3])
+def test_k1_and_k3_are_unbiased_values(penalty):
+  values, _ = every_token(losses.sampled(penalty))
   np.testing.assert_allclose(P @ values, oracles.reverse_kl(P, Q), rtol=1e-5)
 
 
-# Traps 12, 13. Kills a credit without a stop-gradient, a wrong sign, and a
-# credit that does not depend on the token.
+def expected(objectives):
+  """name -> sum over tokens of chance * gradient, float64 [V]; one program.
+
+  The tokens are MU's where the name says 'sampler', P's elsewhere. What the
+  batch says of the sampler is MU always, to mislead those who must not look.
+  """
+
+  def loss(logits, objective, chance):
+    rows = lambda x: jnp.broadcast_to(losses.log_probs(x), (V, 1, V))
+    batch = losses.TokenBatch(
+      student_logp=rows(logits),
+      logps={'teacher': rows(jnp.asarray(TARGET))},
+      token=jnp.arange(V)[:, None],
+      sampler_logp=losses.log_probs(jnp.asarray(SAMPLER))[:, None],
+    )
+    return jnp.sum(jnp.asarray(chance)[:, None] * objective(batch))
+
+  @jax.jit
+  def run(logits):
+    return {
+      name: jax.grad(loss)(logits, objective, MU if 'sampler' in name else P)
+      for name, objective in objectives.items()
+    }
+
+  grads = run(jnp.asarray(STUDENT))
+  return {name: np.asarray(x, np.float64) for name, x in grads.items()}
+
+
+SURROGATES = {
+  'reinforce': losses.reinforce,
+  # Ratios lie in [0.02, 30] here: none is clipped.
+  'clipped': functools.partial(losses.clipped, low=1.0, high=100.0),
+}
+CREDITS = {
+  'log_ratio': losses.log_ratio,
+  'centered': losses.centered_log_ratio,
+  # Log-ratios lie in [-4, 5] here: none is bounded.
+  'bounded': functools.partial(losses.bounded, low=-8.0, high=8.0),
+  # Responses of one token: there is nothing to come.
+  'discounted': functools.partial(losses.discounted, gamma=1.0),
+  'nested': functools.partial(
+    losses.bounded,
+    low=-8.0,
+    credit=functools.partial(
+      losses.discounted, gamma=0.5, credit=losses.centered_log_ratio
+    ),
+  ),
+}
+
+
+# Traps 12, 13. Every surrogate with every credit and either anchor has exactly
+# the gradient of the reverse KL, over the tokens of its anchor. Kills a credit
+# without a stop-gradient, a wrong sign, a baseline that depends on the token,
+# an anchor that is ignored or not stopped, and a clip that binds too soon.
+def test_every_policy_gradient_is_that_of_the_reverse_kl():
+  grads = expected(
+    {
+      f'{surrogate} {credit} {anchor}': losses.policy_gradient(
+        SURROGATES[surrogate], credit=CREDITS[credit], anchor=anchor
+      )
+      for surrogate in SURROGATES
+      for credit in CREDITS
+      for anchor in ('student', 'sampler')
+    }
+  )
+  assert len(grads) == 20
+  for name, grad in grads.items():
+    np.testing.assert_allclose(grad, REVERSE, atol=2e-6, err_msg=name)
+  ratio = P / MU
+  assert ratio.min() > 0.02 and ratio.max() < 30
+  assert np.abs(np.log(Q / P)).max() < 8
+
+
+# Each bias that the docs own up to: it is there, and is what it is said to be.
+# Kills bounds and clips that do not bind, a bound on something other than the
+# credit, and a credit that is the same for all tokens but teaches all the same.
+def test_bounds_clips_and_foreign_tokens_are_biases():
+  pg = losses.policy_gradient
+  bounded = functools.partial(losses.bounded, low=-1.0)
+  centered = losses.centered_log_ratio
+  grads = expected(
+    {
+      'bounded': pg(losses.reinforce, credit=bounded),
+      'bounded sampler': pg(losses.reinforce, credit=bounded, anchor='sampler'),
+      'bounded above': pg(
+        losses.reinforce, credit=functools.partial(losses.bounded, high=0.5)
+      ),
+      'clipped sampler': pg(losses.clipped, anchor='sampler'),
+      'centered clipped sampler': pg(
+        losses.clipped, credit=centered, anchor='sampler'
+      ),
+      'not anchored to the sampler': pg(losses.reinforce),
+      'constant credit': pg(
+        losses.reinforce, credit=lambda stats: -stats.reverse_kl
+      ),
+    }
+  )
+  for name, grad in grads.items():
+    assert np.abs(grad - REVERSE).max() > 0.02, name
+  np.testing.assert_allclose(grads['constant credit'], 0, atol=1e-6)
+  # What the bound makes of it: the credit of each token, times its score.
+  credit = np.maximum(np.log(Q / P), -1.0)
+  np.testing.assert_allclose(
+    grads['bounded'], -P * (credit - P @ credit), atol=1e-6
+  )
+  np.testing.assert_allclose(
+    grads['bounded sampler'], grads['bounded'], atol=2e-6
+  )
+
+
+# Anchored to the student its value is the estimate of the KL, to be read. Kills
+# -credit * log p, of which the gradient is right and the value means nothing.
 @pytest.mark.parametrize('surrogate', [losses.reinforce, losses.clipped])
-def test_the_policy_gradient_is_that_of_the_reverse_kl(surrogate):
-  values, grads = every_token(losses.policy_gradient(surrogate))
-  np.testing.assert_allclose(P @ grads, REVERSE, atol=1e-6)
-  # Anchored to the student its value is the estimate of the KL, to be read.
+def test_the_value_of_a_policy_gradient_estimates_the_kl(surrogate):
+  values, _ = every_token(losses.policy_gradient(surrogate))
   np.testing.assert_allclose(P @ values, oracles.reverse_kl(P, Q), rtol=1e-5)
 
 
-# Tokens of another policy, weighted by importance: exact again. Kills an anchor
-# that is ignored, or not stopped.
-def test_the_sampler_anchor_corrects_for_the_sampler():
-  objective = losses.policy_gradient(losses.reinforce, anchor='sampler')
+# Where the clip binds there is no gradient, where it does not there is that of
+# the ratio: -c r (1_v - p). Kills a clip on the student's own ratio of 1, and a
+# clip that merely scales the gradient.
+def test_the_clip_silences_just_the_tokens_beyond_it():
+  objective = losses.policy_gradient(losses.clipped, anchor='sampler')
   _, grads = every_token(objective, SAMPLER)
-  np.testing.assert_allclose(MU @ grads, REVERSE, atol=1e-6)
-  _, uncorrected = every_token(losses.policy_gradient(losses.reinforce))
-  assert np.abs(MU @ uncorrected - REVERSE).max() > 0.05
+  for v in range(V):
+    credit, ratio = np.log(Q[v] / P[v]), P[v] / MU[v]
+    silent = (credit > 0 and ratio > 1.2) or (credit < 0 and ratio < 0.8)
+    score = (np.arange(V) == v) - P
+    want = 0 * P if silent else -credit * ratio * score
+    np.testing.assert_allclose(grads[v], want, rtol=1e-4, atol=1e-6)
 
 
 # NLL of the teacher's tokens descends the forward KL. Kills a wrong sign.
@@ -107,11 +223,12 @@ def test_the_clip_by_hand():
 
 # Kills a gradient through the anchor, the credit or the target.
 @pytest.mark.parametrize(
-  'function', [losses.reinforce, losses.clipped, losses.k2, losses.k3]
+  'function',
+  [losses.reinforce, losses.clipped, losses.k1, losses.k2, losses.k3],
 )
 def test_only_the_student_gets_a_gradient(function):
   args = (jnp.array(-1.0), jnp.array(-1.1), jnp.array(0.3))
-  if function in (losses.k2, losses.k3):
+  if function in (losses.k1, losses.k2, losses.k3):
     args = args[:2]
   first, *others = jax.grad(function, argnums=tuple(range(len(args))))(*args)
   assert first != 0
@@ -119,7 +236,9 @@ def test_only_the_student_gets_a_gradient(function):
 
 
 # Kills NaN from a sampled token that one side excludes.
-@pytest.mark.parametrize('function', [losses.k2, losses.k3, losses.reinforce])
+@pytest.mark.parametrize(
+  'function', [losses.k1, losses.k2, losses.k3, losses.reinforce]
+)
 def test_excluded_tokens_give_finite_gradients(function):
   zero, log_zero = jnp.array(-1.0), jnp.array(-jnp.inf)
   args = (

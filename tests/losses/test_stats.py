@@ -75,4 +75,9 @@ def test_stats_without_a_target_are_none():
   p = jnp.log(jnp.array([0.25, 0.75]))
   stats = losses.token_stats(p, None, jnp.array(1), jnp.array(-1.0))
   known = {k for k, v in stats._asdict().items() if v is not None}
-  assert known == {'student_logp', 'sampler_logp', 'student_entropy'}
+  assert known == {
+    'student_logp',
+    'sampler_logp',
+    'student_entropy',
+    'mask',
+  }

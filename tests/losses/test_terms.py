@@ -20,6 +20,15 @@ COUNT = int(LENGTHS.sum())
 
 OPD = {'opd': losses.Term(losses.matching(losses.reverse_kl))}
 
+REDUCTIONS = {
+  'token': losses.token_mean,
+  'sequence': losses.sequence_mean,
+  'fixed': functools.partial(losses.fixed_length, length=8),
+}
+every_reduction = pytest.mark.parametrize(
+  'reduce', REDUCTIONS.values(), ids=REDUCTIONS
+)
+
 
 def batch_of(student=STUDENT, rows=slice(None)):
   return losses.TokenBatch(
@@ -60,6 +69,31 @@ def test_the_sequence_mean_weighs_rows_alike():
     sum(np.mean([kl(b, t) for t in range(LENGTHS[b])]) for b in (0, 1, 3)) / 4
   )
   np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+# Rows of 5, 1, 0 and 3 tokens over a length of 8, 4 rows. Kills a row's own
+# length, and a mean over tokens: the row of 5 weighs five times that of 1.
+def test_the_fixed_length_weighs_tokens_alike_in_every_batch():
+  reduce = functools.partial(losses.fixed_length, length=8)
+  got = losses.distill_loss(batch_of(), OPD, mask=MASK, reduce=reduce, count=4)
+  expected = sum(kl(b, t) for b, t in live()) / 8 / 4
+  np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+# (1 + 2) / 4 and 6 / 4, over 2 rows; the gradient is 1 / 8 where it counts.
+# Kills 0 * NaN at masked places, in value and gradient.
+def test_the_fixed_length_by_hand():
+  loss = jnp.array([[1.0, 2.0, jnp.nan], [6.0, jnp.nan, jnp.inf]])
+  mask = jnp.array([[True, True, False], [True, False, False]])
+  value, grad = jax.value_and_grad(losses.fixed_length)(loss, mask, 2, length=4)
+  assert value == 1.125
+  np.testing.assert_array_equal(grad, mask / 8)
+
+
+@pytest.mark.parametrize('length', [0, -3])
+def test_no_length_is_refused(length):
+  with pytest.raises(ValueError, match=f'above 0, got {length}'):
+    losses.fixed_length(jnp.ones((1, 1)), MASK[:1, :1], 1, length=length)
 
 
 # Two terms with coefficients, weights and targets of their own:
@@ -136,7 +170,7 @@ def test_nothing_at_masked_places_matters(poison):
 
 # Traps 6, 26. Kills a local denominator: rows in any order, in halves, or in
 # ragged parts share one count and add up.
-@pytest.mark.parametrize('reduce', [losses.token_mean, losses.sequence_mean])
+@every_reduction
 def test_microbatches_add_up(reduce):
   count = COUNT if reduce is losses.token_mean else B
 
@@ -155,7 +189,7 @@ def test_microbatches_add_up(reduce):
 
 
 # Trap 29. Kills 0 / 0 of a batch in which nothing is live.
-@pytest.mark.parametrize('reduce', [losses.token_mean, losses.sequence_mean])
+@every_reduction
 def test_an_empty_batch_is_zero_with_zero_gradients(reduce):
   def loss(student):
     return losses.distill_loss(
@@ -173,7 +207,7 @@ def test_an_empty_batch_is_zero_with_zero_gradients(reduce):
 
 # The chunked kernel reads a reduction's token weights off its gradient. Kills
 # one that is not linear: reduce(x + 2 y) = reduce(x) + 2 reduce(y).
-@pytest.mark.parametrize('reduce', [losses.token_mean, losses.sequence_mean])
+@every_reduction
 def test_reductions_are_linear(reduce):
   x, y = jnp.asarray(RNG.normal(size=(2, B, T)), jnp.float32)
   r = functools.partial(reduce, mask=MASK, count=jnp.array(3.0))
@@ -207,7 +241,9 @@ def test_a_missing_teacher_is_named():
       )
     )
   }
-  with pytest.raises(ValueError, match=r"named 'math', got \['other', 'teach"):
+  with pytest.raises(
+    ValueError, match=r"named 'math', got \['other', 'student'"
+  ):
     losses.distill_loss(batch_of(), terms, mask=MASK, count=COUNT)
 
 

@@ -1,0 +1,183 @@
+"""What a term of the loss charges each token: a TokenBatch to [*B] losses.
+
+There are four ways to make an objective: `matching` (a divergence between
+distributions), `sampled` (a penalty on the sampled token), `policy_gradient` (a
+credit on it) and `negative_log_likelihood` (imitation of it). Hyper-parameters
+are bound with `functools.partial`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+from jopd.losses.credits import log_ratio
+from jopd.losses.distributions import finite, pick
+from jopd.losses.stats import TokenStats, token_stats
+from jopd.losses.supports import full
+from jopd.losses.targets import teacher
+
+
+class TokenBatch(NamedTuple):
+  """What an objective sees of each token; *B is [B, T] or any part of it.
+
+  Attributes:
+    student_logp: [*B, V] log-probs, float32, temperature applied.
+    logps: the same of each teacher, by name. May be empty.
+    token: [*B] the sampled ids.
+    sampler_logp: [*B] their log-probs when they were sampled.
+  """
+
+  student_logp: Float[Array, '*B V']
+  logps: dict[str, Float[Array, '*B V']]
+  token: Int[Array, '*B']
+  sampler_logp: Float[Array, '*B']
+
+
+Objective = Callable[[TokenBatch], Float[Array, '*B']]
+
+
+class Credited(NamedTuple):
+  """An objective that reads a credit of each token: see `policy_gradient`.
+
+  Callable like any other. The credit can also be taken first, over the whole
+  batch, and handed to the loss later, chunk by chunk.
+
+  Attributes:
+    loss: (TokenBatch, credit [*B]) -> [*B] losses.
+    credit: TokenStats -> [*B].
+    target: which distribution the stats that the credit reads compare with.
+  """
+
+  loss: Callable[[TokenBatch, Float[Array, '*B']], Float[Array, '*B']]
+  credit: Callable[[TokenStats], Float[Array, '*B']]
+  target: Callable
+
+  def __call__(self, batch: TokenBatch) -> Float[Array, '*B']:
+    return self.loss(batch, self.credit(batch_stats(batch, self.target)))
+
+
+def matching(
+  divergence: Callable, *, support: Callable = full, target: Callable = teacher
+) -> Objective:
+  """An exact divergence to the target at every token: the default of OPD.
+
+  Args:
+    divergence: (student_logp, target_logp), [*B, K] -> [*B].
+    support: (student_logp, target_logp), [*B, V] -> two [*B, K].
+    target: dict of [*B, V] -> [*B, V]. Constant. The dict holds the teachers'
+      log-probs by name, and the student's own as 'student'.
+
+  Returns:
+    An objective.
+
+  Gradients: those of the divergence, through the student's side only.
+
+  Example: reverse KL on the teacher's top 64 and a bucket for the rest.
+    >>> from functools import partial
+    >>> from jopd.losses import reverse_kl, top_k
+    >>> objective = matching(reverse_kl, support=partial(top_k, k=64))
+  """
+
+  def objective(batch):
+    target_logp = _target_logp(batch, target)
+    return divergence(*support(batch.student_logp, target_logp))
+
+  return objective
+
+
+def sampled(penalty: Callable, *, target: Callable = teacher) -> Objective:
+  """A penalty on the sampled token alone, differentiated as it stands.
+
+  Args:
+    penalty: (student_logp, target_logp), [*B] -> [*B]: `k2` or `k3`.
+    target: as in `matching`.
+
+  Returns:
+    An objective.
+
+  Gradients: see `penalties`; unbiased only for tokens sampled from the student.
+  """
+
+  def objective(batch):
+    target_logp = _target_logp(batch, target)
+    return penalty(
+      pick(batch.student_logp, batch.token), pick(target_logp, batch.token)
+    )
+
+  return objective
+
+
+def policy_gradient(
+  surrogate: Callable,
+  *,
+  credit: Callable[[TokenStats], Float[Array, '*B']] = log_ratio,
+  anchor: str = 'student',
+  target: Callable = teacher,
+) -> Credited:
+  """A policy gradient on the sampled token, with a credit read from its stats.
+
+  Args:
+    surrogate: (student_logp, anchor_logp, credit), [*B] -> [*B].
+    credit: TokenStats -> [*B]. Constant. May look along the row or over the
+      whole batch, see `stats.scope`.
+    anchor: the policy that the ratio is taken to. 'student': ratio 1, for one
+      update per rollout. 'sampler': importance weighting, for several.
+    target: as in `matching`; what the stats compare with.
+
+  Returns:
+    An objective.
+
+  Gradients: with `log_ratio`, the expectation is exactly that of the full
+    reverse KL at each token: with anchor 'student' for tokens sampled from the
+    student, with 'sampler' (and `reinforce`) from any policy that covers it.
+  Raises: ValueError when anchor is none of the two.
+  """
+  if anchor not in ('student', 'sampler'):
+    raise ValueError(f"anchor must be 'student' or 'sampler', got {anchor!r}")
+
+  def loss(batch, credit):
+    student_logp = pick(batch.student_logp, batch.token)
+    anchor_logp = student_logp if anchor == 'student' else batch.sampler_logp
+    return surrogate(
+      student_logp,
+      jax.lax.stop_gradient(anchor_logp),
+      jax.lax.stop_gradient(credit),
+    )
+
+  return Credited(loss, credit, target)
+
+
+def negative_log_likelihood() -> Objective:
+  """Imitation of the tokens, -log p(token): SFT. Needs no teacher.
+
+  Returns:
+    An objective.
+
+  Gradients: -grad log p(token).
+  """
+
+  def objective(batch):
+    return -finite(pick(batch.student_logp, batch.token))
+
+  return objective
+
+
+def _target_logp(batch: TokenBatch, target: Callable):
+  """What the student is pulled to, as a constant."""
+  own = {'student': batch.student_logp}
+  return jax.lax.stop_gradient(target(own | batch.logps))
+
+
+def batch_stats(
+  batch: TokenBatch, target: Callable, mask: Bool[Array, '*B'] | None = None
+) -> TokenStats:
+  """The stats of a batch against a target, or without one if no teacher is.
+
+  Gradients: none; stats are constants.
+  """
+  target_logp = _target_logp(batch, target) if batch.logps else None
+  return token_stats(
+    batch.student_logp, target_logp, batch.token, batch.sampler_logp, mask=mask
+  )

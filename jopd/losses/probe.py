@@ -1,0 +1,195 @@
+"""What an objective teaches, found by enumerating a small vocabulary.
+
+On the student's own tokens, descent follows the expected gradient in the long
+run, and with few tokens that can be computed: the sum over v of p_v times the
+gradient where v was sampled. Two of its values tell a loss from a slip: it must
+not vanish while student and teachers differ, and must vanish when the student
+is its target.
+
+Not for imitation, whose tokens somebody else wrote.
+"""
+
+from collections.abc import Callable, Collection
+import functools
+import math
+import random
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jopd.losses.distributions import log_probs, pick
+from jopd.losses.objectives import Objective, TokenBatch
+from jopd.losses.targets import teacher
+
+VOCAB = 16
+DRAWS = 8  # of the distributions, so that no accident decides
+NEAR = 1e-3  # nats between a student at rest and its target
+NOTHING = 1e-5  # sound objectives teach 0.01 and more, rounding is 1e-7
+MOVED = 1e-2  # as a share of what the objective teaches elsewhere
+
+_TEACHES_NOTHING = {
+  'matching': (
+    'its gradient is zero whatever the teacher says, as where one category'
+    " alone is renormalised (raise k, or take tail='bucket') and where the"
+    ' target is the student itself'
+  ),
+  'sampled': (
+    'the expected gradient of its penalty is zero, as that of the log-ratio,'
+    ' which does not contain the teacher; use k2, or policy_gradient with'
+    ' log_ratio'
+  ),
+  'policy_gradient': (
+    'its credit is the same for every token at its place, as a KL is, and so'
+    ' its expected gradient is zero; match that divergence instead, or use'
+    ' log_ratio'
+  ),
+}
+_MOVES = {
+  'matching': (
+    'a sum over part of the vocabulary pushes mass out of its support, or into'
+    " it; use stop_gradient_reverse_kl or tail='bucket'"
+  ),
+  'sampled': "its penalty's derivative is not zero there; use k2",
+  'policy_gradient': 'its credit favours some tokens there; use log_ratio',
+}
+
+
+def expected_gradients(
+  objective: Objective,
+  *,
+  target: Callable = teacher,
+  roles: Collection[str] = ('teacher',),
+  vocab_size: int = VOCAB,
+) -> tuple[Float[Array, 'S V'], Float[Array, 'S V']]:
+  """What an objective teaches: sum_v p_v grad objective(v), to the logits.
+
+  Args:
+    objective: TokenBatch -> [*B] losses.
+    target: what the objective pulls to, dict of [*B, V] -> [*B, V].
+    roles: the teachers, by name; each has a distribution of its own.
+    vocab_size: V, static; the cost grows with its square.
+
+  Returns:
+    Two [S, V] arrays over S draws of the distributions, nats per token: where
+    the student and all teachers differ, and where the student is its target.
+
+  Gradients: these are gradients.
+  Numerics: a student at its target is 1e-3 beside it, and the mean is taken
+    with its mirror image. What is left is 0 also where an objective has a kink
+    at its rest, as total variation, or divides by the spread of its credits.
+
+  Example: k2 descends the reverse KL, and rests where that is 0.
+    >>> from jopd.losses import k2, sampled
+    >>> apart, at_rest = expected_gradients(sampled(k2))
+    >>> float(abs(apart).max()) > 0.1, float(abs(at_rest).max()) < 1e-5
+    (True, True)
+  """
+  gradient = jax.vmap(jax.grad(functools.partial(_expected_loss, objective)))
+
+  # It runs once, so that most of the time goes into compiling.
+  quick = {'xla_backend_optimization_level': 0}
+
+  @functools.partial(jax.jit, compiler_options=quick)
+  def of_draws(student, noise, offset):
+    # Near the student, or their likeliest tokens would hardly ever agree.
+    teachers = {role: log_probs(student + x) for role, x in noise.items()}
+    rest = _at_target(target, log_probs(student), teachers)
+    students = jnp.concatenate([student, rest + offset, rest - offset])
+    teachers = {role: jnp.concatenate([x] * 3) for role, x in teachers.items()}
+    gradients = gradient(students, teachers)[:, 0]
+    apart, above, below = jnp.split(gradients, 3)
+    return apart, (above + below) / 2
+
+  rng = random.Random(0)  # jax.random would be one more program to compile
+  normal = functools.partial(_normal, rng, (DRAWS, 2, vocab_size))
+  noise = {role: normal() for role in roles}
+  return of_draws(1.5 * normal(), noise, NEAR * normal())
+
+
+def check_objective(
+  objective: Objective,
+  *,
+  kind: str,
+  target: Callable = teacher,
+  roles: Collection[str] = ('teacher',),
+  vocab_size: int = VOCAB,
+  demonstration: bool = False,
+) -> None:
+  """Refuses an objective that teaches nothing, or the wrong thing.
+
+  Nothing: its expected gradient over the student's own tokens is zero. Wrong:
+  it moves a student that equals its target. Both are enumerated, not looked up
+  by name, so they hold for functions of your own.
+
+  Args:
+    objective: TokenBatch -> [*B] losses.
+    kind: 'matching', 'sampled' or 'policy_gradient'; what to say depends on it.
+    target: what the objective pulls to, dict of [*B, V] -> [*B, V].
+    roles: the teachers, by name. Without any there is nothing to equal, and the
+      objective may move.
+    vocab_size: of the enumeration. For a support of k it must exceed k, unless
+      the k are the whole vocabulary in earnest too.
+    demonstration: True lets it move, for those who want to show it.
+
+  Raises: ValueError with the reason and the cure.
+
+  Example: the bare log-ratio, differentiated as it stands.
+    >>> from jopd.losses import sampled
+    >>> k1 = lambda student_logp, target_logp: student_logp - target_logp
+    >>> check_objective(sampled(k1), kind='sampled')  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: it teaches nothing: the expected gradient of its penalty is ...
+  """
+  apart, at_rest = (
+    jnp.max(jnp.abs(gradients), axis=1)
+    for gradients in expected_gradients(
+      objective, target=target, roles=roles, vocab_size=vocab_size
+    )
+  )
+  if jnp.max(apart) < NOTHING:
+    raise ValueError(f'it teaches nothing: {_TEACHES_NOTHING[kind]}')
+  # The median, for next to a kink the rounding of one draw may decide.
+  moved = jnp.median(at_rest) > MOVED * jnp.max(apart)
+  if moved and roles and not demonstration:
+    raise ValueError(
+      f'it moves a student that equals its target: {_MOVES[kind]}, or set'
+      ' demonstration=True to run it all the same'
+    )
+
+
+def _at_target(target, student, teachers):
+  """Log-probs of a student that equals its target; itself without a teacher."""
+  if not teachers:
+    return student
+  # The target may lean on the student, so to be it is to come to rest. Half
+  # steps do so also where the target recedes from the student.
+  step = lambda _, own: (own + target({'student': own} | teachers)) / 2
+  return jax.lax.fori_loop(0, 200, step, student)
+
+
+def _expected_loss(objective, student, teachers):
+  """The first token's loss, over all that the student might sample there.
+
+  From [2, V] logits: a row has two tokens, and there is a row for each first
+  one, so that a credit may compare tokens of a row or of the batch.
+  """
+  vocab = student.shape[-1]
+  rows = lambda logits: jnp.broadcast_to(
+    log_probs(logits)[None], (vocab, *logits.shape)
+  )
+  student_logp = rows(student)
+  token = jnp.stack([jnp.arange(vocab), jnp.zeros(vocab, int)], axis=1)
+  batch = TokenBatch(
+    student_logp=student_logp,
+    logps={role: rows(logits) for role, logits in teachers.items()},
+    token=token,
+    sampler_logp=jax.lax.stop_gradient(pick(student_logp, token)),
+  )
+  chance = jax.lax.stop_gradient(jnp.exp(student_logp[0, 0]))
+  return jnp.sum(chance * objective(batch)[:, 0])
+
+
+def _normal(rng: random.Random, shape: tuple[int, ...]):
+  numbers = [rng.gauss(0.0, 1.0) for _ in range(math.prod(shape))]
+  return jnp.array(numbers, jnp.float32).reshape(shape)
