@@ -135,7 +135,7 @@ def main():
   parser.add_argument('--json', action='store_true', help='a line of JSON each')
   args = parser.parse_args()
   for width in (256,) if args.quick else (256, 1024):
-    result = study(8, 256, width, 151_936, 256, rounds=1 if args.quick else 5)
+    result = study(8, 256, width, 151_936, 256, rounds=1 if args.quick else 3)
     print(json.dumps(result, indent=None if args.json else 2), flush=True)
 
 

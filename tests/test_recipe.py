@@ -118,7 +118,9 @@ HAND_MADE = [
 ]
 
 
-@pytest.mark.parametrize('spec, objective', HAND_MADE, ids=str)
+@pytest.mark.parametrize(
+  'spec, objective', HAND_MADE, ids=[str(spec) for spec, _ in HAND_MADE]
+)
 def test_a_resolved_term_is_the_hand_made_one(spec, objective, key):
   # Kills: an argument that is dropped on the way (beta, k, low, anchor), a name
   # that stays a name, the weights of a target taken for a term's weight.

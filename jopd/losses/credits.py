@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.stats import TokenStats, scope
 
@@ -42,8 +43,9 @@ def centered_log_ratio(stats: TokenStats) -> Float[Array, '*B']:
 
   The baseline -KL is exact and needs no value network: it is a sum over the
   vocabulary, known at every token. It does not depend on the sampled token, so
-  the expected gradient is that of `log_ratio`, with less variance where the KL
-  is large against the spread of the log-ratios.
+  the expected gradient is that of `log_ratio`, while the mean of the squared
+  credit falls by KL^2. The gradient's variance mostly falls with it; not where
+  a peaked student is far from its target.
 
   Args:
     stats: TokenStats with a target.
@@ -62,14 +64,16 @@ def centered_log_ratio(stats: TokenStats) -> Float[Array, '*B']:
 def discounted(
   stats: TokenStats,
   *,
-  gamma: float,
+  gamma: Scalar,
   credit: Callable[[TokenStats], Float[Array, 'B T']] = log_ratio,
 ) -> Float[Array, 'B T']:
   """Credits to come, sum over u >= t of gamma^(u - t) c_u.
 
   What a token does to the prefixes of later tokens, which a token's own credit
   leaves out. gamma 0 is `credit` itself: least variance, O(T^2) in the length.
-  gamma 1 is the exact gradient of the sequence's reverse KL, O(T^4).
+  gamma 1 is the exact gradient of the sequence's reverse KL, O(T^4). Not for
+  centered credits: those to come have mean 0 at their own prefixes, so they add
+  variance and nothing else.
 
   Args:
     stats: TokenStats of whole rows, [B, T], with a target.

@@ -1,5 +1,7 @@
 """Logits to log-probs, and the few things every loss asks of them."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -9,11 +11,6 @@ from jaxtyping import ScalarLike as Scalar
 # comes out as 0 with no special case, and an infinite divergence comes out huge
 # but finite: it shows in the loss, and its gradient is never NaN.
 LOG_ZERO = -1e9
-
-# Ids per group in the search for the likeliest. Group g holds the ids that are
-# g modulo V / GROUP: cut into contiguous shards, each shard of the vocabulary
-# then has the same number of ids of every group.
-GROUP = 128
 
 
 def log_probs(
@@ -102,7 +99,7 @@ def top_indices(logp: Float[Array, '*B V'], k: int) -> Int[Array, '*B K']:
   """Ids of the k likeliest tokens, best first; among equals, any.
 
   Exact. With V sharded over devices, each searches its own part, and only the
-  maxima of groups and k * GROUP candidates per row travel, never the logits.
+  maxima of groups and the candidates travel, never the logits.
 
   Args:
     logp: [*B, V] log-probs, float32 (other dtypes are slow on a CPU).
@@ -116,16 +113,32 @@ def top_indices(logp: Float[Array, '*B V'], k: int) -> Int[Array, '*B K']:
   # Two-dimensional float32 is the one form with a fast path on CPUs.
   rows = jax.lax.stop_gradient(logp).reshape(-1, logp.shape[-1])
   vocab = rows.shape[1]
-  if vocab % GROUP or vocab < 2 * k * GROUP:
+  size = group_size(vocab, k)
+  if size == 1:
     index = jax.lax.top_k(rows, k)[1]
   else:
-    # The k best lie in the k groups with the largest maxima.
-    groups = rows.reshape(len(rows), GROUP, -1)
+    # The k best lie in the k groups with the largest maxima. Group g holds the
+    # ids that are g modulo V / size, so that if the vocabulary is cut into
+    # contiguous shards, each has the same number of ids of every group.
+    groups = rows.reshape(len(rows), size, -1)
     group = jax.lax.top_k(jnp.max(groups, axis=1), k)[1]
-    group = jnp.broadcast_to(group[:, None], (len(rows), GROUP, k))
-    ids = group + groups.shape[2] * jnp.arange(GROUP)[None, :, None]
+    group = jnp.broadcast_to(group[:, None], (len(rows), size, k))
+    ids = group + groups.shape[2] * jnp.arange(size)[None, :, None]
     found = jnp.take_along_axis(groups, group, axis=2)
     ids, found = (x.reshape(len(rows), -1) for x in (ids, found))
     best = jax.lax.top_k(found, k)[1]
     index = jnp.take_along_axis(ids, best, axis=-1)
   return index.reshape(*logp.shape[:-1], k)
+
+
+def group_size(vocab: int, k: int) -> int:
+  """Ids per group in the search for the k likeliest; 1 is no groups.
+
+  About as many groups as candidates make the search shortest. A power of two
+  that divides the vocabulary: shards of it are searched apart when there are
+  2, 4, 8 or, with a k of no more than a few hundred, 16 of them.
+  """
+  if vocab < 128 * k:
+    return 1
+  size = 2 ** round(math.log2(vocab / k) / 2)
+  return math.gcd(size, vocab)

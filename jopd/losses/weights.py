@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.stats import TokenStats, scope
 
@@ -55,7 +56,7 @@ def gate(
 
 
 def top_fraction(
-  stats: TokenStats, *, of: str, fraction: float
+  stats: TokenStats, *, of: str, fraction: Scalar
 ) -> Float[Array, '*B']:
   """1 at the given fraction of the batch's tokens with the largest stat.
 
@@ -66,7 +67,8 @@ def top_fraction(
   Args:
     stats: TokenStats of the batch, [B, T].
     of: which of its fields, such as 'student_entropy'.
-    fraction: in (0, 1], may be traced. Ties with the threshold all count.
+    fraction: in (0, 1], may be traced. At least one token counts, and all that
+      tie with the threshold.
 
   Returns:
     [*B] weights, 0 or 1.
@@ -125,7 +127,7 @@ def importance(
 
 def _stat(stats: TokenStats, of: str) -> Float[Array, '*B']:
   """One field, which must be there."""
-  value = getattr(stats, of, None)
+  value = stats._asdict().get(of)
   if of == 'mask' or value is None:
     known = [k for k, v in stats._asdict().items() if v is not None]
     raise ValueError(f'of must be a known stat, one of {known}; got {of!r}')
