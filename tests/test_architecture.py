@@ -162,7 +162,7 @@ VENV = 'python3 -m venv .venv && .venv/bin/pip install -e'
   [
     f'{VENV} . && .venv/bin/jopd train --config=configs/quickstart.py'
     ' --workdir=runs/quickstart',
-    f"{VENV} '.[test]' && .venv/bin/python -m pytest",
+    f"{VENV} '.[test]' && .venv/bin/python -m pytest -n auto",
   ],
 )
 def test_one_line_from_a_fresh_clone(command):
