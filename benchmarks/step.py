@@ -29,6 +29,7 @@ from jopd import losses, sharding
 from jopd.models import hf
 from jopd.recipe import make_reduction
 from jopd.rollout.engine import make_generate
+from jopd.rollout.stops import make_stops
 from jopd.train.state import init_state
 from jopd.train.step import Batch, make_learn, make_teach
 
@@ -85,7 +86,7 @@ def make_step(args, student, params, teacher, frozen):
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
   terms = {'opd': losses.Term(losses.matching(losses.reverse_kl))}
   generate = make_generate(
-    student, mesh, stop_ids=(-1,), max_new_tokens=args.new
+    student, mesh, stops=make_stops(()), max_new_tokens=args.new
   )
   teach = jax.jit(make_teach({'teacher': teacher}))
   learn = jax.jit(

@@ -28,6 +28,7 @@ from jopd.recipe import (
   make_terms,
   resolve,
 )
+from jopd.rollout.stops import make_stops
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
@@ -103,14 +104,19 @@ def _run(config, say) -> tuple[Run, dict]:
     tokenizer=tokenizer, stop_id=stop_id, template_kwargs=template
   )
   reward = resolve(rewards, config.reward)
+  # A student that learns where the template ends a turn must stop there.
+  stop_ids = tuple(sorted({*stops, stop_id}))
+  with about('config.stop_strings'):
+    texts = config.stop_strings
+    stops = make_stops(stop_ids, strings=texts, tokenizer=tokenizer)
   run = Run(
     models={
       name: _model(config, name, mesh, len(tokenizer)) for name in config.models
     },
     mesh=mesh,
     tokenizer=tokenizer,
-    # A student that learns where the template ends a turn must stop there.
-    stop_ids=tuple(sorted({*stops, stop_id})),
+    stop_ids=stop_ids,
+    stops=stops,
     vocab_size=len(tokenizer),
     max_response_tokens=config.max_response_tokens,
     compute_dtype=jnp.dtype(config.compute_dtype),
@@ -214,6 +220,7 @@ def _stage(config, index: int, run: Run, encoding) -> Stage:
     learning_rate=learning_rate,
     steps=settings.steps,
     group_size=settings.group_size,
+    slots=settings.slots,
     micro_batches=settings.micro_batches,
     sampling=settings.rollout.to_dict(),
     temperature=settings.temperature,

@@ -76,7 +76,8 @@ def _check_stage(stage, models) -> None:
   refuse_unknown(stage, default_stage(), 'a stage')
   counts = ('steps', 'batch_size', 'group_size', 'micro_batches')
   _check_least(1, stage, (*counts, 'chunk_tokens'))
-  _check_least(0, stage, ('warmup_steps', 'clip_norm', 'eval_every'))
+  least = ('slots', 'warmup_steps', 'clip_norm', 'eval_every')
+  _check_least(0, stage, least)
   if not stage.temperature > 0:
     raise ValueError(f'temperature must be above 0, got {stage.temperature}')
   for name in (stage.student, *stage.teachers.values()):

@@ -22,6 +22,8 @@ from jopd.models import hf
 from jopd.programs import cache_compilations
 from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.pick import sampling
+from jopd.rollout.slots import BUDGET, LENGTH, STOP
+from jopd.rollout.stops import make_stops
 from jopd.train import pipeline
 
 
@@ -110,93 +112,164 @@ def eval(arguments, overrides) -> None:
   print(json.dumps({'model': arguments.model, **evaluate()}, indent=2))
 
 
-# Rows of --prompts that are decoded together.
-_ROWS = 64
+# Answers that are decoded at a time, and those asked for in one call: what ends
+# early makes room for the next, but nothing is printed before the call is over.
+_SLOTS, _ROWS = 64, 256
+_ENDS = {STOP: 'stop', LENGTH: 'length', BUDGET: 'budget'}
 
 
 def sample(arguments, overrides) -> None:
-  """Answers --prompt as text, or the rows of --prompts as JSONL."""
+  """Answers --prompt as text, or the rows of --input as JSONL."""
   del overrides
-  if (arguments.prompt is None) == (arguments.prompts is None):
-    raise ValueError('give one of --prompt=TEXT and --prompts=FILE')
-  if arguments.out and not arguments.prompts:
-    raise ValueError('--out takes the answers to --prompts=FILE')
-  if arguments.n < 1 or arguments.max_new_tokens < 1:
-    raise ValueError('--n and --max-new-tokens must be at least 1')
-  how = dict(
-    temperature=arguments.temperature,
-    top_k=arguments.top_k,
-    top_p=arguments.top_p,
-  )
-  sampling(1, **how)
+  how = _check_sample(arguments)
+  folder = arguments.model or _finished(arguments.workdir, arguments.stage)
   _prepare()
   if arguments.prompt is not None:
     turn = {'role': 'user', 'content': arguments.prompt}
-    for _, answer in _answers(arguments, how, [Example('prompt', [turn])]):
+    examples = [Example('--prompt', [turn])]
+    for answer in _answers(folder, examples, how, arguments):
       print(answer['response'], flush=True)
     return
   # A row that is left out would shift the answers of those after it.
-  examples = sources.jsonl(arguments.prompts, max_bad_share=0.0)
+  examples = sources.jsonl(
+    arguments.input, prompt_field=arguments.field, max_bad_share=0.0
+  )
+  answers = _answers(folder, examples, how, arguments)
   with contextlib.ExitStack() as stack:
     out = sys.stdout
-    if arguments.out:
-      out = stack.enter_context(open(arguments.out, 'w', encoding='utf-8'))
+    if arguments.output:
+      out = stack.enter_context(open(arguments.output, 'x', encoding='utf-8'))
     bar = tqdm(
-      _answers(arguments, how, examples),
-      total=len(examples) * arguments.n,
+      answers,
+      total=len(examples) * arguments.samples,
       desc='sample',
       unit='answer',
       # On a terminal the answers themselves show how far it is.
       disable=out.isatty(),
       mininterval=0.1 if sys.stderr.isatty() else 30.0,
     )
-    for example, answer in bar:
-      out.write(json.dumps({'id': example.id, **answer}) + '\n')
+    for answer in bar:
+      out.write(json.dumps(answer) + '\n')
       out.flush()
 
 
-def _answers(arguments, how: dict, examples) -> Iterator[tuple[Example, dict]]:
-  """As many answers to each example as --n says, batch by batch."""
-  tokenizer = hf.load_tokenizer(arguments.model)
-  longest = max(len(encode_prompt(tokenizer, e.messages)) for e in examples)
+def _check_sample(arguments) -> dict:
+  """The settings of `sampling`; refuses flags that make no sense."""
+  if (arguments.model is None) == (arguments.workdir is None):
+    raise ValueError('give one of --model=DIR and --workdir=DIR')
+  if arguments.stage and not arguments.workdir:
+    raise ValueError('--stage takes a stage of --workdir=DIR')
+  if (arguments.prompt is None) == (arguments.input is None):
+    raise ValueError('give one of --prompt=TEXT and --input=FILE')
+  if arguments.prompt is not None and not arguments.prompt.strip():
+    raise ValueError('--prompt is empty')
+  if arguments.output and not arguments.input:
+    raise ValueError('--output takes the answers to --input=FILE')
+  if arguments.samples < 1 or arguments.max_tokens < 1:
+    raise ValueError('--samples and --max-tokens must be at least 1')
+  if arguments.output:
+    output = pathlib.Path(arguments.output)
+    if output.exists():
+      raise ValueError(f'--output={output} exists: remove it, or name another')
+    if not output.parent.is_dir():
+      raise ValueError(f'--output={output}: {output.parent} is not a folder')
+  names = ('temperature', 'top_k', 'top_p', 'min_p')
+  how = {name: getattr(arguments, name) for name in names}
+  sampling(1, **how)
+  return how
+
+
+def _finished(workdir: str, stage: str | None) -> str:
+  """The model folder of a finished stage, by default the last one."""
+  root = pathlib.Path(workdir)
+  path = root / 'config.json'
+  if not path.is_file():
+    raise ValueError(f'--workdir={workdir} holds no run: {path} is not there')
+  stages = json.loads(path.read_text()).get('stages', ())
+  done = [s for s in stages if (root / s / 'model' / 'config.json').is_file()]
+  if not done:
+    raise ValueError(f'--workdir={workdir} holds no finished stage yet')
+  if stage and stage not in done:
+    raise ValueError(
+      f'{workdir} has no finished stage {stage!r}'
+      f'{configs.did_you_mean(stage, done)}'
+    )
+  return str(root / (stage or done[-1]) / 'model')
+
+
+def _answers(folder: str, examples, how: dict, arguments) -> Iterator[dict]:
+  """As many answers to each example as --samples says, in order.
+
+  All that can be wrong is found at once, before the first answer is asked for.
+  """
+  tokenizer = hf.load_tokenizer(folder)
+  stops = make_stops(
+    hf.stop_ids(folder, tokenizer),
+    strings=arguments.stop,
+    tokenizer=tokenizer,
+    vocab_size=len(tokenizer),
+  )
+  lengths = [len(encode_prompt(tokenizer, e.messages)) for e in examples]
+  longest = max(lengths)
+  positions = hf.read_config(folder).max_positions
+  if longest + arguments.max_tokens > positions:
+    raise ValueError(
+      f'{examples[lengths.index(longest)].id}: a prompt of {longest} tokens and'
+      f' --max-tokens={arguments.max_tokens} exceed max_position_embeddings ='
+      f' {positions} of {folder}'
+    )
   prompts = encode_batch(examples, tokenizer, max_prompt_tokens=longest)
   # One device, so that the number of rows is free.
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   model, params = hf.load(
-    arguments.model,
+    folder,
     shardings=lambda axes, shapes: sharding.param_shardings(mesh, axes, shapes),
   )
   generate = make_generate(
     model,
     mesh,
-    stop_ids=hf.stop_ids(arguments.model, tokenizer),
-    max_new_tokens=arguments.max_new_tokens,
+    stops=stops,
+    max_new_tokens=arguments.max_tokens,
+    group_size=arguments.samples,
+    slots=_SLOTS,
     vocab_size=len(tokenizer),
     say=say,
   )
   key = jax.random.key(arguments.seed)
-  asked = np.repeat(np.arange(len(examples)), arguments.n)
-  size = min(_ROWS, len(asked))
-  for start in range(0, len(asked), size):
-    # The last batch is filled up, so that it compiles nothing.
-    rows = np.resize(asked[start : start + size], size)
-    rollout = jax.device_get(
-      generate(
+  size = min(max(1, _ROWS // arguments.samples), len(examples))
+
+  def batches():
+    for start in range(0, len(examples), size):
+      part = examples[start : start + size]
+      # The last batch is filled up, so that it compiles nothing.
+      rows = np.resize(np.arange(start, start + len(part)), size)
+      rollout = generate(
         params,
         prompts.prompt[rows],
         prompts.prompt_length[rows],
         jax.random.fold_in(key, start),
         **how,
       )
+      asked = [example for example in part for _ in range(arguments.samples)]
+      yield from _rows(asked, tokenizer, jax.device_get(rollout))
+
+  return batches()
+
+
+def _rows(asked, tokenizer, rollout) -> Iterator[dict]:
+  """What is written of each answer; a rollout may have more than were asked."""
+  texts = decode(tokenizer, rollout)
+  for i, example in enumerate(asked):
+    yield dict(
+      id=example.id,
+      prompt=example.messages[-1]['content'],
+      response=texts[i],
+      tokens=int(rollout.response_length[i]),
+      end=_ENDS[int(rollout.end[i])],
+      # Zero beyond the response.
+      logp=float(rollout.logp[i].sum(dtype=np.float64)),
+      sampler_logp=float(rollout.sampler_logp[i].sum(dtype=np.float64)),
     )
-    texts = decode(tokenizer, rollout)
-    for i in range(len(asked[start : start + size])):
-      answer = dict(
-        response=texts[i],
-        tokens=int(rollout.response_length[i]),
-        stopped=bool(rollout.stopped[i]),
-      )
-      yield examples[rows[i]], answer
 
 
 def report(arguments, overrides) -> None:

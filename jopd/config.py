@@ -44,6 +44,8 @@ def base() -> ConfigDict:
   # Longer prompts are dropped and counted; shapes are padded to these.
   config.max_prompt_tokens = 32
   config.max_response_tokens = 32
+  # Texts that end a response, beside the tokens that do.
+  config.stop_strings = ()
 
   # Devices by axis; -1 for one of them means all that remain.
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
@@ -98,8 +100,12 @@ def stage(**settings) -> ConfigDict:
   config.steps = 100
   config.batch_size = 64  # prompts a step, over all hosts
   config.group_size = 1  # responses per prompt
+  # Responses decoded at a time; the others wait for one to end. 0: all at once.
+  config.slots = 0
   config.micro_batches = 1  # gradient accumulation; exact, see reductions
-  config.rollout = ConfigDict(dict(temperature=1.0, top_k=0, top_p=1.0))
+  config.rollout = ConfigDict(
+    dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+  )
   # An optimizer of optax by name, and its arguments.
   config.optimizer = ConfigDict(dict(name='adamw', b2=0.98, weight_decay=0.0))
   config.learning_rate = 1e-3

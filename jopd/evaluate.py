@@ -12,6 +12,7 @@ from jopd.data.batching import PromptBatch
 from jopd.data.examples import Example
 from jopd.rollout.engine import decode
 from jopd.rollout.sampler import Rollout
+from jopd.rollout.slots import STOP
 
 
 def make_evaluate(
@@ -69,7 +70,7 @@ def make_evaluate(
         grade(text, prompts.examples[i])
         for text, i in zip(texts, part, strict=True)
       ]
-      local = np.stack([rewards, rollout.response_length, ~rollout.stopped])
+      local = np.stack([rewards, rollout.response_length, rollout.end != STOP])
       outcomes.extend(sharding.from_hosts(local))
       bar.update()
     return np.concatenate(outcomes, axis=1)[:, :count]

@@ -43,10 +43,13 @@ Any setting can be overridden: --config.eval.samples=16
 """
 _SAMPLE = """\
 Lets a model answer one prompt, or each row of a JSONL file (`messages` or
-`prompt` rows; answers go to --out, or to standard output, as JSONL).
+`prompt` rows). Answers go to standard output: to --prompt as text, to --input
+as JSONL, with the log-prob of each answer under the model and under the way it
+was sampled. A stop string stays in the answer that it ends.
 
   jopd sample --model=runs/quickstart/distil/model --prompt='3 1 4 1 5 9'
-  jopd sample --model=DIR --prompts=rows.jsonl --n=4 --out=answers.jsonl
+  jopd sample --workdir=runs/quickstart --stage=warm --prompt='3 1 4 1 5 9'
+  jopd sample --model=DIR --input=rows.jsonl --samples=4 --output=answers.jsonl
 """
 _REPORT = """\
 Draws the metrics of one run, or of several on the same axes: PNG files and one
@@ -116,21 +119,35 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
   add = command('eval', 'accuracy of a Hugging Face folder', _EVAL)
   add('--config', required=True, metavar='FILE', help='whose eval_data to use')
   add('--model', required=True, metavar='DIR', help='a Hugging Face folder')
-  add = command('sample', 'let a model answer', _SAMPLE)
-  add('--model', required=True, metavar='DIR', help='a Hugging Face folder')
-  add('--prompt', metavar='TEXT', help='one user turn')
-  add('--prompts', metavar='FILE', help='a JSONL file instead')
-  add('--out', metavar='FILE', help='where the answers to --prompts go')
-  add('--n', type=int, default=1, help='answers per prompt (1)')
-  add('--max-new-tokens', type=int, default=256, help='per answer (256)')
-  add('--temperature', type=float, default=1.0, help='0 is greedy (1.0)')
-  add('--top-k', type=int, default=0, help='0 keeps all tokens (0)')
-  add('--top-p', type=float, default=1.0, help='in (0, 1] (1.0)')
-  add('--seed', type=int, default=0, help='same seed, same answers (0)')
+  _sample_flags(command('sample', 'let a model answer', _SAMPLE))
   add = command('report', 'draw the metrics of runs', _REPORT)
   add('runs', nargs='+', metavar='RUN', help='a --workdir of jopd train')
   add('--out', metavar='DIR', help='default: the first RUN')
   return parser, by_name
+
+
+def _sample_flags(add) -> None:
+  add('--model', metavar='DIR', help='a Hugging Face folder')
+  add('--workdir', metavar='DIR', help='instead: of jopd train')
+  add(
+    '--stage', metavar='NAME', help='of --workdir (the last that is finished)'
+  )
+  add('--prompt', metavar='TEXT', help='one user turn')
+  add('--input', metavar='FILE', help='a JSONL file instead')
+  add('--field', default='prompt', help='where --input has prompts (prompt)')
+  add('--output', metavar='FILE', help='where the answers to --input go')
+  add('--samples', type=int, default=1, help='answers per prompt (1)')
+  add('--max-tokens', type=int, default=256, help='per answer (256)')
+  add('--temperature', type=float, default=1.0, help='0 is greedy (1.0)')
+  add('--top-k', type=int, default=0, help='0 keeps all tokens (0)')
+  add('--top-p', type=float, default=1.0, help='in (0, 1] (1.0)')
+  add('--min-p', type=float, default=0.0, help='in [0, 1]; 0 keeps all (0.0)')
+  add(
+    '--stop',
+    **dict(action='append', default=[], metavar='TEXT'),
+    help='ends an answer; may be given several times',
+  )
+  add('--seed', type=int, default=0, help='same seed, same answers (0)')
 
 
 def run(argv: Sequence[str] | None = None) -> None:

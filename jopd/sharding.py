@@ -172,10 +172,13 @@ def local_rows(tree: Any) -> Any:
   The inverse of `put`.
 
   Args:
-    tree: of arrays whose first axis is the batch and whose others are whole.
+    tree: of arrays whose first axis is the batch and whose others are whole,
+      and of scalars.
   """
 
   def rows(array):
+    if not array.ndim:
+      return np.asarray(array)
     # Devices that hold copies of the same rows give the same start.
     parts = {s.index[0].start or 0: s.data for s in array.addressable_shards}
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import pathlib
 import shutil
 
@@ -11,6 +12,7 @@ import tiny
 
 from jopd import commands, main
 from jopd.data import sources
+from jopd.data.prompts import encode_prompt
 from jopd.data.tokenizer import builtin_tokenizer
 
 TINY = f'--config={tiny.__file__}'
@@ -275,31 +277,49 @@ class TestEval:
     assert 'nowhere' in refused('eval', TINY, '--model=nowhere')
 
 
+def sample(model, *flags):
+  """The text that `jopd sample` prints, of a run that must not fail."""
+  code, out, err = jopd('sample', f'--model={model}', *flags)
+  assert code == 0, err
+  return out
+
+
+def read(rows: str):
+  return [json.loads(row) for row in rows.splitlines()]
+
+
 @pytest.fixture(scope='module')
-def answers(model, tmp_path_factory):
-  """The answers to 70 prompts, two each: more than one batch."""
-  folder = tmp_path_factory.mktemp('sample')
-  prompts, out = folder / 'prompts.jsonl', folder / 'answers.jsonl'
-  rows = [json.dumps({'prompt': str(i), 'id': i}) for i in range(70)]
-  prompts.write_text('\n'.join(rows))
-  done = jopd(
-    *('sample', f'--model={model}', f'--prompts={prompts}', f'--out={out}'),
-    *('--n=2', '--max-new-tokens=3', '--top-p=0.9'),
-  )
-  return done, [json.loads(row) for row in out.read_text().splitlines()]
+def questions(tmp_path_factory):
+  """A file of 70 prompts."""
+  path = tmp_path_factory.mktemp('sample') / 'rows.jsonl'
+  rows = [json.dumps({'question': f'1 {i}', 'id': i}) for i in range(70)]
+  path.write_text('\n'.join(rows))
+  return [f'--input={path}', '--field=question']
+
+
+@pytest.fixture(scope='module')
+def answers(model, questions):
+  """Two answers to each of the prompts: in two calls, a few at a time."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(commands, '_ROWS', 90)
+    patch.setattr(commands, '_SLOTS', 16)
+    flags = ('--samples=2', '--max-tokens=3', '--top-p=0.9')
+    done = jopd('sample', f'--model={model}', *questions, *flags)
+  return done, read(done[1])
 
 
 class TestSample:
   def test_every_prompt_gets_its_answers_in_order(self, answers):
-    # Kills: rows that fill the last batch in the file, and a last batch that
-    # compiles once more.
-    (code, out, err), rows = answers
-    assert (code, out) == (0, ''), err
-    assert [row['id'] for row in rows] == [
-      str(i) for i in range(70) for _ in range(2)
-    ]
+    # Kills: rows that fill the last batch in the file, a last batch that
+    # compiles once more, and answers in the order in which they end.
+    (code, _, err), rows = answers
+    assert code == 0, err
+    asked = [i for i in range(70) for _ in range(2)]
+    assert [row['id'] for row in rows] == [str(i) for i in asked]
+    assert [row['prompt'] for row in rows] == [f'1 {i}' for i in asked]
     assert all(1 <= row['tokens'] <= 3 for row in rows)
-    assert all(row['stopped'] or row['tokens'] == 3 for row in rows)
+    assert all(row['end'] == 'stop' or row['tokens'] == 3 for row in rows)
+    assert {row['end'] for row in rows} <= {'stop', 'length'}
     assert err.count('compiled rollout in ') == 1
     assert 'sample: 100%' in err and '140/140' in err
 
@@ -309,26 +329,86 @@ class TestSample:
     pairs = zip(rows[::2], rows[1::2], strict=True)
     assert sum(a['response'] != b['response'] for a, b in pairs) > 35
 
+  def test_log_probs_are_of_the_model_and_of_what_was_sampled(self, answers):
+    # The share of the vocabulary that top-p leaves has less mass, so what is
+    # drawn from it is likelier there. Kills: the two in one another's place,
+    # and a mean.
+    _, rows = answers
+    gains = [row['sampler_logp'] - row['logp'] for row in rows]
+    most = [-row['tokens'] * math.log(0.9) for row in rows]
+    assert all(0 < g <= m + 1e-4 for g, m in zip(gains, most, strict=True))
+    # Almost uniform over 384 tokens.
+    per_token = [row['logp'] / row['tokens'] for row in rows]
+    assert -8 < min(per_token) and max(per_token) < -4
+
   def test_greedy_answers_are_text_and_all_the_same(self, model):
     # Kills: JSON where text was asked for, and a temperature that is not 0.
-    code, out, _ = jopd(
-      *('sample', f'--model={model}', '--prompt=1 2 3', '--n=2'),
-      *('--temperature=0', '--max-new-tokens=2'),
+    out = sample(
+      *(model, '--prompt=1 2 3', '--samples=2'),
+      *('--temperature=0', '--max-tokens=2'),
     )
-    assert code == 0
     half = len(out) // 2
     assert out and out[:half] == out[half:]
+
+  def test_a_stop_string_ends_answers_and_changes_nothing_before(
+    self, model, questions
+  ):
+    # Kills: strings that are looked for after the fact, or cut from the text.
+    flags = (*questions, '--max-tokens=12', '--seed=3')
+    free = read(sample(model, *flags))
+    stopped = read(sample(model, *flags, '--stop=zz', '--stop=e'))
+    cut = 0
+    for whole, row in zip(free, stopped, strict=True):
+      assert whole['response'].startswith(row['response'])
+      if 'e' in whole['response']:
+        cut += row['tokens'] < whole['tokens']
+        assert row['end'] == 'stop' and 'e' in row['response']
+      elif row['end'] == 'length':
+        assert row['response'] == whole['response']
+    assert cut > 9
+
+  def test_a_seed_is_an_answer(self, model):
+    # Kills: a seed that is not used, and a hidden one that is.
+    flags = (model, '--prompt=1 2 3', '--max-tokens=12')
+    first, again, other = (
+      sample(*flags, f'--seed={seed}') for seed in (3, 3, 4)
+    )
+    assert first == again != other
+
+  def test_a_workdir_gives_the_last_finished_stage(
+    self, trained, workdir, tmp_path
+  ):
+    flags = ('--prompt=1 2 3', '--max-tokens=2')
+    want = sample(workdir / 'warm' / 'model', *flags)
+    for stage in ([], ['--stage=warm']):
+      code, out, err = jopd('sample', f'--workdir={workdir}', *stage, *flags)
+      assert (code, out) == (0, want), err
+    message = refused('sample', f'--workdir={workdir}', '--stage=wram', *flags)
+    assert "no finished stage 'wram'; did you mean 'warm'?" in message
+    message = refused('sample', f'--workdir={tmp_path}', *flags)
+    assert 'holds no run' in message and 'config.json' in message
+    shutil.copy(workdir / 'config.json', tmp_path)
+    message = refused('sample', f'--workdir={tmp_path}', *flags)
+    assert message == f'--workdir={tmp_path} holds no finished stage yet'
 
   @pytest.mark.parametrize(
     'flags, part',
     [
-      ([], 'give one of --prompt=TEXT and --prompts=FILE'),
-      (['--prompt=a', '--prompts=b'], 'give one of'),
-      (['--prompt=a', '--out=b'], '--out takes the answers to --prompts'),
-      (['--prompt=a', '--n=0'], '--n and --max-new-tokens must be at least 1'),
+      ([], 'give one of --prompt=TEXT and --input=FILE'),
+      (['--prompt=a', '--input=b'], 'give one of --prompt'),
+      (['--prompt=a', '--workdir=b'], 'give one of --model=DIR and --workdir'),
+      (['--prompt=a', '--stage=b'], '--stage takes a stage of --workdir'),
+      (['--prompt= '], '--prompt is empty'),
+      (['--prompt=a', '--output=b'], '--output takes the answers to --input'),
+      (['--prompt=a', '--samples=0'], '--samples and --max-tokens must be at'),
+      (['--prompt=a', '--max-tokens=0'], '--samples and --max-tokens must'),
       (['--prompt=a', '--temperature=-1'], 'temperature must be >= 0'),
       (['--prompt=a', '--top-p=2'], 'top_p must be in (0, 1]'),
-      (['--prompts=nowhere.jsonl'], 'nowhere.jsonl: no such file'),
+      (['--prompt=a', '--top-p=0'], 'top_p must be in (0, 1]'),
+      (['--prompt=a', '--top-k=-1'], 'top_k must be >= 0'),
+      (['--prompt=a', '--min-p=2'], 'min_p must be'),
+      (['--input=a', '--output=nowhere/b'], 'nowhere is not a folder'),
+      (['--input=nowhere.jsonl'], 'nowhere.jsonl: no such file'),
     ],
   )
   def test_flags_that_make_no_sense(self, flags, part):
@@ -339,28 +419,55 @@ class TestSample:
     message = refused('sample', '--model=nowhere', '--prompt=a')
     assert message.startswith('nowhere has no tokenizer')
 
-  def test_a_bad_row_stops_it_and_the_answers_of_before_stay(
-    self, model, tmp_path
-  ):
+  def test_a_stop_string_that_is_none(self, model):
+    message = refused(
+      'sample', f'--model={model}', '--prompt=a', '--stop=b', '--stop='
+    )
+    assert message == 'a stop string is empty: it would end every response'
+
+  def test_a_prompt_for_which_the_model_has_no_room(self, model, tmp_path):
+    # The longest one decides, wherever it stands.
+    folder = shutil.copytree(model, tmp_path / 'short')
+    config = json.loads((folder / 'config.json').read_text())
+    config['max_position_embeddings'] = 40
+    (folder / 'config.json').write_text(json.dumps(config))
+    prompts = tmp_path / 'rows.jsonl'
+    prompts.write_text('{"prompt": "1"}\n' + '{"prompt": "1 2 3 4 5 6"}\n')
+    flags = (f'--model={folder}', f'--input={prompts}', '--temperature=0')
+    turn = {'role': 'user', 'content': '1 2 3 4 5 6'}
+    tokens = len(encode_prompt(builtin_tokenizer(), [turn]))
+    code, _, err = jopd('sample', *flags, f'--max-tokens={40 - tokens}')
+    assert code == 0, err
+    message = refused('sample', *flags, f'--max-tokens={41 - tokens}')
+    assert message == (
+      f'rows.jsonl:2: a prompt of {tokens} tokens and --max-tokens='
+      f'{41 - tokens} exceed max_position_embeddings = 40 of {folder}'
+    )
+
+  def test_a_bad_row_stops_it_before_anything_is_written(self, model, tmp_path):
     # Kills: leaving the row out, which shifts the answers after it; and
-    # emptying --out before the prompts are read.
+    # making --output before the prompts are read.
     prompts, out = tmp_path / 'prompts.jsonl', tmp_path / 'out.jsonl'
     prompts.write_text('{"prompt": "1"}\n' * 200 + '{"prmpt": "2"}\n')
-    out.write_text('before')
     message = refused(
-      *('sample', f'--model={model}', f'--prompts={prompts}', f'--out={out}')
+      *('sample', f'--model={model}', f'--input={prompts}', f'--output={out}')
     )
     assert "row 201: no 'prompt' and no 'messages'" in message
-    assert out.read_text() == 'before'
+    assert not out.exists()
 
-  def test_an_out_that_is_a_folder(self, model, tmp_path):
-    prompts = tmp_path / 'prompts.jsonl'
+  def test_an_output_is_written_once(self, model, tmp_path):
+    # Kills: emptying a file, perhaps the one with the prompts.
+    prompts, out = tmp_path / 'prompts.jsonl', tmp_path / 'out.jsonl'
     prompts.write_text('{"prompt": "1"}\n')
-    message = refused(
-      *('sample', f'--model={model}', f'--prompts={prompts}'),
-      f'--out={tmp_path}',
-    )
-    assert message == f'{tmp_path}: Is a directory'
+    flags = (f'--input={prompts}', f'--output={out}', '--max-tokens=2')
+    assert sample(model, *flags) == ''
+    before = out.read_text()
+    [row] = read(before)
+    assert row['prompt'] == '1' and row['id'] == 'prompts.jsonl:1'
+    for there in (out, prompts, tmp_path):
+      again = ('sample', '--model=nowhere', flags[0], f'--output={there}')
+      assert refused(*again).startswith(f'--output={there} exists: remove it')
+    assert out.read_text() == before
 
 
 class TestReport:

@@ -9,6 +9,7 @@ from jopd.data.batching import PromptBatch
 from jopd.data.examples import Example
 from jopd.evaluate import make_evaluate
 from jopd.rollout.sampler import Rollout
+from jopd.rollout.slots import LENGTH, STOP
 
 LIMIT = 4  # slots of a response
 RIGHT, WRONG = 1, 2  # tokens
@@ -51,7 +52,8 @@ class Script:
     rollout = Rollout(
       *(prompt, prompt_length, response, length),
       *(np.zeros((len(rows), LIMIT), np.float32),) * 2,
-      stopped=length < LIMIT,
+      end=np.where(length < LIMIT, STOP, LENGTH),
+      slot_steps=np.int32(0),
     )
     return jax.tree.map(jnp.asarray, rollout)
 

@@ -88,8 +88,12 @@ def test_version(jopd):
       ' write --config.distil.steps=VALUE',
     ),
     (
-      ['sample', '--model=m', '--n=two'],
-      "jopd sample: argument --n: invalid int value: 'two'",
+      ['sample', '--model=m', '--samples=two'],
+      "jopd sample: argument --samples: invalid int value: 'two'",
+    ),
+    (
+      ['sample', '--model=m', '--max-new-tokens=3'],
+      "jopd sample: no flag --max-new-tokens; did you mean '--max-tokens'?",
     ),
     (
       ['sample', '--model=m', '--config.seed=1'],

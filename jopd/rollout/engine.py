@@ -1,7 +1,5 @@
 """Rollouts from host arrays: placement on the mesh around `sample`."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +9,17 @@ from jopd.models.api import Model
 from jopd.programs import Program
 from jopd.rollout.pick import sampling
 from jopd.rollout.sampler import Rollout, sample
+from jopd.rollout.stops import Stops
 
 
 def make_generate(
   model: Model,
   mesh: jax.sharding.Mesh,
   *,
-  stop_ids: Sequence[int],
+  stops: Stops,
   max_new_tokens: int,
+  group_size: int = 1,
+  slots: int | None = None,
   vocab_size: int | None = None,
   compute_dtype=jnp.float32,
   name: str = 'rollout',
@@ -29,26 +30,40 @@ def make_generate(
   Args:
     model: the policy.
     mesh: the batch is split over its data axes.
-    stop_ids: tokens that end a response.
+    stops: what ends a response, of `make_stops`.
     max_new_tokens: slots of the response.
+    group_size: responses per prompt.
+    slots: rows decoded at a time, over the whole mesh; see `sample`.
     vocab_size: ids from here on are padding of the head, never picked.
     compute_dtype: the policy's parameters are cast to it, once per call.
     name: of the program, in messages.
     program_options: of `Program`: say, clock.
 
   Returns:
-    `generate(params, prompt [B, P], prompt_length [B], key, **settings)`:
-    the rows are this process's; `key` is one key, the same on each, from which
-    row b of the global batch gets `fold_in(key, b)`; `settings` are those of
-    `sampling`. Its attribute `program` counts compilations.
+    `generate(params, prompt [b, P], prompt_length [b], key, *, limit=None,
+    budget=None, **settings)`: the rows are this process's; `key` is one key,
+    the same on each, from which row i of the global batch gets `fold_in(key,
+    i)`; `limit` is a number or [b * group_size], `budget` a number, of all
+    hosts' tokens; `settings` are those of `sampling`. Its attribute `program`
+    counts compilations.
+
+  Raises:
+    ValueError: slots cannot be divided over the mesh; and from `generate`, a
+      limit or a setting is out of range.
   """
   rows = sharding.batch_sharding(mesh)
   replicated = sharding.replicated(mesh)
+  shards = sharding.batch_parts(mesh)
+  if slots is not None and (slots < 1 or slots % shards):
+    raise ValueError(
+      f'slots must be a multiple of the {shards} parts that the mesh makes of a'
+      f' batch, got {slots}'
+    )
 
-  def run(params, prompt, prompt_length, key, how, stop_ids):
-    batch = prompt.shape[0]
+  def run(params, prompt, prompt_length, key, how, stops, limit, budget):
+    count = prompt.shape[0] * group_size
     key = jax.random.wrap_key_data(key)
-    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
     return sample(
       model,
       jax.tree.map(lambda p: p.astype(compute_dtype), params),
@@ -56,24 +71,40 @@ def make_generate(
       prompt_length,
       row_keys,
       how=how,
-      stop_ids=stop_ids,
-      limit=jnp.full(batch, max_new_tokens, jnp.int32),
+      stops=stops,
+      limit=limit,
       max_new_tokens=max_new_tokens,
+      group_size=group_size,
+      slots=slots,
+      shards=shards,
+      budget=budget,
       vocab_size=vocab_size,
     )
 
-  everywhere = Rollout(*[rows] * len(Rollout._fields))
-  program = Program(name, run, out_shardings=everywhere, **program_options)
-  stops = sharding.put(np.asarray(stop_ids, np.int32), replicated)
+  fields = dict.fromkeys(Rollout._fields, rows) | {'slot_steps': replicated}
+  program = Program(
+    name, run, out_shardings=Rollout(**fields), **program_options
+  )
+  stops = sharding.put(jax.tree.map(np.asarray, stops), replicated)
 
-  def generate(params, prompt, prompt_length, key, **settings) -> Rollout:
-    how = sampling(len(prompt), **settings)
+  def generate(
+    params, prompt, prompt_length, key, *, limit=None, budget=None, **settings
+  ) -> Rollout:
+    count = len(prompt) * group_size
+    most = max_new_tokens if limit is None else np.asarray(limit)
+    if np.any(most < 1) or np.any(most > max_new_tokens):
+      raise ValueError(f'limit must be in [1, {max_new_tokens}], got {limit}')
+    how = sampling(count, **settings)
+    limits = np.broadcast_to(np.asarray(most, np.int32), count)
+    none = np.iinfo(np.int32).max
     return program(
       params,
       *sharding.put((prompt, prompt_length), rows),
       sharding.put(jax.random.key_data(key), replicated),
       sharding.put(jax.tree.map(np.asarray, how), rows),
       stops,
+      sharding.put(limits, rows),
+      sharding.put(np.int32(none if budget is None else budget), replicated),
     )
 
   generate.program = program

@@ -1,4 +1,4 @@
-"""The compiled sampler: prefill, then a while loop over response tokens."""
+"""The compiled sampler: prefill, then a loop over response tokens."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,11 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from jopd.models.api import KVCache, Model
-from jopd.rollout.pick import Picked, Sampling, pick
+from jopd.models.api import Model
+from jopd.rollout import slots as queue
+from jopd.rollout.pick import Sampling, pick
+from jopd.rollout.slots import Plan, Requests, State
+from jopd.rollout.stops import Stops, step
 
 
 class Rollout(NamedTuple):
@@ -20,134 +23,175 @@ class Rollout(NamedTuple):
   response_length: Array  # [B] int32, the stop token counts
   logp: Array  # [B, T] of the raw model (temperature 1, unfiltered), nats
   sampler_logp: Array  # [B, T] of the distribution that was sampled, nats
-  stopped: Array  # [B] bool; False where the limit ended the row
-
-
-class _State(NamedTuple):
-  """What the loop carries. Columns of the outputs before `step` are final."""
-
-  step: Array  # response tokens emitted so far
-  token: Array  # [B] the last of them
-  done: Array  # [B] bool
-  cache: KVCache  # holds the prompt and all but the last token
-  response: Array  # [B, T] and so on, as in Rollout
-  response_length: Array
-  logp: Array
-  sampler_logp: Array
-  stopped: Array
+  end: Array  # [B] int32: slots.STOP, LENGTH or BUDGET
+  slot_steps: Array  # int32: decoding steps times slots, busy or idle
 
 
 def sample(
   model: Model,
   params,
-  prompt: Int[Array, 'B P'],
-  prompt_length: Int[Array, 'B'],
+  prompt: Int[Array, 'b P'],
+  prompt_length: Int[Array, 'b'],
   key: Key[Array, 'B'],
   *,
   how: Sampling,
-  stop_ids: Int[Array, 'S'],
+  stops: Stops,
   limit: Int[Array, 'B'],
   max_new_tokens: int,
+  group_size: int = 1,
+  slots: int | None = None,
+  shards: int = 1,
+  budget: Int[Array, ''] | None = None,
   vocab_size: int | None = None,
 ) -> Rollout:
-  """Samples a response to each prompt until a stop token or the row's limit.
+  """Samples responses to each prompt, each until a stop or its limit.
 
   One program per shape: compile it with `jax.jit` over everything but `model`
-  and `max_new_tokens`. Temperature, filters, stop ids, limits and keys are
-  arrays, so changing them compiles nothing. The vocabulary head runs on the
-  last prompt position only; the loop ends as soon as every row is done. The
-  cache is made inside the program and carried through the loop in place.
+  and the static arguments. Sampling settings, stop ids, limits and keys are
+  arrays, so changing them compiles nothing. A prompt is prefilled once for its
+  whole group, and without the vocabulary head. The cache is carried through the
+  loop in place; it grows as the longest response does.
+
+  With fewer slots than rows, a slot whose row has ended takes the next one
+  while the others go on, so that a few long responses do not idle the batch.
 
   A row's tokens depend on its prompt, its key and the parameters, not on its
-  neighbours: the key of token t is `fold_in(key[b], t)`.
+  neighbours nor on the slots: the key of token t is `fold_in(key[b], t)`.
 
   Args:
     model: whose `apply` runs with a cache; its `head` gives the logits.
     params: its parameters; the computation runs in their dtype.
-    prompt: [B, P] token ids, right-padded.
-    prompt_length: [B] real tokens, at least 1 and at most P.
-    key: [B] one typed key per row.
-    how: sampling settings per row.
-    stop_ids: [S] token ids that end a response; pad with -1.
+    prompt: [b, P] token ids, right-padded.
+    prompt_length: [b] real tokens, at least 1 and at most P.
+    key: [B] one typed key per row, B = b * group_size; row i * group_size + g
+      answers prompt i.
+    how: sampling settings per row, [B].
+    stops: what ends a response.
     limit: [B] most tokens of each response, 1 to max_new_tokens.
-    max_new_tokens: static; slots of the response, T.
+    max_new_tokens: static; most tokens of any response, T.
+    group_size: static; responses per prompt.
+    slots: static; rows decoded at a time, a multiple of shards. Default: all.
+    shards: static; parts of the batch that lie on devices of their own. Each
+      has its own slots and its own queue.
+    budget: most tokens of all responses together, to within one per slot. Rows
+      that it cuts, or leaves empty, end with BUDGET; which, depends on slots.
     vocab_size: static; ids from here on are padding of the head, never picked.
 
   Returns:
-    A `Rollout`. `logp` is what `score` computes for the same tokens, up to
-    rounding.
+    A `Rollout` of B rows. `logp` is what `score` computes for the same tokens,
+    up to rounding.
   """
-  batch, slots = prompt.shape
+  rows = len(prompt) * group_size
+  slots = rows if slots is None else min(slots, rows)
+  plan = Plan(
+    rows // shards, slots // shards, shards, group_size, max_new_tokens
+  )
   # Sliced per layer here, once, and not at every token of the loop.
   params = model.unstack(params)
   head = model.head(params)[:vocab_size]
-  cache = model.init_cache(batch, slots + max_new_tokens, head.dtype)
-  hidden, cache = model.apply(params, prompt, None, cache)
-  last = (prompt_length - 1)[:, None, None]
-  hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
+  store = model.init_cache(*prompt.shape, head.dtype)
+  _, store = model.apply(params, prompt, None, store)
+  requests = _requests(prompt, prompt_length, key, how, limit, group_size)
+  key_kind = jax.random.key_impl(key)
 
-  def emit(state: _State, hidden) -> _State:
-    logits = jnp.einsum(
-      'bd,vd->bv', hidden, head, preferred_element_type=jnp.float32
-    )
-    keys = jax.vmap(jax.random.fold_in, (0, None))(key, state.step)
-    return _write(state, pick(logits, keys, how), stop_ids, limit)
-
-  def advance(state: _State) -> _State:
-    position = prompt_length + state.step - 1
+  def advance(state: State) -> State:
+    """One token more in every slot that is live."""
+    slots, asked = state.slots, queue.asked(plan, state, requests)
     hidden, cache = model.apply(
-      params, state.token[:, None], position, state.cache
+      params, slots.token[:, None], slots.position, state.cache
     )
-    return emit(state._replace(cache=cache), hidden[:, 0])
+    logits = jnp.einsum(
+      'bd,vd->bv', hidden[:, 0], head, preferred_element_type=jnp.float32
+    )
+    keys = jax.random.wrap_key_data(asked.key, impl=key_kind)
+    keys = jax.vmap(jax.random.fold_in)(keys, slots.answer.length)
+    picked = pick(logits, keys, asked.how)
+    text, stopped = step(stops, slots.text, picked.token)
+    spent = state.spent + jnp.sum(slots.live)
+    exhausted = jnp.bool_(False) if budget is None else spent >= budget
+    slots = slots._replace(text=text)
+    slots = queue.write(slots, picked, stopped, asked.limit, exhausted)
+    return state._replace(
+      slots=slots,
+      cache=cache,
+      # With nothing left to spend nobody is admitted any more.
+      waiting=jnp.where(exhausted, plan.rows, state.waiting),
+      spent=spent,
+      steps=state.steps + 1,
+    )
 
-  state = lax.while_loop(
-    lambda s: (s.step < max_new_tokens) & ~jnp.all(s.done),
-    advance,
-    emit(_empty(batch, max_new_tokens, cache), hidden),
-  )
+  sizes = _cache_sizes(prompt.shape[1], max_new_tokens)
+  cache = model.init_cache(slots, sizes[0], head.dtype)
+  state = queue.begin(plan, requests, cache)
+  state = queue.admit(plan, state, requests, store, plan.slots)
+  for size in sizes:
+    state = state._replace(cache=_grow(state.cache, size))
+    state = _serve(plan, state, requests, store, advance, size)
   return Rollout(
-    prompt,
-    prompt_length,
-    state.response,
-    state.response_length,
-    state.logp,
-    state.sampler_logp,
-    state.stopped,
+    _each(prompt, group_size),
+    _each(prompt_length, group_size),
+    *queue.collect(plan, state),
+    state.steps * slots,
   )
 
 
-def _empty(batch: int, slots: int, cache: KVCache) -> _State:
-  """The state before the first token."""
-  ids = jnp.zeros(batch, jnp.int32)
-  flags = jnp.zeros(batch, bool)
-  logps = jnp.zeros((batch, slots))
-  return _State(
-    step=jnp.int32(0),
-    token=ids,
-    done=flags,
-    cache=cache,
-    response=logps.astype(jnp.int32),
-    response_length=ids,
-    logp=logps,
-    sampler_logp=logps,
-    stopped=flags,
+def _serve(plan, state, requests, store, advance, size) -> State:
+  """Decodes until all is answered, or a row needs more than `size` slots."""
+  count = max(1, plan.slots // 8)  # a few at a time: admitting costs a little
+
+  def fits(state):
+    position = jnp.where(state.slots.live, state.slots.position, 0)
+    return jnp.max(position) < size
+
+  def busy(state):
+    full = ~queue.ready(plan, state, count)
+    return jnp.any(state.slots.live) & full & fits(state)
+
+  def unfinished(state):
+    waits = jnp.any(state.waiting < plan.rows)
+    return (jnp.any(state.slots.live) | waits) & fits(state)
+
+  if plan.slots == plan.rows:  # nobody waits
+    return lax.while_loop(unfinished, advance, state)
+  return lax.while_loop(
+    unfinished,
+    lambda state: queue.admit(
+      plan, lax.while_loop(busy, advance, state), requests, store, count
+    ),
+    state,
   )
 
 
-def _write(state: _State, picked: Picked, stop_ids, limit) -> _State:
-  """Adds a token to every row that is not done, and says which now are."""
-  live = ~state.done
-  put = lambda into, value: lax.dynamic_update_slice_in_dim(
-    into, jnp.where(live, value, 0)[:, None], state.step, axis=1
+def _requests(prompt, prompt_length, key, how, limit, group_size) -> Requests:
+  """The loop begins by reading a prompt's last token again."""
+  last = jnp.take_along_axis(prompt, prompt_length[:, None] - 1, axis=1)[:, 0]
+  return Requests(
+    _each(last, group_size),
+    _each(prompt_length - 1, group_size),
+    jax.random.key_data(key),
+    how,
+    limit,
   )
-  stop = live & jnp.any(picked.token[:, None] == stop_ids[None, :], axis=1)
-  return state._replace(
-    step=state.step + 1,
-    token=picked.token,
-    done=state.done | stop | (state.step + 1 >= limit),
-    response=put(state.response, picked.token),
-    response_length=state.response_length + live,
-    logp=put(state.logp, picked.logp),
-    sampler_logp=put(state.sampler_logp, picked.sampler_logp),
-    stopped=state.stopped | stop,
+
+
+def _each(prompts, group_size: int):
+  """[b, ...] -> [B, ...]: what is known of a prompt, for each of its rows."""
+  return jnp.repeat(prompts, group_size, axis=0)
+
+
+def _cache_sizes(prompt_slots: int, max_new_tokens: int) -> list[int]:
+  """Slots of the cache, from the first token to the last.
+
+  Attention reads all slots that are there. Each size is one more copy of the
+  loop to compile, so there are few.
+  """
+  parts = (1,) if max_new_tokens <= 128 else (4, 2, 1)
+  return [prompt_slots + -(-max_new_tokens // part) for part in parts]
+
+
+def _grow(cache, size: int):
+  """The cache with more slots."""
+  more = size - cache[0][0].shape[2]
+  return jax.tree.map(
+    lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), cache
   )

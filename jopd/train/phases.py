@@ -10,6 +10,7 @@ from jopd import sharding
 from jopd.data.batching import PromptBatch
 from jopd.programs import Program
 from jopd.rollout.engine import decode
+from jopd.rollout.slots import STOP
 from jopd.train.metrics import Metrics, means
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
@@ -22,7 +23,7 @@ class Answers(NamedTuple):
   response: np.ndarray  # [B, T]
   response_length: np.ndarray  # [B]
   sampler_logp: np.ndarray  # [B, T]; zeros for a dataset's
-  stopped: np.ndarray  # [B]
+  end: np.ndarray  # [B] how each one ended; see rollout/slots.py
 
 
 class Phases:
@@ -43,7 +44,12 @@ class Phases:
     self._sampler = None
     if stage.source != 'dataset':
       policy = {'student': student, **teachers}[stage.source]
-      self._sampler = run.make_generate(policy, f'{stage.name}: rollout')
+      self._sampler = run.make_generate(
+        policy,
+        f'{stage.name}: rollout',
+        group_size=stage.group_size,
+        slots=stage.slots or None,
+      )
     self._teach = Program(
       f'{stage.name}: teacher',
       make_teach(teachers, micro_batches=stage.micro_batches),
@@ -77,13 +83,16 @@ class Phases:
     if stage.source == 'dataset':
       response, length = prompts.response, prompts.response_length
       return Answers(
-        response, length, np.zeros(response.shape, np.float32), length > 0
+        response,
+        length,
+        np.zeros(response.shape, np.float32),
+        np.full_like(length, STOP),
       )
     policies = {'student': state.params, **self._frozen}
     rollout = self._sampler(
       policies[stage.source],
-      self._group(prompts.prompt),
-      self._group(prompts.prompt_length),
+      prompts.prompt,
+      prompts.prompt_length,
       key,
       **stage.sampling,
     )
@@ -105,7 +114,7 @@ class Phases:
         if example.answer is not None
       ]
       measured['reward'] = (sum(rewards), len(rewards))
-      measured['truncated'] = (np.sum(~answers.stopped), rows)
+      measured['truncated'] = (np.sum(answers.end != STOP), rows)
     local = np.array(list(measured.values()), np.float64)
     total = sharding.from_hosts(local).sum(axis=0)
     return {n: tuple(pair) for n, pair in zip(measured, total, strict=True)}

@@ -13,6 +13,7 @@ from jopd.data.examples import Example
 from jopd.models.api import Model
 from jopd.rollout.engine import make_generate
 from jopd.rollout.sampler import Rollout
+from jopd.rollout.stops import Stops
 from jopd.train.metrics import Clock
 from jopd.train.step import Reduction
 
@@ -24,6 +25,7 @@ class Run(NamedTuple):
   mesh: jax.sharding.Mesh
   tokenizer: object
   stop_ids: tuple[int, ...]
+  stops: Stops  # these, and the strings that end a response
   vocab_size: int  # ids from here on are padding of the embeddings
   max_response_tokens: int
   compute_dtype: jnp.dtype
@@ -34,18 +36,21 @@ class Run(NamedTuple):
   clock: Clock  # seconds by phase
   say: Callable[[str], None]
 
-  def make_generate(self, model: Model, name: str) -> Callable[..., Rollout]:
+  def make_generate(
+    self, model: Model, name: str, **options
+  ) -> Callable[..., Rollout]:
     """The engine of a model under the limits and stop tokens of this run."""
     return make_generate(
       model,
       self.mesh,
-      stop_ids=self.stop_ids,
+      stops=self.stops,
       max_new_tokens=self.max_response_tokens,
       vocab_size=self.vocab_size,
       compute_dtype=self.compute_dtype,
       name=name,
       say=self.say,
       clock=self.clock,
+      **options,
     )
 
 
@@ -67,6 +72,7 @@ class Stage(NamedTuple):
   learning_rate: Callable[[int], float]
   steps: int
   group_size: int
+  slots: int  # rows decoded at a time; 0 is all
   micro_batches: int
   sampling: Mapping[str, float]
   temperature: float

@@ -13,9 +13,12 @@ from jopd.rollout.engine import make_generate
 from jopd.rollout.pick import sampling
 from jopd.rollout.sampler import sample
 from jopd.rollout.score import score
+from jopd.rollout.slots import BUDGET, LENGTH, STOP
+from jopd.rollout.stops import make_stops
 
 ONE = sharding.make_mesh(devices=jax.devices()[:1])
 VOCAB, SLOTS, STEPS, BATCH = 62, 7, 12, 8
+STOPS = make_stops((3,))
 MODEL = make_model(
   DecoderConfig(
     vocab_size=VOCAB,
@@ -42,34 +45,31 @@ def prompts():
   return tokens, jnp.array([7, 1, 3, 5, 2, 7, 4, 6])
 
 
-@partial(jax.jit, static_argnames='steps')
-def _sample(params, tokens, lengths, keys, how, stop_ids, limit, steps=STEPS):
-  return sample(
-    MODEL,
-    params,
-    tokens,
-    lengths,
-    keys,
-    how=how,
-    stop_ids=stop_ids,
-    limit=limit,
-    max_new_tokens=steps,
-  )
+STATIC = ('max_new_tokens', 'group_size', 'slots', 'shards')
 
 
-def _run(params, prompts, *, stop=(-1,), limit=STEPS, keys=None, **settings):
+@partial(jax.jit, static_argnames=STATIC)
+def _sample(params, tokens, lengths, keys, **options):
+  return sample(MODEL, params, tokens, lengths, keys, **options)
+
+
+def _run(params, prompts, *, stop=(), limit=STEPS, keys=None, **options):
+  static = {k: options.pop(k) for k in STATIC if k in options}
   tokens, lengths = prompts
-  batch = len(tokens)
+  rows = len(tokens) * static.get('group_size', 1)
   if keys is None:
-    keys = jax.random.split(jax.random.key(5), batch)
+    keys = jax.random.split(jax.random.key(5), rows)
+  budget = options.pop('budget', None)
   return _sample(
     params,
     tokens,
     lengths,
     keys,
-    sampling(batch, **settings),
-    jnp.array(stop),
-    jnp.broadcast_to(jnp.asarray(limit), batch),
+    how=sampling(rows, **options),
+    stops=make_stops(stop),
+    limit=jnp.broadcast_to(jnp.asarray(limit), rows),
+    budget=None if budget is None else jnp.int32(budget),
+    **{'max_new_tokens': STEPS} | static,
   )
 
 
@@ -129,24 +129,24 @@ def test_prompt_padding_is_never_read(params, prompts):
 # Kills: one stop id only, a stop token that is not part of the response.
 def test_each_stop_id_ends_a_row_and_is_kept(params, prompts):
   free = np.asarray(_run(params, prompts).response)
-  stop = (int(free[0, 4]), int(free[1, 2]), -1)
+  stop = (int(free[0, 4]), int(free[1, 2]))
   rollout = _run(params, prompts, stop=stop)
   for b in range(BATCH):
     hits = np.flatnonzero(np.isin(free[b], stop))
     n = hits[0] + 1 if len(hits) else STEPS
     assert rollout.response_length[b] == n
-    assert rollout.stopped[b] == bool(len(hits))
+    assert rollout.end[b] == (STOP if len(hits) else LENGTH)
     np.testing.assert_array_equal(rollout.response[b, :n], free[b, :n])
     np.testing.assert_array_equal(rollout.response[b, n:], 0)
     np.testing.assert_array_equal(rollout.logp[b, n:], 0)
-  assert rollout.stopped[:2].all()
+  assert (rollout.end[:2] == STOP).all()
 
 
 def test_each_row_has_its_own_limit(params, prompts):
   limit = jnp.array([1, 12, 3, 5, 12, 2, 7, 1])
   free, cut = _run(params, prompts), _run(params, prompts, limit=limit)
   np.testing.assert_array_equal(cut.response_length, limit)
-  assert not cut.stopped.any()
+  assert (cut.end == LENGTH).all()
   live = np.arange(STEPS) < np.asarray(limit)[:, None]
   np.testing.assert_array_equal(cut.response, np.where(live, free.response, 0))
 
@@ -175,14 +175,14 @@ def test_the_loop_ends_with_the_last_row(params, prompts):
         MODEL._replace(apply=apply),
         *a,
         how=sampling(BATCH),
-        stop_ids=jnp.array([-1]),
+        stops=make_stops(()),
         limit=jnp.full(BATCH, 3),
         max_new_tokens=STEPS,
       )
     )(params, tokens, lengths, jax.random.split(jax.random.key(0), BATCH))
   )
   jax.effects_barrier()
-  assert len(calls) == 3  # prefill, and a step for each token but the first
+  assert len(calls) == 4  # prefill, and a step for each token
 
 
 # Kills: padding ids of the head (Qwen pads its vocabulary) being sampled.
@@ -191,7 +191,7 @@ def test_padding_ids_of_the_head_are_never_picked(params, prompts):
   generate = make_generate(
     MODEL,
     ONE,
-    stop_ids=(-1,),
+    stops=make_stops(()),
     max_new_tokens=STEPS,
     vocab_size=real,
   )
@@ -211,7 +211,7 @@ def test_the_mesh_does_not_change_the_tokens(params, prompts, axes):
     placed = jax.device_put(
       params, sharding.param_shardings(mesh, MODEL.axes, params)
     )
-    generate = make_generate(MODEL, mesh, stop_ids=(3,), max_new_tokens=STEPS)
+    generate = make_generate(MODEL, mesh, stops=STOPS, max_new_tokens=STEPS)
     results.append(
       jax.device_get(
         generate(placed, *map(np.asarray, prompts), jax.random.key(7))
@@ -223,8 +223,122 @@ def test_the_mesh_does_not_change_the_tokens(params, prompts, axes):
 
 
 def test_another_call_with_other_settings_compiles_nothing(params, prompts):
-  generate = make_generate(MODEL, ONE, stop_ids=(3,), max_new_tokens=STEPS)
+  generate = make_generate(MODEL, ONE, stops=STOPS, max_new_tokens=STEPS)
   tokens, lengths = map(np.asarray, prompts)
   for settings in ({}, {'temperature': 0.3}, {'top_k': 5, 'top_p': 0.5}):
     generate(params, tokens, lengths, jax.random.key(1), **settings)
   assert generate.program.compilations == 1
+
+
+# Kills: a slot that keeps a trace of its former row (its cache, its length, its
+# random key), a row that is lost, answered twice, or put in another's place.
+@pytest.mark.parametrize('slots', [1, 3, 6])
+def test_rows_do_not_know_how_many_slots_there_are(params, prompts, slots):
+  limit = jnp.array([1, 12, 3, 5, 12, 2, 7, 1])
+  settings = dict(stop=(3, 9), limit=limit, temperature=1.5)
+  whole = _run(params, prompts, **settings)
+  queued = _run(params, prompts, slots=slots, **settings)
+  for name in ('response', 'response_length', 'end'):
+    np.testing.assert_array_equal(
+      getattr(queued, name), getattr(whole, name), err_msg=name
+    )
+  for name in ('logp', 'sampler_logp'):
+    np.testing.assert_allclose(
+      getattr(queued, name), getattr(whole, name), atol=1e-5, err_msg=name
+    )
+
+
+# Long rows no longer idle the others: 43 tokens in 3 slots, of which the
+# longest row has 12. Kills a queue that waits for all slots to be free.
+def test_free_slots_are_taken_at_once(params, prompts):
+  limit = jnp.array([1, 12, 3, 5, 12, 2, 7, 1])
+  rollout = _run(params, prompts, limit=limit, slots=3)
+  tokens = int(rollout.response_length.sum())
+  assert tokens == 43
+  # Rows 0, 1, 2 begin; the slot of row 0 is free after a step, and so on.
+  assert rollout.slot_steps == 3 * _steps_by_hand(limit.tolist(), 3)
+  assert tokens / rollout.slot_steps > 0.75
+  batches = [limit[:3].max(), limit[3:6].max(), limit[6:].max()]
+  assert rollout.slot_steps < 3 * sum(batches)
+
+
+def _steps_by_hand(limits, slots):
+  """The decoding steps of a queue whose free slots are taken at once."""
+  busy = [0] * slots
+  for limit in limits:
+    first = busy.index(min(busy))
+    busy[first] += limit
+  return max(busy)
+
+
+# Kills: one prefill per answer, answers of a group that are all the same, and
+# row g of prompt i at another place.
+@pytest.mark.parametrize('slots', [None, 6])
+def test_a_group_shares_its_prompts_prefill(params, prompts, slots):
+  tokens, lengths = prompts
+  group = _run(params, prompts, group_size=3, slots=slots)
+  each = (jnp.repeat(tokens, 3, axis=0), jnp.repeat(lengths, 3))
+  alone = _run(params, each)
+  np.testing.assert_array_equal(group.response, alone.response)
+  np.testing.assert_array_equal(group.prompt, each[0])
+  np.testing.assert_array_equal(group.prompt_length, each[1])
+  assert (group.response[0] != group.response[1]).any()
+
+
+# Kills: a cache that does not grow, or grows over what it held.
+@pytest.mark.parametrize('slots', [None, 2])
+def test_a_growing_cache_changes_nothing(params, prompts, slots):
+  tokens, lengths = prompts
+  prompts = tokens[:4], lengths[:4]
+  limit = jnp.array([150, 20, 90, 40])
+  rollout = _run(params, prompts, max_new_tokens=160, limit=limit, slots=slots)
+  np.testing.assert_array_equal(rollout.response_length, limit)
+  live = np.arange(160) < np.asarray(limit)[:, None]
+  want = np.where(live, _scored(params, rollout), 0)
+  np.testing.assert_allclose(rollout.logp, want, atol=5e-5)
+
+
+# 30 tokens for all: eight rows have 3 each, then the fourth step ends them.
+# Kills a budget per row, and one that is only looked at between rows.
+def test_a_budget_is_everybodys(params, prompts):
+  rollout = _run(params, prompts, budget=30)
+  np.testing.assert_array_equal(rollout.response_length, 4)
+  np.testing.assert_array_equal(rollout.end, BUDGET)
+  queued = _run(params, prompts, budget=30, slots=3)
+  assert 30 <= queued.response_length.sum() < 30 + 3
+  assert (queued.response_length > 0).tolist() == [True] * 3 + [False] * 5
+  free = _run(params, prompts, budget=10**6)
+  np.testing.assert_array_equal(free.end, LENGTH)
+
+
+# Kills: queues that hand rows from one device to another, and a mesh on which
+# the answers come back in another order.
+def test_the_mesh_does_not_change_the_queue(params, prompts):
+  limit = np.array([1, 12, 3, 5, 12, 2, 7, 1] * 2)
+  results = []
+  for mesh in (ONE, sharding.make_mesh(data=2, fsdp=2, tensor=2)):
+    placed = jax.device_put(
+      params, sharding.param_shardings(mesh, MODEL.axes, params)
+    )
+    generate = make_generate(
+      MODEL, mesh, stops=STOPS, max_new_tokens=STEPS, group_size=2, slots=4
+    )
+    inputs = *map(np.asarray, prompts), jax.random.key(7)
+    results.append(jax.device_get(generate(placed, *inputs, limit=limit)))
+  one, many = results
+  np.testing.assert_array_equal(one.response, many.response)
+  np.testing.assert_array_equal(one.end, many.end)
+  np.testing.assert_allclose(one.logp, many.logp, atol=1e-5)
+
+
+@pytest.mark.parametrize('limit', [0, 13, [1] * 7 + [0]])
+def test_limits_beyond_the_slots_are_refused(params, prompts, limit):
+  generate = make_generate(MODEL, ONE, stops=STOPS, max_new_tokens=STEPS)
+  with pytest.raises(ValueError, match=r'limit must be in \[1, 12\]'):
+    generate(params, *map(np.asarray, prompts), jax.random.key(0), limit=limit)
+
+
+def test_slots_that_the_mesh_cannot_divide_are_refused():
+  mesh = sharding.make_mesh(data=8)
+  with pytest.raises(ValueError, match='a multiple of the 8 parts'):
+    make_generate(MODEL, mesh, stops=STOPS, max_new_tokens=4, slots=4)
