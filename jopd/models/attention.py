@@ -27,21 +27,38 @@ def causal_attention(
   Returns:
     [B, L, H, N] in the dtype of `query`.
 
-  Numerics: scores and softmax in float32; the weights are rounded to the dtype
-    of `value` before the second product, as transformers does.
+  Numerics: scores and softmax in float32; its numerators, at most 1, are
+    rounded to the dtype of `value` before the second product, and the sum of
+    them divides after it, in float32.
   References: Ainslie et al., GQA, arXiv 2305.13245.
   """
   batch, length, heads, size = query.shape
   kv_heads, slots = key.shape[1:3]
-  query = query.reshape(batch, length, kv_heads, heads // kv_heads, size)
+  group = heads // kv_heads
+  # All queries of a key-value head as the rows of one matrix: on a CPU three
+  # times as fast as a product over the five axes apart.
+  query_BLKGN = query.reshape(batch, length, kv_heads, group, size)
+  query_BKRN = query_BLKGN.transpose(0, 2, 3, 1, 4).reshape(
+    batch, kv_heads, group * length, size
+  )
   scores = jnp.einsum(
-    'blkgn,bksn->bkgls', query, key, preferred_element_type=jnp.float32
+    'bkrn,bksn->bkrs', query_BKRN, key, preferred_element_type=jnp.float32
   )
   seen = jnp.arange(slots)[None, None] <= last_slot[..., None]
-  scores = jnp.where(seen[:, None, None], scores * size**-0.5, -jnp.inf)
-  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  out = jnp.einsum('bkgls,bksn->blkgn', weights, value)
-  return out.reshape(batch, length, heads, size).astype(query.dtype)
+  seen = jnp.tile(seen, (1, group, 1))[:, None]
+  scores = jnp.where(seen, scores * size**-0.5, -jnp.inf)
+  peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  weights = jnp.exp(scores - peak)
+  out = jnp.einsum(
+    'bkrs,bksn->bkrn',
+    weights.astype(value.dtype),
+    value,
+    preferred_element_type=jnp.float32,
+  )
+  out /= jnp.sum(weights, axis=-1, keepdims=True)
+  out = out.reshape(batch, kv_heads, group, length, size)
+  out = out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
+  return out.astype(query.dtype)
 
 
 def write_cache(

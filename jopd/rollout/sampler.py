@@ -137,7 +137,7 @@ def sample(
 
 def _serve(plan, state, requests, store, advance, size) -> State:
   """Decodes until all is answered, or a row needs more than `size` slots."""
-  count = max(1, plan.slots // 8)  # a few at a time: admitting costs a little
+  count = max(1, plan.slots // 16)  # a few at a time: admitting costs a little
 
   def fits(state):
     position = jnp.where(state.slots.live, state.slots.position, 0)
