@@ -58,6 +58,8 @@ def collect_chunks(collect, size, hidden, head, tokens, shared):
     head: [V, D] of the student.
     tokens: Tokens.
     shared: Shared.
+
+  Gradients: none are meant; stop those of hidden and head before.
   """
 
   def of_chunk(i):
@@ -95,6 +97,9 @@ def sum_chunks(chunk_loss, size, hidden, head, tokens, shared):
     head: [V, D] of the student. Gradient flows.
     tokens: Tokens.
     shared: Shared.
+
+  Gradients: to hidden and head, in their dtypes; that of the head is added up
+    in float32. Taken in the forward pass, so first order only.
   """
 
   def of_chunk(i):

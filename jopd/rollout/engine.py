@@ -91,24 +91,29 @@ def make_generate(
     params, prompt, prompt_length, key, *, limit=None, budget=None, **settings
   ) -> Rollout:
     count = len(prompt) * group_size
-    most = max_new_tokens if limit is None else np.asarray(limit)
-    if np.any(most < 1) or np.any(most > max_new_tokens):
-      raise ValueError(f'limit must be in [1, {max_new_tokens}], got {limit}')
     how = sampling(count, **settings)
-    limits = np.broadcast_to(np.asarray(most, np.int32), count)
-    none = np.iinfo(np.int32).max
+    if budget is None:
+      budget = np.iinfo(np.int32).max
     return program(
       params,
       *sharding.put((prompt, prompt_length), rows),
       sharding.put(jax.random.key_data(key), replicated),
       sharding.put(jax.tree.map(np.asarray, how), rows),
       stops,
-      sharding.put(limits, rows),
-      sharding.put(np.int32(none if budget is None else budget), replicated),
+      sharding.put(_limits(limit, max_new_tokens, count), rows),
+      sharding.put(np.int32(budget), replicated),
     )
 
   generate.program = program
   return generate
+
+
+def _limits(limit, most: int, count: int) -> np.ndarray:
+  """The most tokens of each row."""
+  limits = np.asarray(most if limit is None else limit, np.int32)
+  if np.any(limits < 1) or np.any(limits > most):
+    raise ValueError(f'limit must be in [1, {most}], got {limit}')
+  return np.broadcast_to(limits, count)
 
 
 def decode(tokenizer, rollout) -> list[str]:
