@@ -1,5 +1,7 @@
 """Rollouts from host arrays: placement on the mesh around `sample`."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,8 +50,8 @@ def make_generate(
     counts compilations.
 
   Raises:
-    ValueError: slots cannot be divided over the mesh; and from `generate`, a
-      limit or a setting is out of range.
+    ValueError: slots cannot be divided over the mesh; and from `generate`, the
+      rows cannot, or a limit or a setting is out of range.
   """
   rows = sharding.batch_sharding(mesh)
   replicated = sharding.replicated(mesh)
@@ -61,7 +63,7 @@ def make_generate(
     )
 
   def run(params, prompt, prompt_length, key, how, stops, limit, budget):
-    count = prompt.shape[0] * group_size
+    count = len(limit)
     key = jax.random.wrap_key_data(key)
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
     return sample(
@@ -74,7 +76,7 @@ def make_generate(
       stops=stops,
       limit=limit,
       max_new_tokens=max_new_tokens,
-      group_size=group_size,
+      group_size=count // len(prompt),
       slots=slots,
       shards=shards,
       budget=budget,
@@ -91,6 +93,12 @@ def make_generate(
     params, prompt, prompt_length, key, *, limit=None, budget=None, **settings
   ) -> Rollout:
     count = len(prompt) * group_size
+    sharding.check_batch(mesh, count * jax.process_count())
+    # Fewer prompts than parts of the batch: some parts prefill the same one.
+    copies = shards // math.gcd(len(prompt) * jax.process_count(), shards)
+    prompt, prompt_length = (
+      np.repeat(x, copies, axis=0) for x in (prompt, prompt_length)
+    )
     how = sampling(count, **settings)
     if budget is None:
       budget = np.iinfo(np.int32).max

@@ -191,8 +191,8 @@ def write(
     exhausted: bool, whether no further token may be spent by anybody.
   """
   live, answer = slots.live, slots.answer
-  slots_T = answer.response.shape[1]
-  column = jnp.where(live, answer.length, slots_T)  # beyond: dropped
+  # Of a slot that is not live, a column beyond the last: it is dropped.
+  column = jnp.where(live, answer.length, answer.response.shape[1])
   put = jax.vmap(lambda row, at, x: row.at[at].set(x, mode='drop'))
   length = answer.length + live
   end = jnp.where(length >= limit, LENGTH, jnp.where(exhausted, BUDGET, 0))

@@ -331,6 +331,30 @@ def test_the_mesh_does_not_change_the_queue(params, prompts):
   np.testing.assert_allclose(one.logp, many.logp, atol=1e-5)
 
 
+# Kills: a mesh with more parts than there are prompts, which could hold all of
+# the rows but not the prompts.
+def test_a_group_may_lie_on_several_devices(params, prompts):
+  few = [np.asarray(x)[:2] for x in prompts]
+  results = []
+  for mesh in (ONE, sharding.make_mesh(data=8)):
+    placed = jax.device_put(
+      params, sharding.param_shardings(mesh, MODEL.axes, params)
+    )
+    generate = make_generate(
+      MODEL, mesh, stops=STOPS, max_new_tokens=STEPS, group_size=8
+    )
+    results.append(jax.device_get(generate(placed, *few, jax.random.key(7))))
+  one, many = results
+  np.testing.assert_array_equal(one.response, many.response)
+  np.testing.assert_array_equal(
+    many.prompt[:, :4], np.repeat(few[0], 8, axis=0)[:, :4]
+  )
+  with pytest.raises(ValueError, match='a batch of 10 rows cannot be divided'):
+    make_generate(MODEL, mesh, stops=STOPS, max_new_tokens=STEPS, group_size=5)(
+      placed, *few, jax.random.key(7)
+    )
+
+
 @pytest.mark.parametrize('limit', [0, 13, [1] * 7 + [0]])
 def test_limits_beyond_the_slots_are_refused(params, prompts, limit):
   generate = make_generate(MODEL, ONE, stops=STOPS, max_new_tokens=STEPS)
