@@ -18,7 +18,9 @@ from jopd.losses.credits import (
   bounded,
   centered_log_ratio,
   discounted,
+  group_advantage,
   log_ratio,
+  reward,
 )
 from jopd.losses.distributions import entropy, log_probs, pick
 from jopd.losses.divergences import (
@@ -43,7 +45,13 @@ from jopd.losses.objectives import (
 from jopd.losses.penalties import k1, k2, k3
 from jopd.losses.probe import check_objective, expected_gradients
 from jopd.losses.reductions import fixed_length, sequence_mean, token_mean
-from jopd.losses.stats import TokenStats, scope, token_stats
+from jopd.losses.stats import (
+  Outcome,
+  TokenStats,
+  group_outcome,
+  scope,
+  token_stats,
+)
 from jopd.losses.supports import full, top_k
 from jopd.losses.surrogates import clipped, reinforce
 from jopd.losses.targets import log_linear, mixture, teacher
@@ -51,6 +59,7 @@ from jopd.losses.terms import Term, distill_loss
 from jopd.losses.weights import gate, importance, top_fraction, uniform
 
 __all__ = [
+  'Outcome',
   'Term',
   'TokenBatch',
   'TokenStats',
@@ -71,6 +80,8 @@ __all__ = [
   'generalized_forward_kl',
   'generalized_jsd',
   'generalized_reverse_kl',
+  'group_advantage',
+  'group_outcome',
   'importance',
   'k1',
   'k2',
@@ -85,6 +96,7 @@ __all__ = [
   'policy_gradient',
   'reinforce',
   'reverse_kl',
+  'reward',
   'sampled',
   'scope',
   'sequence_mean',

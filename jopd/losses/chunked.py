@@ -21,6 +21,7 @@ from jopd.losses.distributions import log_probs
 from jopd.losses.kernel import Shared, Tokens, collect_chunks, sum_chunks
 from jopd.losses.objectives import TokenBatch
 from jopd.losses.reductions import token_mean
+from jopd.losses.stats import Outcome
 from jopd.losses.targets import teacher
 from jopd.losses.terms import (
   Term,
@@ -48,6 +49,7 @@ def distill_loss_chunked(
   vocab_size: int | None = None,
   stats_target: Callable = teacher,
   with_stats: bool = True,
+  outcome: Outcome | None = None,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
   """The loss and its metrics, from hidden states and heads, in chunks.
 
@@ -78,10 +80,13 @@ def distill_loss_chunked(
     stats_target: the target that stats (for weights and metrics) compare with.
       Not called when there is no teacher.
     with_stats: whether the metrics hold the token stats.
+    outcome: Outcome of [B], of each row, for the weights and credits that read
+      rewards; None if nobody graded.
 
   Returns:
     (loss, metrics). metrics[name] = (sum, count) over the live tokens, for each
-    field of TokenStats and, without its coefficient, each term: 'loss/<name>'.
+    field of TokenStats that speaks of the token itself and, without its
+    coefficient, each term: 'loss/<name>'.
 
   Gradients: to student_hidden and student_head, in their dtypes, and to nothing
     else; those of the head are accumulated in float32. Reverse mode, first
@@ -110,6 +115,9 @@ def distill_loss_chunked(
     teachers={name: hidden for name, (hidden, _) in teachers.items()},
     token=token,
     sampler_logp=sampler_logp,
+    outcome=jax.tree.map(
+      lambda x: jnp.broadcast_to(x[:, None], mask.shape), outcome
+    ),
     mask=mask,
     # A reduction is linear, so its gradient is each token's weight in it.
     weight=jax.grad(lambda x: reduce(x, mask, count))(jnp.zeros(mask.shape)),
@@ -147,7 +155,9 @@ def _make_batch(vocab_size, logits, tokens, shared):
 
   logps = {name: normalise(x) for name, x in logits.teachers.items()}
   student_logp = normalise(logits.student)
-  return TokenBatch(student_logp, logps, tokens.token, tokens.sampler_logp)
+  return TokenBatch(
+    student_logp, logps, tokens.token, tokens.sampler_logp, tokens.outcome
+  )
 
 
 def _make_collect(make_batch, terms, stats_target):
@@ -174,7 +184,8 @@ def _make_chunk_loss(make_batch, terms, stats_target, with_stats):
     metrics = {f'loss/{name}': x for name, x in losses.items()}
     if with_stats:  # None, where there is no target, is an empty tree
       metrics |= blank(stats['']._asdict(), tokens.mask)
-      del metrics['mask']
+      for name in ('mask', *Outcome._fields):  # of rows, which weigh alike
+        del metrics[name]
     return loss, {k: jnp.sum(x) for k, x in metrics.items() if x is not None}
 
   return chunk_loss

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jopd.losses.stats import Outcome
 from jopd.losses.terms import Factors, blank
 
 # Elements per block of logits and per tile of the head's gradient on a CPU, so
@@ -28,6 +29,7 @@ class Tokens(NamedTuple):
   teachers: dict[str, Array]  # hidden states
   token: Array
   sampler_logp: Array
+  outcome: Outcome | None
   mask: Array
   weight: Array  # in the reduction
   factors: dict[str, Factors] | None  # where they are known beforehand

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jopd.losses.credits import log_ratio
 from jopd.losses.distributions import finite, pick
-from jopd.losses.stats import TokenStats, token_stats
+from jopd.losses.stats import Outcome, TokenStats, token_stats
 from jopd.losses.supports import full
 from jopd.losses.targets import teacher
 
@@ -27,12 +27,14 @@ class TokenBatch(NamedTuple):
     logps: the same of each teacher, by name. May be empty.
     token: [*B] the sampled ids.
     sampler_logp: [*B] their log-probs when they were sampled.
+    outcome: Outcome of [*B], of each token's response; None if nobody graded.
   """
 
   student_logp: Float[Array, '*B V']
   logps: dict[str, Float[Array, '*B V']]
   token: Int[Array, '*B']
   sampler_logp: Float[Array, '*B']
+  outcome: Outcome | None = None
 
 
 Objective = Callable[[TokenBatch], Float[Array, '*B']]
@@ -179,5 +181,10 @@ def batch_stats(
   """
   target_logp = _target_logp(batch, target) if batch.logps else None
   return token_stats(
-    batch.student_logp, target_logp, batch.token, batch.sampler_logp, mask=mask
+    batch.student_logp,
+    target_logp,
+    batch.token,
+    batch.sampler_logp,
+    mask=mask,
+    outcome=batch.outcome,
   )

@@ -4,7 +4,8 @@ On the student's own tokens, descent follows the expected gradient in the long
 run, and with few tokens that can be computed: the sum over v of p_v times the
 gradient where v was sampled. Two of its values tell a loss from a slip: it must
 not vanish while student and teachers differ, and must vanish when the student
-is its target.
+is its target. An objective that reads rewards may move there, but only to where
+more is earned: every second token of the vocabulary gets a reward.
 
 Not for imitation, whose tokens somebody else wrote.
 """
@@ -18,8 +19,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jopd.losses.credits import reward
 from jopd.losses.distributions import log_probs, pick
-from jopd.losses.objectives import Objective, TokenBatch
+from jopd.losses.objectives import Objective, TokenBatch, policy_gradient
+from jopd.losses.stats import group_outcome
+from jopd.losses.surrogates import reinforce
 from jopd.losses.targets import teacher
 
 VOCAB = 16
@@ -53,6 +57,10 @@ _MOVES = {
   'sampled': "its penalty's derivative is not zero there; use k2",
   'policy_gradient': 'its credit favours some tokens there; use log_ratio',
 }
+_ALONE = (
+  'with group_size 1 a response is only compared with itself: raise group_size,'
+  " or take the credit 'reward'"
+)
 
 
 def expected_gradients(
@@ -61,6 +69,7 @@ def expected_gradients(
   target: Callable = teacher,
   roles: Collection[str] = ('teacher',),
   vocab_size: int = VOCAB,
+  group_size: int | None = None,
 ) -> tuple[Float[Array, 'S V'], Float[Array, 'S V']]:
   """What an objective teaches: sum_v p_v grad objective(v), to the logits.
 
@@ -68,7 +77,10 @@ def expected_gradients(
     objective: TokenBatch -> [*B] losses.
     target: what the objective pulls to, dict of [*B, V] -> [*B, V].
     roles: the teachers, by name; each has a distribution of its own.
-    vocab_size: V, static; the cost grows with its square.
+    vocab_size: V, static; the cost grows with its square, and with groups with
+      its cube.
+    group_size: responses per prompt, of which two at most are enumerated; None
+      where nobody grades them. Every second token earns 1, the others 0.
 
   Returns:
     Two [S, V] arrays over S draws of the distributions, nats per token: where
@@ -85,7 +97,9 @@ def expected_gradients(
     >>> float(abs(apart).max()) > 0.1, float(abs(at_rest).max()) < 1e-5
     (True, True)
   """
-  gradient = jax.vmap(jax.grad(functools.partial(_expected_loss, objective)))
+  gradient = jax.vmap(
+    jax.grad(functools.partial(_expected_loss, objective, group_size))
+  )
 
   # It runs once, so that most of the time goes into compiling.
   quick = {'xla_backend_optimization_level': 0}
@@ -114,13 +128,15 @@ def check_objective(
   target: Callable = teacher,
   roles: Collection[str] = ('teacher',),
   vocab_size: int = VOCAB,
+  group_size: int | None = None,
   demonstration: bool = False,
 ) -> None:
   """Refuses an objective that teaches nothing, or the wrong thing.
 
   Nothing: its expected gradient over the student's own tokens is zero. Wrong:
-  it moves a student that equals its target. Both are enumerated, not looked up
-  by name, so they hold for functions of your own.
+  it moves a student that equals its target, or where it reads rewards, does not
+  move it towards them. All are enumerated, not looked up by name, so they hold
+  for functions of your own.
 
   Args:
     objective: TokenBatch -> [*B] losses.
@@ -130,6 +146,8 @@ def check_objective(
       objective may move.
     vocab_size: of the enumeration. For a support of k it must exceed k, unless
       the k are the whole vocabulary in earnest too.
+    group_size: responses per prompt, for an objective that reads their rewards;
+      None for others.
     demonstration: True lets it move, for those who want to show it.
 
   Raises: ValueError with the reason and the cure.
@@ -141,20 +159,41 @@ def check_objective(
     Traceback (most recent call last):
     ValueError: it teaches nothing: the expected gradient of its penalty is ...
   """
-  apart, at_rest = (
-    jnp.max(jnp.abs(gradients), axis=1)
-    for gradients in expected_gradients(
-      objective, target=target, roles=roles, vocab_size=vocab_size
-    )
+  find = functools.partial(
+    expected_gradients,
+    target=target,
+    roles=roles,
+    vocab_size=vocab_size,
+    group_size=group_size,
   )
+  gradients = find(objective)
+  apart, at_rest = (jnp.max(jnp.abs(x), axis=1) for x in gradients)
   if jnp.max(apart) < NOTHING:
-    raise ValueError(f'it teaches nothing: {_TEACHES_NOTHING[kind]}')
+    why = _ALONE if group_size == 1 else _TEACHES_NOTHING[kind]
+    raise ValueError(f'it teaches nothing: {why}')
+  if demonstration:
+    return
+  if group_size:
+    _check_ascent(gradients[1], find(policy_gradient(reinforce, credit=reward)))
+    return
   # The median, for next to a kink the rounding of one draw may decide.
   moved = jnp.median(at_rest) > MOVED * jnp.max(apart)
-  if moved and roles and not demonstration:
+  if moved and roles:
     raise ValueError(
       f'it moves a student that equals its target: {_MOVES[kind]}, or set'
       ' demonstration=True to run it all the same'
+    )
+
+
+def _check_ascent(at_rest, of_reward):
+  """Refuses gradients of [S, V] at rest that do not go with the reward's."""
+  size = lambda x: jnp.linalg.norm(x, axis=1)
+  along = jnp.sum(at_rest * of_reward[1], axis=1)
+  if not jnp.all(along > MOVED * size(at_rest) * size(of_reward[1])):
+    raise ValueError(
+      'it reads rewards, and does not raise them: a student that equals its'
+      ' target should go to where the expected reward rises; use'
+      ' group_advantage, or set demonstration=True to run it all the same'
     )
 
 
@@ -168,25 +207,38 @@ def _at_target(target, student, teachers):
   return jax.lax.fori_loop(0, 200, step, student)
 
 
-def _expected_loss(objective, student, teachers):
+def _expected_loss(objective, group_size, student, teachers):
   """The first token's loss, over all that the student might sample there.
 
   From [2, V] logits: a row has two tokens, and there is a row for each first
-  one, so that a credit may compare tokens of a row or of the batch.
+  one, so that a credit may compare tokens of a row or of the batch. In a group
+  there is a row for each pair of them, of this response and of another.
   """
   vocab = student.shape[-1]
+  members = 1 if group_size is None else min(group_size, 2)
+  axes = jnp.meshgrid(*[jnp.arange(vocab)] * members, indexing='ij')
+  group = jnp.stack(axes, axis=-1).reshape(-1, members)
+  first = group[:, 0]
   rows = lambda logits: jnp.broadcast_to(
-    log_probs(logits)[None], (vocab, *logits.shape)
+    log_probs(logits)[None], (len(first), *logits.shape)
   )
   student_logp = rows(student)
-  token = jnp.stack([jnp.arange(vocab), jnp.zeros(vocab, int)], axis=1)
+  token = jnp.stack([first, jnp.zeros_like(first)], axis=1)
+  outcome = None
+  if group_size:
+    both = group_outcome((group % 2).astype(jnp.float32))
+    outcome = jax.tree.map(
+      lambda x: jnp.stack([x.reshape(group.shape)[:, 0]] * 2, axis=1), both
+    )
   batch = TokenBatch(
     student_logp=student_logp,
     logps={role: rows(logits) for role, logits in teachers.items()},
     token=token,
     sampler_logp=jax.lax.stop_gradient(pick(student_logp, token)),
+    outcome=outcome,
   )
-  chance = jax.lax.stop_gradient(jnp.exp(student_logp[0, 0]))
+  each = jnp.exp(student_logp[0, 0])[group]
+  chance = jax.lax.stop_gradient(jnp.prod(each, axis=1))
   return jnp.sum(chance * objective(batch)[:, 0])
 
 

@@ -15,12 +15,28 @@ SCOPES = ('token', 'row', 'batch')  # from near to far
 TOP = 16  # As in Rethinking On-Policy Distillation, arXiv 2604.13016.
 
 
+class Outcome(NamedTuple):
+  """How a response was judged, beside the others to its prompt.
+
+  [B], one of each row, or [*B] where each token carries that of its row.
+
+  Attributes:
+    reward: of the response.
+    group_mean: the mean reward of the responses to its prompt, itself included.
+    group_std: their standard deviation, of the group as a population.
+  """
+
+  reward: Float[Array, '*B']
+  group_mean: Float[Array, '*B']
+  group_std: Float[Array, '*B']
+
+
 class TokenStats(NamedTuple):
   """Per-token scalars, [*B] float32, all under stop-gradient.
 
   The five that compare with a target are None when there is none, and are then
-  left out of the metrics. Where the mask is False the scalars mean nothing, but
-  are finite.
+  left out of the metrics; the three of the outcome are None when nobody graded.
+  Where the mask is False the scalars mean nothing, but are finite.
 
   Attributes:
     student_logp: log-prob of the token under the student, nats.
@@ -33,6 +49,9 @@ class TokenStats(NamedTuple):
     target_mass: the student's probability on the target's top 16. When it falls
       while the loss falls, the student is fleeing the support.
     mask: bool, True where the token counts.
+    reward: of the token's response; it and the next are those of `Outcome`.
+    group_mean: mean reward of the responses to the same prompt.
+    group_std: their standard deviation.
   """
 
   student_logp: Float[Array, '*B']
@@ -44,6 +63,33 @@ class TokenStats(NamedTuple):
   overlap: Float[Array, '*B'] | None
   target_mass: Float[Array, '*B'] | None
   mask: Bool[Array, '*B']
+  reward: Float[Array, '*B'] | None = None
+  group_mean: Float[Array, '*B'] | None = None
+  group_std: Float[Array, '*B'] | None = None
+
+
+def group_outcome(rewards: Float[Array, 'b G']) -> Outcome:
+  """The outcome of each response from the rewards of its group.
+
+  Args:
+    rewards: [b, G] of the G responses to each of b prompts.
+
+  Returns:
+    Outcome of [b * G].
+
+  Gradients: none are meant.
+  References: Shao et al., DeepSeekMath, arXiv 2402.03300. Where released code
+    takes the standard deviation of a sample, it is sqrt(G / (G - 1)) larger.
+
+  Example: one right answer of four, mean 1/4, deviation sqrt(3) / 4.
+    >>> outcome = group_outcome(jnp.array([[1.0, 0.0, 0.0, 0.0]]))
+    >>> [round(float(x[0]), 4) for x in outcome]
+    [1.0, 0.25, 0.433]
+  """
+  mean = rewards.mean(axis=1, keepdims=True)
+  std = rewards.std(axis=1, keepdims=True)
+  rows = lambda x: jnp.broadcast_to(x, rewards.shape).reshape(-1)
+  return Outcome(rows(rewards), rows(mean), rows(std))
 
 
 def scope(what: str) -> Callable:
@@ -95,6 +141,7 @@ def token_stats(
   sampler_logp: Float[Array, '*B'],
   *,
   mask: Bool[Array, '*B'] | None = None,
+  outcome: Outcome | None = None,
 ) -> TokenStats:
   """The stats of each token.
 
@@ -106,6 +153,7 @@ def token_stats(
     token: [*B] the sampled ids.
     sampler_logp: [*B] their log-probs when they were sampled.
     mask: [*B], True counts. Default: every token does.
+    outcome: Outcome of [*B], of each token's response, or None.
 
   Returns:
     TokenStats.
@@ -129,6 +177,7 @@ def token_stats(
     overlap=None,
     target_mass=None,
     mask=jnp.ones(token.shape, bool) if mask is None else mask,
+    **jax.lax.stop_gradient(outcome._asdict() if outcome else {}),
   )
   if target_logp is None:
     return stats

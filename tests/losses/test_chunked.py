@@ -447,7 +447,7 @@ def test_metrics_are_sums_over_live_tokens():
     'sft': TERMS['imitation'],
   }
   _, metrics = jax.jit(functools.partial(chunked, terms=terms))(HIDDEN, HEAD)
-  stats = set(losses.TokenStats._fields) - {'mask'}
+  stats = set(losses.TokenStats._fields) - {'mask', *losses.Outcome._fields}
   assert set(metrics) == {'loss/opd', 'loss/sft', *stats}
   assert all(count == COUNT for _, count in metrics.values())
   kl = nll = 0.0
@@ -586,3 +586,42 @@ def test_a_mesh_changes_nothing():
 def test_what_cannot_be_meant_is_refused(wrong, message):
   with pytest.raises(ValueError, match=message):
     chunked(HIDDEN, HEAD, **wrong)
+
+
+# An outcome is [B] here and [B, T] there. Kills one that is not cut with its
+# chunk, that is left where it stood in a second pass, or read for another row.
+def test_chunked_equals_dense_with_rewards():
+  rewards = jnp.array([[1.0, 0.0], [0.25, 0.5]])
+  outcome = losses.group_outcome(rewards)
+  to_come = functools.partial(
+    losses.discounted, gamma=0.5, credit=losses.group_advantage
+  )
+  right = functools.partial(losses.gate, of='reward', low=0.5)
+  pg = functools.partial(losses.policy_gradient, losses.reinforce)
+  one_pass = {
+    'grpo': losses.Term(pg(credit=losses.group_advantage)),
+    'routed': losses.Term(losses.negative_log_likelihood(), right),
+  }
+  two_passes = one_pass | {'later': losses.Term(pg(credit=to_come))}
+
+  def dense_loss(hidden, head, terms):
+    batch = losses.TokenBatch(
+      losses.log_probs(jnp.einsum('btd,vd->btv', hidden, head)),
+      {},
+      TOKEN,
+      SAMPLER_LOGP,
+      jax.tree.map(lambda x: jnp.repeat(x[:, None], T, axis=1), outcome),
+    )
+    return losses.distill_loss(batch, terms, mask=MASK, count=COUNT)
+
+  for terms in (one_pass, two_passes):
+    want, want_grads = gradients(
+      functools.partial(dense_loss, terms=terms), has_aux=False
+    )(HIDDEN, HEAD)
+    (got, metrics), grads = gradients(
+      functools.partial(chunked, teachers={}, terms=terms, outcome=outcome)
+    )(HIDDEN, HEAD)
+    np.testing.assert_allclose(got, want, rtol=2e-5)
+    assert_close(grads, want_grads)
+    # They would be means over tokens; the loop has those over rows.
+    assert not set(metrics) & set(losses.Outcome._fields)

@@ -258,3 +258,50 @@ def test_a_credit_is_a_constant(credit):
   numbers = np.asarray(credit(stats_of([3, 7, 1])), np.float64)
   expected = -numbers[0][:, None] * (np.eye(V)[[3, 7, 1]] - P)
   np.testing.assert_allclose(grad[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def graded(rewards):
+  """Stats of one token in each response; of [b, G] rewards."""
+  outcome = losses.group_outcome(jnp.asarray(rewards, jnp.float32))
+  zeros = jnp.zeros_like(outcome.reward)
+  return losses.token_stats(
+    jnp.zeros((len(zeros), 1)),
+    None,
+    zeros.astype(int),
+    zeros,
+    outcome=outcome,
+  )
+
+
+# Rewards 1, 0, 0, 0: mean 1/4, deviation sqrt(3) / 4 = 0.433013, so 3/4 and
+# -1/4 above it, or 1.732051 and -0.577350 deviations. A second prompt of equal
+# rewards says nothing. Kills the batch's mean for the group's, 0 / 0, a
+# deviation of a sample (1.5), rewards that are scaled where they should not.
+def test_the_group_advantage_by_hand():
+  stats = graded([[1, 0, 0, 0], [0.3, 0.3, 0.3, 0.3]])
+  scaled = losses.group_advantage(stats)
+  expected = [1.732051, *[-0.577350] * 3, 0, 0, 0, 0]
+  np.testing.assert_allclose(scaled, expected, rtol=1e-4, atol=1e-6)
+  plain = losses.group_advantage(stats, scale='none')
+  expected = [0.75, *[-0.25] * 3, 0, 0, 0, 0]
+  np.testing.assert_allclose(plain, expected, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(losses.reward(stats)[:2], [1, 0])
+
+
+# r_i - mean of the others. Kills the coefficient that the docstring promises.
+def test_leave_one_out_is_a_coefficient():
+  rewards = np.array([[1.0, 0.0, 0.25, 0.5, 0.5]])
+  others = [np.delete(rewards[0], i).mean() for i in range(5)]
+  plain = losses.group_advantage(graded(rewards), scale='none')
+  np.testing.assert_allclose(plain * 5 / 4, rewards[0] - others, rtol=1e-5)
+
+
+# Kills an outcome that is taken for 0, and an error without a way out.
+@pytest.mark.parametrize('credit', [losses.reward, losses.group_advantage])
+def test_an_outcome_that_is_missing_is_refused_with_the_cure(credit):
+  objective = losses.policy_gradient(losses.reinforce, credit=credit)
+  with pytest.raises(ValueError, match='prompts that have answers to grade by'):
+    objective(batch_of([0, 1]))
+  assert scope_of(credit) == 'token'
+  with pytest.raises(ValueError, match="scale must be 'std' or 'none', got 'v"):
+    losses.group_advantage(graded([[1, 0]]), scale='var')

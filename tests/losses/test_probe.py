@@ -215,3 +215,88 @@ def test_a_student_at_rest_is_its_target(weights):
   )
   assert np.abs(apart).max() > 0.1
   np.testing.assert_allclose(at_rest, 0, atol=1e-5)
+
+
+EARNED = np.arange(V) % 2  # by a token, in the probe
+
+
+def of_reward(p):
+  """Minus the gradient of the expected reward to the logits, by loops."""
+  expected = np.zeros(V)
+  mean = sum(p[v] * EARNED[v] for v in range(V))
+  for v in range(V):
+    expected[v] = -p[v] * (EARNED[v] - mean)
+  return expected
+
+
+# E[-r grad log p]. In a group of two the mean holds half of one's own reward,
+# so half is left; divided by the deviation, |r - r'| / 2, all of it is. Kills a
+# group that is not sampled with its probability, a partner that is the same
+# response, an outcome that is not that of the first token.
+@pytest.mark.parametrize('group_size', [2, 8])
+def test_rewards_are_enumerated_over_groups(group_size):
+  normed = functools.partial(losses.group_advantage, scale='std')
+  plain = functools.partial(losses.group_advantage, scale='none')
+  for credit, share in ((losses.reward, 1), (plain, 0.5), (normed, 1)):
+    got = taught(reinforce(credit), group_size=group_size, roles=())
+    for p_rows, gradients in zip(students_alone(), got, strict=True):
+      expected = share * np.stack([of_reward(p) for p in p_rows])
+      np.testing.assert_allclose(gradients, expected, atol=1e-5)
+
+
+@functools.cache
+def students_alone():
+  first = lambda batch: batch.student_logp[..., 0]
+  return [np.eye(V)[0] - gradient for gradient in taught(first, roles=())]
+
+
+def modulated(stats):
+  """An advantage that the teacher weighs: at rest it is the advantage."""
+  advantage = losses.group_advantage(stats)
+  return advantage * jnp.exp(jnp.sign(advantage) * losses.log_ratio(stats))
+
+
+# Kills an at-rest rule that forbids rewards to move the student, also where a
+# teacher stands beside them.
+@pytest.mark.parametrize('roles', [(), ('teacher',)])
+def test_objectives_that_raise_the_reward_pass(roles):
+  check = functools.partial(
+    losses.check_objective, kind='policy_gradient', roles=roles, vocab_size=V
+  )
+  check(reinforce(losses.reward), group_size=1)
+  for credit in (losses.reward, losses.group_advantage):
+    check(reinforce(credit), group_size=4)
+    anchored = functools.partial(losses.clipped, low=0.2, high=0.28)
+    check(
+      losses.policy_gradient(anchored, credit=credit, anchor='sampler'),
+      group_size=4,
+    )
+  if roles:
+    check(reinforce(modulated), group_size=4)
+    add = lambda s: losses.group_advantage(s) + 0.1 * losses.log_ratio(s)
+    check(reinforce(add), group_size=4)
+
+
+# Kills a check by name: the first two are functions of one's own.
+@pytest.mark.parametrize(
+  'credit, group_size, reason',
+  [
+    (lambda stats: -stats.reward, 4, 'reads rewards, and does not raise them'),
+    (lambda stats: stats.group_std, 4, 'reads rewards, and does not raise'),
+    (lambda stats: 0 * stats.reward, 4, 'teaches nothing: its credit is the'),
+    (losses.group_advantage, 1, 'teaches nothing: with group_size 1 a respon'),
+  ],
+)
+def test_objectives_that_do_not_raise_the_reward_are_refused(
+  credit, group_size, reason
+):
+  check = functools.partial(
+    losses.check_objective,
+    reinforce(credit),
+    kind='policy_gradient',
+    group_size=group_size,
+  )
+  with pytest.raises(ValueError, match=reason):
+    check()
+  if 'does not raise' in reason:
+    check(demonstration=True)

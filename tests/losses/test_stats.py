@@ -58,14 +58,18 @@ def test_the_log_ratio_by_hand():
 
 # Kills a gradient that leaks into weights or credits through any stat.
 def test_stats_carry_no_gradient():
-  def total(student_logp, target_logp, sampler_logp):
+  def total(student_logp, target_logp, sampler_logp, reward):
     stats = losses.token_stats(
-      student_logp, target_logp, jnp.array(1), sampler_logp
+      student_logp,
+      target_logp,
+      jnp.array(1),
+      sampler_logp,
+      outcome=losses.Outcome(reward, reward, reward),
     )
     return sum(stats)
 
-  p = jnp.log(jnp.array([0.25, 0.75]))
-  grads = jax.grad(total, argnums=(0, 1, 2))(p, p[::-1], jnp.array(-1.0))
+  p, one = jnp.log(jnp.array([0.25, 0.75])), jnp.array(-1.0)
+  grads = jax.grad(total, argnums=(0, 1, 2, 3))(p, p[::-1], one, one)
   for grad in grads:
     np.testing.assert_array_equal(grad, np.zeros_like(grad))
 
@@ -81,3 +85,24 @@ def test_stats_without_a_target_are_none():
     'student_entropy',
     'mask',
   }
+
+
+# Two prompts of three: (1, 0, 0.5) and (2, 2, 2), by loops. Kills statistics
+# over the batch or over the wrong axis, a sample's deviation, rows in another
+# order than prompts x group.
+def test_the_outcome_of_a_group_equals_the_loops():
+  rewards = np.array([[1.0, 0.0, 0.5], [2.0, 2.0, 2.0]])
+  expected = []
+  for group in rewards:
+    mean = sum(group) / 3
+    std = (sum((x - mean) ** 2 for x in group) / 3) ** 0.5
+    expected += [(reward, mean, std) for reward in group]
+  outcome = losses.group_outcome(jnp.asarray(rewards, jnp.float32))
+  np.testing.assert_allclose(np.stack(outcome, axis=1), expected, rtol=1e-6)
+
+
+# Kills made-up zeros: a loss that reads rewards would take them for failures.
+def test_stats_without_an_outcome_are_none():
+  p, zero = jnp.log(jnp.array([0.25, 0.75])), jnp.array(0)
+  stats = losses.token_stats(p, p, zero, p[0])
+  assert all(getattr(stats, n) is None for n in losses.Outcome._fields)
