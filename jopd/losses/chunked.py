@@ -46,6 +46,7 @@ def distill_loss_chunked(
   chunk_tokens: int = 256,
   temperature: Scalar = 1.0,
   vocab_size: int | None = None,
+  rollout_logp: Float[Array, 'B T'] | None = None,
   stats_target: Callable = teacher,
   with_stats: bool = True,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
@@ -75,6 +76,8 @@ def distill_loss_chunked(
     vocab_size: static; the logits of ids from here on are -inf, so padding ids
       get no mass from any side and gradient 0. Default: the rows of the
       smallest head.
+    rollout_logp: [B, T] of the tokens under the student of that time, at
+      temperature 1 and without a filter; for the metric `mismatch` alone.
     stats_target: the target that stats (for weights and metrics) compare with.
       Not called when there is no teacher.
     with_stats: whether the metrics hold the token stats.
@@ -110,6 +113,7 @@ def distill_loss_chunked(
     teachers={name: hidden for name, (hidden, _) in teachers.items()},
     token=token,
     sampler_logp=sampler_logp,
+    rollout_logp=rollout_logp,
     mask=mask,
     # A reduction is linear, so its gradient is each token's weight in it.
     weight=jax.grad(lambda x: reduce(x, mask, count))(jnp.zeros(mask.shape)),
@@ -147,7 +151,8 @@ def _make_batch(vocab_size, logits, tokens, shared):
 
   logps = {name: normalise(x) for name, x in logits.teachers.items()}
   student_logp = normalise(logits.student)
-  return TokenBatch(student_logp, logps, tokens.token, tokens.sampler_logp)
+  sampled = tokens.token, tokens.sampler_logp, tokens.rollout_logp
+  return TokenBatch(student_logp, logps, *sampled)
 
 
 def _make_collect(make_batch, terms, stats_target):

@@ -28,6 +28,7 @@ class Tokens(NamedTuple):
   teachers: dict[str, Array]  # hidden states
   token: Array
   sampler_logp: Array
+  rollout_logp: Array | None
   mask: Array
   weight: Array  # in the reduction
   factors: dict[str, Factors] | None  # where they are known beforehand

@@ -27,12 +27,15 @@ class TokenBatch(NamedTuple):
     logps: the same of each teacher, by name. May be empty.
     token: [*B] the sampled ids.
     sampler_logp: [*B] their log-probs when they were sampled.
+    rollout_logp: [*B] the same under the student of that time, temperature 1
+      and no filter; None if it was not recorded.
   """
 
   student_logp: Float[Array, '*B V']
   logps: dict[str, Float[Array, '*B V']]
   token: Int[Array, '*B']
   sampler_logp: Float[Array, '*B']
+  rollout_logp: Float[Array, '*B'] | None = None
 
 
 Objective = Callable[[TokenBatch], Float[Array, '*B']]
@@ -179,5 +182,10 @@ def batch_stats(
   """
   target_logp = _target_logp(batch, target) if batch.logps else None
   return token_stats(
-    batch.student_logp, target_logp, batch.token, batch.sampler_logp, mask=mask
+    batch.student_logp,
+    target_logp,
+    batch.token,
+    batch.sampler_logp,
+    rollout_logp=batch.rollout_logp,
+    mask=mask,
   )
