@@ -202,9 +202,15 @@ def test_prompts_without_answers_can_be_learnt_from(config, tmp_path):
   run, [stage], _ = build.build(config)
   prompts = next(stage.batches)
   zeros = np.zeros((8, 16), np.int32)
-  answers = Answers(zeros, np.full(8, 3), zeros, np.ones(8, bool))
+  answers = Answers(
+    zeros, np.full(8, 3), zeros, zeros, np.ones(8, bool), np.int32(48)
+  )
   measured = Phases(stage, run, {}, None).measure(prompts, answers)
-  assert means(measured) == {'response_length': 3.0, 'truncated': 0.0}
+  assert means(measured) == {
+    'response_length': 3.0,
+    'truncated': 0.0,
+    'slot_occupancy': 0.5,  # 24 tokens in 48 slot-steps
+  }
 
 
 def test_an_evaluation_ignores_models_and_stages_of_the_config(

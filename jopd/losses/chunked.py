@@ -47,6 +47,7 @@ def distill_loss_chunked(
   chunk_tokens: int = 256,
   temperature: Scalar = 1.0,
   vocab_size: int | None = None,
+  rollout_logp: Float[Array, 'B T'] | None = None,
   stats_target: Callable = teacher,
   with_stats: bool = True,
   outcome: Outcome | None = None,
@@ -77,6 +78,8 @@ def distill_loss_chunked(
     vocab_size: static; the logits of ids from here on are -inf, so padding ids
       get no mass from any side and gradient 0. Default: the rows of the
       smallest head.
+    rollout_logp: [B, T] of the tokens under the student of that time, at
+      temperature 1 and without a filter; for the metric `mismatch` alone.
     stats_target: the target that stats (for weights and metrics) compare with.
       Not called when there is no teacher.
     with_stats: whether the metrics hold the token stats.
@@ -115,6 +118,7 @@ def distill_loss_chunked(
     teachers={name: hidden for name, (hidden, _) in teachers.items()},
     token=token,
     sampler_logp=sampler_logp,
+    rollout_logp=rollout_logp,
     outcome=jax.tree.map(
       lambda x: jnp.broadcast_to(x[:, None], mask.shape), outcome
     ),
@@ -156,7 +160,12 @@ def _make_batch(vocab_size, logits, tokens, shared):
   logps = {name: normalise(x) for name, x in logits.teachers.items()}
   student_logp = normalise(logits.student)
   return TokenBatch(
-    student_logp, logps, tokens.token, tokens.sampler_logp, tokens.outcome
+    student_logp,
+    logps,
+    token=tokens.token,
+    sampler_logp=tokens.sampler_logp,
+    rollout_logp=tokens.rollout_logp,
+    outcome=tokens.outcome,
   )
 
 

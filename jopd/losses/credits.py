@@ -181,7 +181,7 @@ def group_advantage(
   References: 'std': Shao et al., DeepSeekMath, arXiv 2402.03300. 'none': Liu et
     al., Understanding R1-Zero-Like Training, arXiv 2503.20783.
 
-  Example: one right answer of four: above 1/4 by 3/4, and by sqrt(3) deviations.
+  Example: one right answer of four is 3/4, or sqrt(3) deviations, above 1/4.
     >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
     ...   reward=jnp.ones(1),
     ...   group_mean=jnp.full(1, 0.25),

@@ -29,6 +29,7 @@ class Tokens(NamedTuple):
   teachers: dict[str, Array]  # hidden states
   token: Array
   sampler_logp: Array
+  rollout_logp: Array | None
   outcome: Outcome | None
   mask: Array
   weight: Array  # in the reduction

@@ -27,6 +27,8 @@ class TokenBatch(NamedTuple):
     logps: the same of each teacher, by name. May be empty.
     token: [*B] the sampled ids.
     sampler_logp: [*B] their log-probs when they were sampled.
+    rollout_logp: [*B] the same under the student of that time, temperature 1
+      and no filter; None if it was not recorded.
     outcome: Outcome of [*B], of each token's response; None if nobody graded.
   """
 
@@ -34,6 +36,7 @@ class TokenBatch(NamedTuple):
   logps: dict[str, Float[Array, '*B V']]
   token: Int[Array, '*B']
   sampler_logp: Float[Array, '*B']
+  rollout_logp: Float[Array, '*B'] | None = None
   outcome: Outcome | None = None
 
 
@@ -185,6 +188,7 @@ def batch_stats(
     target_logp,
     batch.token,
     batch.sampler_logp,
+    rollout_logp=batch.rollout_logp,
     mask=mask,
     outcome=batch.outcome,
   )

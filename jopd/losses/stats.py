@@ -34,9 +34,9 @@ class Outcome(NamedTuple):
 class TokenStats(NamedTuple):
   """Per-token scalars, [*B] float32, all under stop-gradient.
 
-  The five that compare with a target are None when there is none, and are then
-  left out of the metrics; the three of the outcome are None when nobody graded.
-  Where the mask is False the scalars mean nothing, but are finite.
+  The five that compare with a target are None when there is none, so is the
+  mismatch where nothing was recorded, and the three of the outcome where nobody
+  graded. Where the mask is False the scalars mean nothing, but are finite.
 
   Attributes:
     student_logp: log-prob of the token under the student, nats.
@@ -48,6 +48,8 @@ class TokenStats(NamedTuple):
     overlap: share of the student's top 16 that is in the target's top 16.
     target_mass: the student's probability on the target's top 16. When it falls
       while the loss falls, the student is fleeing the support.
+    mismatch: |log p - log p'| of the token, p' the student as the sampler ran
+      it: another precision, kernel or step. Nats.
     mask: bool, True where the token counts.
     reward: of the token's response; it and the next are those of `Outcome`.
     group_mean: mean reward of the responses to the same prompt.
@@ -62,6 +64,7 @@ class TokenStats(NamedTuple):
   reverse_kl: Float[Array, '*B'] | None
   overlap: Float[Array, '*B'] | None
   target_mass: Float[Array, '*B'] | None
+  mismatch: Float[Array, '*B'] | None
   mask: Bool[Array, '*B']
   reward: Float[Array, '*B'] | None = None
   group_mean: Float[Array, '*B'] | None = None
@@ -140,6 +143,7 @@ def token_stats(
   token: Int[Array, '*B'],
   sampler_logp: Float[Array, '*B'],
   *,
+  rollout_logp: Float[Array, '*B'] | None = None,
   mask: Bool[Array, '*B'] | None = None,
   outcome: Outcome | None = None,
 ) -> TokenStats:
@@ -152,6 +156,8 @@ def token_stats(
     target_logp: [*B, V] log-probs of the target, or None.
     token: [*B] the sampled ids.
     sampler_logp: [*B] their log-probs when they were sampled.
+    rollout_logp: [*B] the same under the student of that time, temperature 1
+      and no filter; None if it was not recorded.
     mask: [*B], True counts. Default: every token does.
     outcome: Outcome of [*B], of each token's response, or None.
 
@@ -176,9 +182,13 @@ def token_stats(
     reverse_kl=None,
     overlap=None,
     target_mass=None,
+    mismatch=None,
     mask=jnp.ones(token.shape, bool) if mask is None else mask,
     **jax.lax.stop_gradient(outcome._asdict() if outcome else {}),
   )
+  if rollout_logp is not None:
+    gap = stats.student_logp - finite(jax.lax.stop_gradient(rollout_logp))
+    stats = stats._replace(mismatch=jnp.abs(gap))
   if target_logp is None:
     return stats
   target_logp = finite(jax.lax.stop_gradient(target_logp))

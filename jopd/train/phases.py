@@ -23,7 +23,9 @@ class Answers(NamedTuple):
   response: np.ndarray  # [B, T]
   response_length: np.ndarray  # [B]
   sampler_logp: np.ndarray  # [B, T]; zeros for a dataset's
+  logp: np.ndarray  # [B, T] of the raw model; zeros for a dataset's
   end: np.ndarray  # [B] how each one ended; see rollout/slots.py
+  slot_steps: np.ndarray  # decoding steps times slots, of all hosts
 
 
 class Phases:
@@ -82,12 +84,9 @@ class Phases:
     stage = self._stage
     if stage.source == 'dataset':
       response, length = prompts.response, prompts.response_length
-      return Answers(
-        response,
-        length,
-        np.zeros(response.shape, np.float32),
-        np.full_like(length, STOP),
-      )
+      nothing = np.zeros(response.shape, np.float32)
+      end = np.full_like(length, STOP)
+      return Answers(response, length, nothing, nothing, end, np.int32(0))
     policies = {'student': state.params, **self._frozen}
     rollout = self._sampler(
       policies[stage.source],
@@ -117,7 +116,10 @@ class Phases:
       measured['truncated'] = (np.sum(answers.end != STOP), rows)
     local = np.array(list(measured.values()), np.float64)
     total = sharding.from_hosts(local).sum(axis=0)
-    return {n: tuple(pair) for n, pair in zip(measured, total, strict=True)}
+    measured = {n: tuple(x) for n, x in zip(measured, total, strict=True)}
+    tokens, _ = measured['response_length']
+    # Of all tokens that the slots could have written.
+    return measured | {'slot_occupancy': (tokens, int(answers.slot_steps))}
 
   def place(self, prompts: PromptBatch, answers: Answers) -> Batch:
     """The learner's input on the mesh: what each model reads, and responses."""
@@ -131,6 +133,7 @@ class Phases:
       response=answers.response,
       response_length=answers.response_length,
       sampler_logp=answers.sampler_logp,
+      rollout_logp=answers.logp if self._stage.source == 'student' else None,
     )
     return sharding.put(batch, sharding.batch_sharding(self._run.mesh))
 

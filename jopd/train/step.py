@@ -29,6 +29,9 @@ class Batch(NamedTuple):
   response: jax.Array  # [B, T] int32
   response_length: jax.Array  # [B] int32
   sampler_logp: jax.Array  # [B, T]; zeros where nobody sampled
+  # [B, T] under the student as it was sampled from, without temperature or
+  # filter; None where another wrote the response.
+  rollout_logp: jax.Array | None
 
 
 class Reduction(NamedTuple):
@@ -130,6 +133,8 @@ def make_learn(
         chunk_tokens=chunk_tokens,
         temperature=temperature,
         vocab_size=vocab_size,
+        # The learner's log-probs are to be compared at temperature 1 only.
+        rollout_logp=part.rollout_logp if temperature == 1 else None,
         stats_target=stats_target,
       )
 

@@ -446,23 +446,28 @@ def test_metrics_are_sums_over_live_tokens():
     'opd': TERMS['reverse']._replace(coef=5.0),
     'sft': TERMS['imitation'],
   }
-  _, metrics = jax.jit(functools.partial(chunked, terms=terms))(HIDDEN, HEAD)
+  rollout_logp = SAMPLER_LOGP - 1.0
+  loss = functools.partial(chunked, terms=terms, rollout_logp=rollout_logp)
+  _, metrics = jax.jit(loss)(HIDDEN, HEAD)
   stats = set(losses.TokenStats._fields) - {'mask', *losses.Outcome._fields}
   assert set(metrics) == {'loss/opd', 'loss/sft', *stats}
   assert all(count == COUNT for _, count in metrics.values())
-  kl = nll = 0.0
+  kl = nll = mismatch = 0.0
   for b in range(B):
     for t in range(LENGTHS[b]):
       logits = np.asarray(HEAD, np.float64) @ np.asarray(HIDDEN[b, t])
       teacher, head = TEACHERS['teacher']
       target = np.asarray(head[:V], np.float64) @ np.asarray(teacher[b, t])
       kl += oracles.reverse_kl(oracles.softmax(logits), oracles.softmax(target))
-      nll -= oracles.log_softmax(logits)[TOKEN[b, t]]
+      logp = oracles.log_softmax(logits)[TOKEN[b, t]]
+      nll -= logp
+      mismatch += abs(logp - float(rollout_logp[b, t]))
   for name, value in {
     'loss/opd': kl,
     'reverse_kl': kl,
     'loss/sft': nll,
     'student_logp': -nll,
+    'mismatch': mismatch,
     'sampler_logp': float(jnp.sum(jnp.where(MASK, SAMPLER_LOGP, 0))),
   }.items():
     np.testing.assert_allclose(metrics[name][0], value, rtol=2e-5)
@@ -610,7 +615,9 @@ def test_chunked_equals_dense_with_rewards():
       {},
       TOKEN,
       SAMPLER_LOGP,
-      jax.tree.map(lambda x: jnp.repeat(x[:, None], T, axis=1), outcome),
+      outcome=jax.tree.map(
+        lambda x: jnp.repeat(x[:, None], T, axis=1), outcome
+      ),
     )
     return losses.distill_loss(batch, terms, mask=MASK, count=COUNT)
 

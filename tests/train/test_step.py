@@ -55,6 +55,7 @@ def _batch():
     # Ragged, with an empty and a one-token response: a mean of means differs.
     response_length=np.array([6, 0, 1, 4, 6, 2, 3, 5], np.int32),
     sampler_logp=rng.normal(-3, 0.1, (ROWS, STEPS)).astype(np.float32),
+    rollout_logp=rng.normal(-3, 0.1, (ROWS, STEPS)).astype(np.float32),
   )
 
 
@@ -191,6 +192,7 @@ def test_padding_of_the_response_is_never_read(reference, monkeypatch):
   junk = clean._replace(
     response=np.where(live, clean.response, VOCAB - 1),
     sampler_logp=np.where(live, clean.sampler_logp, np.nan),
+    rollout_logp=np.where(live, clean.rollout_logp, np.nan),
   )
   monkeypatch.setitem(globals(), '_batch', lambda: junk)
   _assert_same(_learn(), reference)
