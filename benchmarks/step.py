@@ -121,13 +121,15 @@ def make_step(args, student, params, teacher, frozen):
       'rollout',
       generate(state.params, prompt, length, key, top_p=args.top_p),
     )
+    steps = np.arange(args.new)
     batch = Batch(
-      rollout.prompt,
-      rollout.prompt_length,
-      {'teacher': (rollout.prompt, rollout.prompt_length)},
-      rollout.response,
-      rollout.response_length,
-      rollout.sampler_logp,
+      prompt=rollout.prompt,
+      prompt_length=rollout.prompt_length,
+      teacher_prompts={'teacher': (rollout.prompt, rollout.prompt_length)},
+      response=rollout.response,
+      mask=steps[None, :] < rollout.response_length[:, None],
+      sampler_logp=rollout.sampler_logp,
+      rollout_logp=rollout.logp,
     )
     hidden = lap('teacher', teach(frozen, batch))
     state, _ = lap('learner', learn(state, frozen, hidden, batch))

@@ -5,7 +5,6 @@ All that can be known before a weight is loaded is checked first.
 
 from collections.abc import Callable
 from functools import cache, partial
-import json
 from typing import NamedTuple
 
 import jax
@@ -15,20 +14,15 @@ from ml_collections import ConfigDict
 from jopd import rewards, sharding
 from jopd.checks import check, check_answers, check_stages
 from jopd.config import about, refuse_unknown
-from jopd.data import batching, contexts
-from jopd.data.prompts import check_boundary, turn_end
+from jopd.data import batching
+from jopd.data.prompts import turn_end
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.evaluate import make_evaluate
 from jopd.models import hf
 from jopd.models.decoder import make_model
-from jopd.recipe import (
-  make_examples,
-  make_optimizer,
-  make_reduction,
-  make_terms,
-  resolve,
-)
+from jopd.recipe import make_examples, resolve
 from jopd.rollout.stops import make_stops
+from jopd.stages import make_stage
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
@@ -60,7 +54,7 @@ def build(config, *, say: Callable[[str], None] = print) -> Built:
   stages = []
   for index, name in enumerate(config.stages):
     with about(f'config.{name}'):
-      stages.append(_stage(config, index, run, encoding))
+      stages.append(make_stage(config, index, run, encoding))
   return Built(run, tuple(stages), _params(config, run))
 
 
@@ -195,107 +189,6 @@ def _params(config, run: Run) -> dict[str, dict]:
       shardings = place(model.axes, jax.eval_shape(model.init, key))
     params[name] = jax.jit(model.init, out_shardings=shardings)(key)
   return params
-
-
-def _stage(config, index: int, run: Run, encoding) -> Stage:
-  settings = config[config.stages[index]]
-  tx, learning_rate = make_optimizer(settings)
-  rows = settings.batch_size * settings.group_size // settings.micro_batches
-  sharding.check_batch(run.mesh, rows)
-  return Stage(
-    name=config.stages[index],
-    index=index,
-    student=settings.student,
-    teachers=settings.teachers.to_dict(),
-    source=settings.source,
-    contexts=_contexts(settings, encoding),
-    make_terms=make_terms(
-      settings.terms.to_dict(),
-      settings.teachers,
-      run.vocab_size,
-      micro_batches=settings.micro_batches,
-    ),
-    reduction=make_reduction(settings.reduce),
-    tx=tx,
-    learning_rate=learning_rate,
-    steps=settings.steps,
-    group_size=settings.group_size,
-    slots=settings.slots,
-    micro_batches=settings.micro_batches,
-    sampling=settings.rollout.to_dict(),
-    temperature=settings.temperature,
-    chunk_tokens=settings.chunk_tokens * sharding.batch_parts(run.mesh),
-    eval_every=settings.eval_every,
-    fingerprint=dict(
-      seed=config.seed,
-      # As they come back from a file.
-      models=json.loads(config.models.to_json()),
-      student=settings.student,
-      optimizer=json.loads(settings.optimizer.to_json()),
-    ),
-    # Last: a misspelt loss should not wait for the data to be read.
-    batches=_batches(config, index, run, encoding),
-  )
-
-
-def _batches(config, index: int, run: Run, encoding):
-  """The stage's iterator over prompts, and responses if it imitates them."""
-  settings = config[config.stages[index]]
-  imitates = settings.source == 'dataset'
-  with about('data'):
-    examples = make_examples(settings.data or config.data)
-    if imitates and any(example.response is None for example in examples):
-      raise ValueError(
-        'the stage learns responses, but a row has none; add them, or choose'
-        ' another source'
-      )
-    if imitates:
-      _note_boundary(examples[0], run, encoding)
-    else:
-      check_answers(examples, run.grade, required=False)
-    return batching.make_iterator(
-      examples,
-      batch_size=settings.batch_size,
-      max_prompt_tokens=config.max_prompt_tokens,
-      max_response_tokens=config.max_response_tokens if imitates else 0,
-      # Not seed + index: stage 1 of one seed is not stage 0 of the next.
-      seed=(1000 * config.seed + index) % 2**32,
-      overlong='drop',
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      **encoding,
-    )
-
-
-def _note_boundary(example, run: Run, encoding) -> None:
-  """Says so where imitation sees other tokens than the chat template renders.
-
-  Not an error: templates that add an empty thinking block do it on purpose.
-  """
-  try:
-    check_boundary(
-      messages=example.messages, response=example.response, **encoding
-    )
-  except ValueError as error:
-    run.say(f'note: example {example.id}: {error}')
-
-
-def _contexts(settings, encoding) -> dict[str, Callable]:
-  """Role -> (prompts) -> what that teacher reads instead."""
-
-  def read(context, prompts):
-    batch = batching.encode_batch(
-      prompts.examples,
-      max_prompt_tokens=settings.max_context_tokens,
-      context=context,
-      **encoding,
-    )
-    return batch.prompt, batch.prompt_length
-
-  return {
-    role: partial(read, resolve(contexts, spec))
-    for role, spec in settings.contexts.items()
-  }
 
 
 def _evaluator(config, run: Run, prompts: batching.PromptBatch):

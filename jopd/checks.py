@@ -5,6 +5,7 @@ Each function raises a ValueError of one line, or does nothing.
 
 from collections.abc import Callable, Iterable, Sequence
 
+import jax
 from ml_collections import ConfigDict
 
 from jopd.config import about, base, did_you_mean, refuse_unknown
@@ -74,7 +75,7 @@ def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
 
 def _check_stage(stage, models) -> None:
   refuse_unknown(stage, default_stage(), 'a stage')
-  counts = ('steps', 'batch_size', 'group_size', 'micro_batches')
+  counts = ('steps', 'batch_size', 'group_size', 'updates', 'micro_batches')
   _check_least(1, stage, (*counts, 'chunk_tokens'))
   least = ('slots', 'warmup_steps', 'clip_norm', 'eval_every')
   _check_least(0, stage, least)
@@ -89,12 +90,19 @@ def _check_stage(stage, models) -> None:
   sources = ('dataset', 'student', *stage.teachers)
   _check_choice('source', stage.source, sources)
   refuse_unknown(stage.contexts, stage.teachers, 'contexts')
+  refuse_unknown(stage.moving, stage.teachers, 'moving')
   if stage.contexts:
     _check_least(1, stage, ['max_context_tokens'])
-  rows = stage.batch_size * stage.group_size
+  own = stage.batch_size // jax.process_count()
+  if own % stage.updates:
+    raise ValueError(
+      f'{own} prompts (batch_size / processes) do not divide into'
+      f' {stage.updates} updates'
+    )
+  rows = stage.batch_size * stage.group_size // stage.updates
   if rows % stage.micro_batches:
     raise ValueError(
-      f'{rows} rows (batch_size x group_size) do not divide into'
+      f'{rows} rows (batch_size x group_size / updates) do not divide into'
       f' {stage.micro_batches} micro_batches'
     )
   if stage.source == 'dataset' and stage.group_size != 1:

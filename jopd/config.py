@@ -6,7 +6,7 @@ keys exist before the command line is read, so each can be overridden:
 `--config.distil.steps=100`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import difflib
 import importlib.util
@@ -78,9 +78,13 @@ def stage(**settings) -> ConfigDict:
   config = ConfigDict()
   # Which of `models` learns.
   config.student = 'student'
-  # Role -> which of `models` plays it, frozen: dict(teacher='teacher'). A model
-  # may teach itself; the teacher is then its copy at the stage's start.
+  # Role -> which of `models` plays it: dict(teacher='teacher'). It is frozen as
+  # it is at the stage's start; a model that teaches itself is copied.
   config.teachers = ConfigDict()
+  # Role -> how that teacher then follows the student, a function of
+  # train/followers.py: dict(teacher=dict(name='ema', decay=0.99)), or
+  # dict(name='snapshot', every=10), both counted in updates.
+  config.moving = ConfigDict()
   # Whose responses are learnt from: 'dataset' (the rows' own), 'student'
   # (on-policy), or a teacher's role.
   config.source = 'student'
@@ -97,9 +101,19 @@ def stage(**settings) -> ConfigDict:
   config.reduce = 'token_mean'
   # The loss divides both models' logits by it; no factor is put back.
   config.temperature = 1.0
-  config.steps = 100
+  config.steps = 100  # batches of prompts, each with its responses
   config.batch_size = 64  # prompts a step, over all hosts
   config.group_size = 1  # responses per prompt
+  # Into how many parts a step's prompts are cut, each for one update, in order.
+  # All but the first learn from responses of an older student: anchor policy
+  # gradients to the 'sampler'. Schedules count updates.
+  config.updates = 1
+  # Which responses are learnt from, a function of rollout/select.py: 'every',
+  # 'mixed_rewards', 'finished', dict(name='right', also='finished').
+  config.select = 'every'
+  # Texts of one token each that are learnt nowhere in a response, such as
+  # '<think>'. Masked, like what is not selected: not in the loss's denominator.
+  config.mask_tokens = ()
   # Responses decoded at a time; the others wait for one to end. 0: all at once.
   config.slots = 0
   config.micro_batches = 1  # gradient accumulation; exact, see reductions
@@ -109,7 +123,7 @@ def stage(**settings) -> ConfigDict:
   # An optimizer of optax by name, and its arguments.
   config.optimizer = ConfigDict(dict(name='adamw', b2=0.98, weight_decay=0.0))
   config.learning_rate = 1e-3
-  config.warmup_steps = 0
+  config.warmup_steps = 0  # updates
   config.decay = 'constant'  # 'constant', 'linear' or 'cosine', to 0
   config.clip_norm = 1.0  # of the gradient; 0 leaves it alone
   # Tokens per chunk of the loss, on each of the devices that divide the batch.
@@ -118,8 +132,8 @@ def stage(**settings) -> ConfigDict:
   config.eval_every = 0  # steps; 0 evaluates before and after only
   refuse_unknown(settings, config, 'a stage')
   for name, value in settings.items():
-    if name == 'reduce':
-      del config.reduce  # which would insist on being a string
+    if name in ('reduce', 'select'):
+      del config[name]  # which would insist on being a string
     config[name] = ConfigDict(value) if isinstance(value, dict) else value
   return config
 
@@ -140,6 +154,18 @@ def refuse_unknown(given, known, where: str) -> None:
       raise ValueError(
         f'{where} has no setting {name!r}{did_you_mean(name, known)}'
       )
+
+
+def check_arguments(arguments, parameters: Mapping, where: str) -> None:
+  """Refuses arguments that a signature does not have, or has and misses.
+
+  Raises:
+    ValueError: the message names the first of them.
+  """
+  refuse_unknown(arguments, parameters, where)
+  for name, parameter in parameters.items():
+    if parameter.default is parameter.empty and name not in arguments:
+      raise ValueError(f'{where} needs {name!r}')
 
 
 def did_you_mean(name: str, known) -> str:

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import optax
 
 from jopd import losses
-from jopd.config import about, did_you_mean, refuse_unknown
+from jopd.config import about, check_arguments, did_you_mean, refuse_unknown
 from jopd.data import sources
 from jopd.data.examples import Example
+from jopd.rollout import select
 from jopd.train.step import Reduction
 
 _OBJECTIVES = {
@@ -37,16 +38,11 @@ _ROOMS = {
   'surrogate': losses.surrogates,
   'credit': losses.credits,
   'weight': losses.weights,
+  'also': select,
 }
 _rows = lambda mask: jnp.sum(jnp.any(mask, axis=1))
 # Reduction -> the denominator that it takes.
 _COUNTS = dict(token_mean=jnp.sum, sequence_mean=_rows, fixed_length=_rows)
-# (learning rate, steps) -> the schedule after warm-up.
-_DECAYS = {
-  'constant': lambda rate, steps: optax.constant_schedule(rate),
-  'linear': lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
-  'cosine': optax.cosine_decay_schedule,
-}
 
 
 def resolve(room, spec) -> Callable:
@@ -67,7 +63,7 @@ def resolve(room, spec) -> Callable:
   function, arguments, where = _find(room, spec)
   parameters = inspect.signature(function).parameters.values()
   settings = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-  _check_arguments(arguments, settings, where)
+  check_arguments(arguments, settings, where)
   return partial(function, **_resolved(arguments)) if arguments else function
 
 
@@ -86,7 +82,7 @@ def make_examples(spec) -> Sequence[Example]:
     ValueError: as for `resolve`, or the source refuses its data.
   """
   function, arguments, where = _find(sources, spec)
-  _check_arguments(arguments, inspect.signature(function).parameters, where)
+  check_arguments(arguments, inspect.signature(function).parameters, where)
   return function(**arguments)
 
 
@@ -107,13 +103,6 @@ def _find(room, spec) -> tuple[Callable, dict, str]:
   return known[name], arguments, f'{where}.{name}'
 
 
-def _check_arguments(arguments, parameters: Mapping, where: str) -> None:
-  refuse_unknown(arguments, parameters, where)
-  for name, parameter in parameters.items():
-    if parameter.default is parameter.empty and name not in arguments:
-      raise ValueError(f'{where} needs {name!r}')
-
-
 def scalar(value, step):
   """A number as it is, or a schedule of optax at a step.
 
@@ -132,7 +121,7 @@ def scalar(value, step):
       f'optax has no schedule {name!r}{did_you_mean(name, known)}'
     )
   schedule = getattr(optax, name)
-  _check_arguments(
+  check_arguments(
     arguments, inspect.signature(schedule).parameters, f'optax.{name}'
   )
   return schedule(**arguments)(step)
@@ -166,7 +155,7 @@ def _make_objective(settings: Mapping) -> Callable:
   parameters = inspect.signature(make).parameters
   refuse_unknown(settings, {'objective', *_COMMON, *parameters}, where)
   own = {n: v for n, v in settings.items() if n in parameters}
-  _check_arguments(own, parameters, where)
+  check_arguments(own, parameters, where)
   return make(**_resolved(own))
 
 
@@ -176,6 +165,7 @@ def make_terms(
   vocab_size: int,
   *,
   micro_batches: int = 1,
+  group_size: int = 1,
 ) -> Callable:
   """A function from the step, which may be traced, to the terms of a loss.
 
@@ -190,29 +180,24 @@ def make_terms(
     roles: names of the teachers.
     vocab_size: V.
     micro_batches: parts that a batch is cut into.
+    group_size: responses per prompt.
 
   Raises:
     ValueError: a term is wrong; its name comes first.
   """
-  scalars = jax.ShapeDtypeStruct((1, 1), jnp.float32)
-  logp = jax.ShapeDtypeStruct((1, 1, vocab_size), jnp.float32)
-  token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  batch = losses.TokenBatch(logp, dict.fromkeys(roles, logp), token, scalars)
-  mask = jnp.ones((1, 1), bool)
-
-  def loss(spec, batch, step):
-    terms = {'term': make_term(spec, step)}
-    # For what weights read any teacher will do: only shapes matter here.
-    some_teacher = lambda logps: next(iter(logps.values()))
-    return losses.distill_loss(
-      batch, terms, mask=mask, count=1, stats_target=some_teacher
-    )
-
+  small = min(losses.probe.VOCAB, vocab_size)
   for name, spec in specs.items():
     with about(f'terms.{name}'):
-      step = jax.ShapeDtypeStruct((), jnp.int32)
-      jax.eval_shape(partial(loss, spec), batch, step)
-      _check_objective(_COMMON | dict(spec), tuple(sorted(roles)), vocab_size)
+      _trace(spec, roles, vocab_size)
+      settings = _COMMON | dict(spec) | {'weight': 'uniform'}
+      # More than two are as good as two, and probed once with them.
+      graded = _reads_rewards(settings, roles, vocab_size)
+      group = min(group_size, 2) if graded else None
+      if settings['objective'] != 'negative_log_likelihood':
+        # Whether imitation teaches anything, its source decides.
+        settings = _shrunk(settings | {'coef': 1}, vocab_size, small)
+        settings = json.dumps(settings, sort_keys=True)
+        _check_once(settings, tuple(sorted(roles)), small, group)
       far = losses.terms.scope_of_term(make_term(spec, 0)) == 'batch'
       if far and micro_batches > 1:
         raise ValueError(
@@ -222,13 +207,51 @@ def make_terms(
   return lambda step: {n: make_term(spec, step) for n, spec in specs.items()}
 
 
-def _check_objective(settings: Mapping, roles, vocab_size: int) -> None:
-  """Refuses a term that teaches nothing or the wrong thing."""
-  if settings['objective'] == 'negative_log_likelihood':
-    return  # whether imitation teaches anything, its source decides
-  small = min(losses.probe.VOCAB, vocab_size)
-  settings = _shrunk(settings | {'coef': 1, 'weight': ''}, vocab_size, small)
-  _check_once(json.dumps(settings, sort_keys=True), roles, small)
+def reads_rewards(
+  specs: Mapping, roles: Collection[str], vocab_size: int
+) -> bool:
+  """Whether terms cannot do without rewards; found by leaving them out.
+
+  Args:
+    specs: name -> term, which `make_terms` has accepted.
+    roles: names of the teachers.
+    vocab_size: V.
+  """
+  return any(_reads_rewards(spec, roles, vocab_size) for spec in specs.values())
+
+
+def _reads_rewards(spec: Mapping, roles, vocab_size: int) -> bool:
+  try:
+    _trace(spec, roles, vocab_size, graded=False)
+  except Exception:  # a function of one's own may fail on None in any way
+    return True
+  return False
+
+
+def _trace(spec: Mapping, roles, vocab_size: int, *, graded=True) -> None:
+  """Runs the loss of a term on shapes alone."""
+  scalars = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+  logp = jax.ShapeDtypeStruct((1, 1, vocab_size), jnp.float32)
+  batch = losses.TokenBatch(
+    logp,
+    dict.fromkeys(roles, logp),
+    token=jax.ShapeDtypeStruct((1, 1), jnp.int32),
+    sampler_logp=scalars,
+    outcome=losses.Outcome(scalars, scalars, scalars) if graded else None,
+  )
+  # For what weights read any teacher will do: only shapes matter here.
+  some_teacher = lambda logps: next(iter(logps.values()))
+
+  def loss(batch, step):
+    return losses.distill_loss(
+      batch,
+      {'term': make_term(spec, step)},
+      mask=jnp.ones((1, 1), bool),
+      count=1,
+      stats_target=some_teacher,
+    )
+
+  jax.eval_shape(loss, batch, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def _shrunk(value, vocab_size: int, small: int):
@@ -242,7 +265,13 @@ def _shrunk(value, vocab_size: int, small: int):
 
 
 @cache  # of a process: its stages, and its tests, repeat few terms
-def _check_once(settings: str, roles: tuple[str, ...], vocab_size: int) -> None:
+def _check_once(
+  settings: str,
+  roles: tuple[str, ...],
+  vocab_size: int,
+  group_size: int | None,
+) -> None:
+  """Refuses a term that teaches nothing or the wrong thing."""
   settings = json.loads(settings)
   losses.check_objective(
     _make_objective(settings),
@@ -250,57 +279,9 @@ def _check_once(settings: str, roles: tuple[str, ...], vocab_size: int) -> None:
     target=resolve(losses.targets, settings.get('target', 'teacher')),
     roles=roles,
     vocab_size=vocab_size,
+    group_size=group_size,
     demonstration=settings['demonstration'],
   )
-
-
-def make_optimizer(config) -> tuple[optax.GradientTransformation, Callable]:
-  """The optimizer of a stage with clipping, and its learning rate by step.
-
-  The rate of step t (from 0) is learning_rate * (t + 1) / (warmup_steps + 1)
-  while it warms up, so that no step is wasted on a rate of 0; after that it
-  decays over the steps that are left.
-
-  Args:
-    config: a stage; see `jopd.config.stage`.
-
-  Raises:
-    ValueError: optax has no such optimizer, or it no such argument, or the
-      decay is unknown.
-  """
-  if config.decay not in _DECAYS:
-    raise ValueError(
-      f'decay {config.decay!r} is unknown{did_you_mean(config.decay, _DECAYS)}'
-    )
-  remaining = max(1, config.steps - config.warmup_steps)
-  decay = _DECAYS[config.decay](config.learning_rate, remaining)
-  warmup = optax.linear_schedule(
-    config.learning_rate / (config.warmup_steps + 1),
-    config.learning_rate,
-    config.warmup_steps,
-  )
-  rate = optax.join_schedules([warmup, decay], [config.warmup_steps])
-  arguments = dict(config.optimizer)
-  name = arguments.pop('name', '')
-  known = {n for n, f in vars(optax).items() if _is_optimizer(n, f)}
-  if name not in known:
-    raise ValueError(
-      f'optax has no optimizer {name!r}{did_you_mean(name, known)}'
-    )
-  optimizer = getattr(optax, name)
-  parameters = dict(inspect.signature(optimizer).parameters)
-  del parameters['learning_rate']
-  _check_arguments(arguments, parameters, f'optax.{name}')
-  tx = optimizer(learning_rate=rate, **arguments)
-  if config.clip_norm:
-    tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
-  return tx, rate
-
-
-def _is_optimizer(name: str, thing) -> bool:
-  if not inspect.isfunction(thing) or name.startswith(('_', 'scale_by_')):
-    return False
-  return 'learning_rate' in inspect.signature(thing).parameters
 
 
 def make_reduction(spec) -> Reduction:

@@ -205,10 +205,12 @@ def test_prompts_without_answers_can_be_learnt_from(config, tmp_path):
   answers = Answers(
     zeros, np.full(8, 3), zeros, zeros, np.ones(8, bool), np.int32(48)
   )
-  measured = Phases(stage, run, {}, None).measure(prompts, answers)
+  phases = Phases(stage, run, {}, None)
+  measured = phases.measure(answers, phases.grade(prompts, answers))
   assert means(measured) == {
     'response_length': 3.0,
     'truncated': 0.0,
+    'kept': 1.0,
     'slot_occupancy': 0.5,  # 24 tokens in 48 slot-steps
   }
 

@@ -2,7 +2,6 @@
 
 from functools import partial
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,8 @@ from jopd import config as configs
 from jopd import losses, recipe
 from jopd.data import contexts
 from jopd.data.examples import Example
+from jopd.rollout import select
+from jopd.train import followers
 
 ROLES = ('teacher', 'other')
 VOCAB = 12
@@ -172,11 +173,14 @@ def test_every_function_of_the_rooms_can_be_named():
     losses.supports: 'full top_k',
     losses.penalties: 'k1 k2 k3',
     losses.surrogates: 'clipped reinforce',
-    losses.credits: 'bounded centered_log_ratio discounted log_ratio',
+    losses.credits: 'bounded centered_log_ratio discounted group_advantage'
+    ' log_ratio reward',
     losses.targets: 'log_linear mixture teacher',
     losses.weights: 'gate importance top_fraction uniform',
     losses.reductions: 'fixed_length sequence_mean token_mean',
     contexts: 'same with_system',
+    select: 'every finished mixed_rewards right',
+    followers: 'ema snapshot',
   }
   for room, known in names.items():
     with pytest.raises(ValueError) as error:
@@ -377,6 +381,10 @@ SOUND = [
       'centered_log_ratio',
       dict(name='discounted', gamma=0.9, credit='centered_log_ratio'),
       dict(name='bounded', low=-5.0, high=5.0),
+      'reward',
+      'group_advantage',
+      dict(name='group_advantage', scale='none'),
+      dict(name='bounded', low=-2.0, credit='group_advantage'),
     )
   ],
   POLICY | dict(surrogate='clipped', anchor='sampler'),
@@ -386,6 +394,7 @@ SOUND = [
       dict(name='gate', of='student_entropy', low=0.5),
       dict(name='top_fraction', of='reverse_kl', fraction=0.2),
       dict(name='importance', high=2.0),
+      dict(name='gate', of='reward', low=0.5),
     )
   ],
   dict(objective='negative_log_likelihood'),
@@ -396,7 +405,7 @@ SOUND = [
 def test_every_function_is_accepted_in_its_sound_form(spec):
   # Kills: a guard with a tolerance that rounding exceeds, one that trips over
   # a kink, and one that judges imitation.
-  recipe.make_terms({'a': spec}, ROLES, 300)
+  recipe.make_terms({'a': spec}, ROLES, 300, group_size=8)
 
 
 def test_a_target_without_its_teacher_is_refused():
@@ -422,95 +431,6 @@ def test_a_scheduled_coefficient_follows_the_step_without_a_retrace():
   steps = [jnp.int32(step) for step in (0, 1, 4, 9)]
   assert [float(coefficient(step)) for step in steps] == [2.0, 1.5, 0.0, 0.0]
   assert next(traces) == 1
-
-
-def settings(**changed):
-  return configs.stage(learning_rate=0.4, steps=11, **changed)
-
-
-@pytest.mark.parametrize(
-  'decay, after',
-  [
-    # 8 steps are left after 3 of warm-up; 4 of them are half of the way.
-    ('constant', {7: 0.4, 11: 0.4}),
-    ('linear', {5: 0.3, 7: 0.2, 11: 0.0}),
-    ('cosine', {5: 0.2 * (1 + math.cos(math.pi / 4)), 7: 0.2, 11: 0.0}),
-  ],
-)
-def test_learning_rate_by_hand(decay, after):
-  # Warm-up: 0.4 * (t + 1) / 4. Kills: a first step at rate 0, and a decay that
-  # counts the steps of the warm-up.
-  _, rate = recipe.make_optimizer(settings(decay=decay, warmup_steps=3))
-  expected = {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4} | after
-  for step, value in expected.items():
-    assert float(rate(step)) == pytest.approx(value, abs=1e-6)
-
-
-def test_without_warmup_the_first_step_has_the_whole_rate():
-  _, rate = recipe.make_optimizer(settings())
-  assert float(rate(0)) == pytest.approx(0.4)
-
-
-def update(config, gradient):
-  tx, _ = recipe.make_optimizer(config)
-  gradient = jnp.asarray(gradient)
-  return tx.update(gradient, tx.init(gradient), gradient)[0]
-
-
-def test_clipping_scales_a_long_gradient_and_leaves_a_short_one():
-  # |(3, 4)| = 5 is scaled to 2; sgd multiplies by -0.4.
-  # Kills: clipping each element, and clipping after the learning rate.
-  sgd = dict(optimizer=dict(name='sgd'))
-  clipped = update(settings(clip_norm=2.0, **sgd), [3.0, 4.0])
-  np.testing.assert_allclose(clipped, [-0.48, -0.64], rtol=1e-6)
-  short = update(settings(clip_norm=6.0, **sgd), [3.0, 4.0])
-  np.testing.assert_allclose(short, [-1.2, -1.6], rtol=1e-6)
-  free = update(settings(clip_norm=0.0, **sgd), [3.0, 4.0])
-  np.testing.assert_allclose(free, [-1.2, -1.6], rtol=1e-6)
-
-
-def test_arguments_reach_the_optimizer():
-  # Two steps of momentum 0.5 on a gradient of 1: 1 and 1.5 times -0.4.
-  # Kills: arguments that are checked, then forgotten.
-  config = settings(optimizer=dict(name='sgd', momentum=0.5), clip_norm=0.0)
-  tx, _ = recipe.make_optimizer(config)
-  one = jnp.ones(1)
-  _, state = tx.update(one, tx.init(one))
-  second, _ = tx.update(one, state)
-  np.testing.assert_allclose(second, [-0.6], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-  'changed, part',
-  [
-    (dict(optimizer=dict(name='adamv')), "no optimizer 'adamv'; did you mean"),
-    (dict(optimizer=dict(b2=0.9)), "no optimizer ''; choose from adabelief"),
-    (
-      dict(optimizer=dict(name='adam', weight_dekay=1)),
-      "optax.adam has no setting 'weight_dekay'",
-    ),
-    (
-      dict(optimizer=dict(name='sgd', learning_rate=1)),
-      "optax.sgd has no setting 'learning_rate'",
-    ),
-    (dict(decay='cosin'), "did you mean 'cosine'?"),
-  ],
-)
-def test_a_wrong_optimizer_is_refused(changed, part):
-  with pytest.raises(ValueError) as error:
-    recipe.make_optimizer(settings(**changed))
-  assert part in str(error.value)
-
-
-def test_optimizers_can_be_named_but_not_their_parts():
-  # Kills: scale_by_learning_rate, which has a learning rate but optimizes
-  # nothing.
-  for name in ('adam', 'adamw', 'adafactor', 'lion', 'sgd'):
-    recipe.make_optimizer(settings(optimizer=dict(name=name)))
-  with pytest.raises(ValueError, match='optax has no optimizer'):
-    recipe.make_optimizer(
-      settings(optimizer=dict(name='scale_by_learning_rate'))
-    )
 
 
 def test_reductions_count_what_they_divide_by():
@@ -565,3 +485,45 @@ def test_what_looks_at_the_whole_batch_is_not_cut_into_micro_batches():
     )
   recipe.make_terms({'a': match | {'weight': far}}, ['teacher'], 8)
   recipe.make_terms({'a': to_come}, ['teacher'], 8, micro_batches=2)
+
+
+GRPO = POLICY | dict(credit='group_advantage')
+
+
+def either(stats):
+  """A credit of somebody's own that can do without rewards."""
+  if stats.reward is None:
+    return stats.target_logp - stats.student_logp
+  return stats.reward
+
+
+# Found by leaving the rewards out. Kills a list of names, and a weight that is
+# overlooked.
+def test_who_reads_rewards_is_found_out(monkeypatch):
+  either.__module__ = losses.credits.__name__
+  monkeypatch.setattr(losses.credits, 'either', either, raising=False)
+  routed = MATCH | dict(weight=dict(name='gate', of='reward', high=0.5))
+  nested = POLICY | dict(credit=dict(name='bounded', credit='reward'))
+  for spec, reads in [
+    (MATCH, False),
+    (POLICY, False),
+    (POLICY | dict(credit='either'), False),
+    (GRPO, True),
+    (routed, True),
+    (nested, True),
+  ]:
+    assert recipe.reads_rewards({'a': spec}, ROLES, VOCAB) is reads
+    both = {'m': MATCH, 'a': spec}
+    assert recipe.reads_rewards(both, ROLES, VOCAB) is reads
+  assert recipe.reads_rewards({'a': GRPO}, (), VOCAB)
+
+
+# Kills an advantage that is 0 at every step of a run.
+def test_a_group_of_one_has_no_advantage():
+  with pytest.raises(ValueError, match=r'terms\.a: .*with group_size 1 a resp'):
+    recipe.make_terms({'a': GRPO}, (), VOCAB)
+  with pytest.raises(ValueError, match=r"terms\.a: scale must be 'std' or"):
+    credit = dict(name='group_advantage', scale='var')
+    recipe.make_terms({'a': GRPO | dict(credit=credit)}, (), VOCAB)
+  recipe.make_terms({'a': GRPO}, (), VOCAB, group_size=2)
+  recipe.make_terms({'a': POLICY | dict(credit='reward')}, (), VOCAB)

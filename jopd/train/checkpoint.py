@@ -39,9 +39,10 @@ class Checkpoints:
       ),
     )
 
-  def save(self, state: TrainState, iterator_state: dict, *, force=False):
+  def save(
+    self, step: int, state: TrainState, iterator_state: dict, *, force=False
+  ):
     """Saves if it is time to, or if forced; a step is saved once."""
-    step = int(state.step)
     due = force or step % self._every == 0
     if not due or step in self._manager.all_steps():
       return

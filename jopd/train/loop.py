@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from jopd.statistics import gap_recovered
 from jopd.train.checkpoint import Checkpoints
-from jopd.train.metrics import MetricsLog, means
+from jopd.train.metrics import MetricsLog, means, merge
 from jopd.train.phases import Phases, freeze
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
@@ -47,7 +47,7 @@ def run_stage(
       )
     )
     frozen = freeze(stage, run, params)
-    state, shardings = _start(stage, run, params.pop(stage.student))
+    state, shardings = _start(stage, run, params)
     phases = Phases(stage, run, frozen, shardings)
     clock, batches = run.clock, stage.batches
 
@@ -60,39 +60,46 @@ def run_stage(
     if restored:
       state, iterator_state = restored
       batches.set_state(iterator_state)
-      run.say(f'{stage.name}: resumed at step {int(state.step)}')
+    done = int(state.step) // stage.updates
+    if restored:
+      run.say(f'{stage.name}: resumed at step {done}')
     for rows in (log, timings):
-      rows.rewind(stage.name, int(state.step) if restored else -1)
+      rows.rewind(stage.name, done if restored else -1)
     if not restored:
       evaluate(0, stage.student, state.params)
       for role, name in stage.teachers.items():
         if name != stage.student:
-          evaluate(0, name, frozen[role])
+          evaluate(0, name, phases.teachers(state)[role])
 
     stage_key = jax.random.fold_in(run.key, stage.index)
-    for step in (bar := _progress(stage, int(state.step))):
+    notice = _Notice(stage, run)
+    for step in (bar := _progress(stage, done)):
       with clock('data'):
         prompts = next(batches)
       with clock('rollout'):
         key = jax.random.fold_in(stage_key, step)
         answers = phases.respond(state, prompts, key)
       with clock('reward'):
-        measured = phases.measure(prompts, answers)
+        grades = phases.grade(prompts, answers)
+        measured = phases.measure(answers, grades)
       with clock('data'):
-        batch = phases.place(prompts, answers)
-      with clock('teacher'):
-        hidden = phases.teach(batch)
-      with clock('learner'):
-        state, learned = phases.learn(state, hidden, batch)
-      row = means(measured) | learned
-      row['learning_rate'] = float(stage.learning_rate(step))
+        parts = phases.place(prompts, answers, grades)
+      for batch in parts:
+        with clock('teacher'):
+          hidden = phases.teach(state, batch)
+        with clock('learner'):
+          state, learned = phases.learn(state, hidden, batch)
+        measured = merge(measured, learned)
+      row = means(measured)
+      row['learning_rate'] = float(stage.learning_rate(step * stage.updates))
+      notice(row)
       _refuse_non_finite(stage.name, step + 1, row)
       log.write(stage.name, step + 1, 'train', row)
       last = step + 1 == stage.steps
       if last or (stage.eval_every and (step + 1) % stage.eval_every == 0):
         evaluate(step + 1, stage.student, state.params)
       with clock('save'):
-        checkpoints.save(state, batches.get_state(), force=last)
+        checkpoints.save(step + 1, state, batches.get_state(), force=last)
       timings.write(stage.name, step + 1, 'time', clock.snapshot())
       bar.set_postfix(_headline(row), refresh=False)
     return state.params, _results(stage, log, timings)
@@ -110,16 +117,47 @@ def _progress(stage: Stage, done: int) -> tqdm:
 
 
 def _start(stage: Stage, run: Run, params) -> tuple[TrainState, TrainState]:
-  """The stage's first state, on the mesh, and where its arrays live."""
-  where = jax.tree.map(lambda p: p.sharding, params)
-  shardings = state_shardings(run.mesh, where, params, stage.tx)
+  """The stage's first state, on the mesh, and where its arrays live.
+
+  Consumes the student's parameters. Those of teachers that move are copied.
+  """
+  own = params[stage.student]
+  where = jax.tree.map(lambda p: p.sharding, own)
+  shardings = state_shardings(run.mesh, where, own, stage.tx, stage.moving)
+  masters = lambda p: jax.tree.map(lambda x: x.astype(jnp.float32), p)
+  # A copy, for else two arrays of the state could be one, and donated twice.
   start = jax.jit(
-    lambda p: init_state(
-      jax.tree.map(lambda x: x.astype(jnp.float32), p), stage.tx
+    lambda own, teachers: init_state(
+      masters(own), stage.tx, jax.tree.map(jnp.copy, masters(teachers))
     ),
     out_shardings=shardings,
   )
-  return start(params), shardings
+  teachers = {role: params[stage.teachers[role]] for role in stage.moving}
+  state = start(own, teachers)
+  del params[stage.student]
+  return state, shardings
+
+
+class _Notice:
+  """Says once that rewards teach nothing, if they have not for some steps."""
+
+  STEPS = 20
+
+  def __init__(self, stage: Stage, run: Run):
+    self._stage, self._run = stage, run
+    self._steps, self._mixed = 0, 0.0
+
+  def __call__(self, row: dict[str, float]) -> None:
+    self._steps += 1
+    self._mixed += row.get('mixed_groups', 0.0)
+    compares = self._stage.reads_rewards and self._stage.group_size > 1
+    if compares and self._steps == self.STEPS and not self._mixed:
+      self._run.say(
+        f'{self._stage.name}: for {self.STEPS} steps the rewards of each group'
+        f' were equal (now {row["reward"]:g} on average), so they taught'
+        ' nothing: the prompts are too hard or too easy, responses are cut off'
+        ' before the answer, or the reward does not find it'
+      )
 
 
 def _refuse_non_finite(name: str, step: int, row: dict[str, float]) -> None:

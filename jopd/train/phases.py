@@ -1,5 +1,6 @@
-"""The phases of a step, compiled and placed: respond, measure, teach, learn."""
+"""The phases of a step, compiled and placed: from prompts to an update."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 
 from jopd import sharding
 from jopd.data.batching import PromptBatch
+from jopd.losses import group_outcome
 from jopd.programs import Program
 from jopd.rollout.engine import decode
 from jopd.rollout.slots import STOP
-from jopd.train.metrics import Metrics, means
+from jopd.train.metrics import Metrics
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
 from jopd.train.step import Batch, make_learn, make_teach
@@ -28,13 +30,20 @@ class Answers(NamedTuple):
   slot_steps: np.ndarray  # decoding steps times slots, of all hosts
 
 
+class Grades(NamedTuple):
+  """What became of the answers, on the host; b prompts, G answers each."""
+
+  rewards: np.ndarray | None  # [b, G]; NaN where a prompt has no reference
+  keep: np.ndarray  # [b, G] bool, which are learnt from
+
+
 class Phases:
   """What a step does, in the order of the methods.
 
   Args:
     stage: which decides every function.
     run: what all stages share.
-    frozen: role -> parameters of that teacher.
+    frozen: role -> parameters of that teacher, of those that do not move.
     shardings: of the train state.
   """
 
@@ -54,7 +63,11 @@ class Phases:
       )
     self._teach = Program(
       f'{stage.name}: teacher',
-      make_teach(teachers, micro_batches=stage.micro_batches),
+      make_teach(
+        teachers,
+        micro_batches=stage.micro_batches,
+        compute_dtype=run.compute_dtype,
+      ),
       **says,
     )
     learn = make_learn(
@@ -69,6 +82,7 @@ class Phases:
       chunk_tokens=stage.chunk_tokens,
       vocab_size=run.vocab_size,
       gather=sharding.gather_width(run.mesh),
+      moving=stage.moving,
     )
     self._learn = Program(
       f'{stage.name}: learner',
@@ -87,7 +101,7 @@ class Phases:
       nothing = np.zeros(response.shape, np.float32)
       end = np.full_like(length, STOP)
       return Answers(response, length, nothing, nothing, end, np.int32(0))
-    policies = {'student': state.params, **self._frozen}
+    policies = {'student': state.params, **self.teachers(state)}
     rollout = self._sampler(
       policies[stage.source],
       prompts.prompt,
@@ -98,22 +112,38 @@ class Phases:
     fields = [getattr(rollout, name) for name in Answers._fields]
     return Answers(*sharding.local_rows(fields))
 
-  def measure(self, prompts: PromptBatch, answers: Answers) -> Metrics:
-    """Length of the responses; reward and truncation if they were sampled."""
+  def grade(self, prompts: PromptBatch, answers: Answers) -> Grades:
+    """The reward of each answer, and whether it is learnt from."""
+    groups = len(prompts.examples), self._stage.group_size
+    rewards = None
+    if self._stage.source != 'dataset':
+      examples = [x for x in prompts.examples for _ in range(groups[1])]
+      texts = decode(self._run.tokenizer, answers)
+      rewards = np.array(
+        [
+          # Without a reference it can be learnt from, but not graded.
+          np.nan if example.answer is None else self._run.grade(text, example)
+          for text, example in zip(texts, examples, strict=True)
+        ],
+        np.float32,
+      ).reshape(groups)
+    lengths = answers.response_length.reshape(groups)
+    keep = self._stage.select(rewards, lengths, answers.end.reshape(groups))
+    return Grades(rewards, keep)
+
+  def measure(self, answers: Answers, grades: Grades) -> Metrics:
+    """Length of the responses; what became of them if they were sampled."""
     rows = len(answers.response)
     measured = {'response_length': (np.sum(answers.response_length), rows)}
     if self._stage.source != 'dataset':
-      group = range(self._stage.group_size)
-      examples = [example for example in prompts.examples for _ in group]
-      texts = decode(self._run.tokenizer, answers)
-      # A row without a reference can be learnt from, but not graded.
-      rewards = [
-        self._run.grade(text, example)
-        for text, example in zip(texts, examples, strict=True)
-        if example.answer is not None
-      ]
-      measured['reward'] = (sum(rewards), len(rewards))
+      graded = grades.rewards[~np.isnan(grades.rewards[:, 0])]
+      measured['reward'] = (np.sum(graded), graded.size)
       measured['truncated'] = (np.sum(answers.end != STOP), rows)
+      measured['kept'] = (np.sum(grades.keep), rows)
+      if self._stage.group_size > 1:
+        # Others have no advantage to teach.
+        mixed = np.ptp(graded, axis=1) > 0
+        measured['mixed_groups'] = (np.sum(mixed), len(mixed))
     local = np.array(list(measured.values()), np.float64)
     total = sharding.from_hosts(local).sum(axis=0)
     measured = {n: tuple(x) for n, x in zip(measured, total, strict=True)}
@@ -121,8 +151,17 @@ class Phases:
     # Of all tokens that the slots could have written.
     return measured | {'slot_occupancy': (tokens, int(answers.slot_steps))}
 
-  def place(self, prompts: PromptBatch, answers: Answers) -> Batch:
-    """The learner's input on the mesh: what each model reads, and responses."""
+  def place(
+    self, prompts: PromptBatch, answers: Answers, grades: Grades
+  ) -> list[Batch]:
+    """The learner's input on the mesh, for each update whole groups of it."""
+    steps = np.arange(answers.response.shape[1])
+    mask = steps[None, :] < answers.response_length[:, None]
+    mask &= grades.keep.reshape(-1, 1)
+    mask &= ~np.isin(answers.response, self._stage.masked_ids)
+    outcome = None
+    if self._stage.reads_rewards:
+      outcome = jax.device_get(group_outcome(jnp.asarray(grades.rewards)))
     batch = Batch(
       prompt=self._group(prompts.prompt),
       prompt_length=self._group(prompts.prompt_length),
@@ -131,37 +170,54 @@ class Phases:
         for role in self._stage.teachers
       },
       response=answers.response,
-      response_length=answers.response_length,
+      mask=mask,
       sampler_logp=answers.sampler_logp,
       rollout_logp=answers.logp if self._stage.source == 'student' else None,
+      outcome=outcome,
     )
-    return sharding.put(batch, sharding.batch_sharding(self._run.mesh))
+    where = sharding.batch_sharding(self._run.mesh)
+    parts = range(self._stage.updates)
+    # Cut on the mesh they would travel.
+    return [
+      sharding.put(jax.tree.map(partial(self._cut, i), batch), where)
+      for i in parts
+    ]
 
-  def teach(self, batch: Batch):
+  def teachers(self, state: TrainState) -> dict[str, dict]:
+    """Role -> parameters of that teacher now."""
+    return self._frozen | state.followers
+
+  def teach(self, state: TrainState, batch: Batch):
     """Every teacher's hidden states of the responses."""
-    if not self._frozen:
+    if not self._stage.teachers:
       return {}
-    return jax.block_until_ready(self._teach(self._frozen, batch))
+    return jax.block_until_ready(self._teach(self.teachers(state), batch))
 
   def learn(self, state: TrainState, hidden, batch: Batch):
-    """The next state, and metrics as host floats. The state is consumed."""
+    """The next state, and metrics on the host. The state is consumed."""
     state, metrics = self._learn(state, self._frozen, hidden, batch)
-    row = means(metrics)
+    metrics = jax.device_get(metrics)
     if self._stage.source == 'dataset':
-      del row['sampler_logp']  # nobody sampled
-    return state, row
+      del metrics['sampler_logp']  # nobody sampled
+    return state, metrics
 
   def _read(self, role: str, prompts: PromptBatch):
     if role in self._stage.contexts:
       return self._stage.contexts[role](prompts)
     return prompts.prompt, prompts.prompt_length
 
+  def _cut(self, part: int, rows: np.ndarray) -> np.ndarray:
+    """The rows of one update: whole groups, the same on any number of hosts."""
+    updates, group = self._stage.updates, self._stage.group_size
+    groups = rows.reshape(-1, updates, group, *rows.shape[1:])
+    return groups[:, part].reshape(-1, *rows.shape[1:])
+
   def _group(self, rows: np.ndarray) -> np.ndarray:
     return np.repeat(rows, self._stage.group_size, axis=0)
 
 
 def freeze(stage: Stage, run: Run, params: dict[str, dict]) -> dict[str, dict]:
-  """Each role's parameters, as they are now, in the dtype that they run in.
+  """Each frozen role's parameters as they are now, in the dtype they run in.
 
   A student that teaches itself is copied: its own state will be donated.
   """
@@ -170,4 +226,5 @@ def freeze(stage: Stage, run: Run, params: dict[str, dict]) -> dict[str, dict]:
   return {
     role: jax.tree.map(own if name == stage.student else cast, params[name])
     for role, name in stage.teachers.items()
+    if role not in stage.moving
   }

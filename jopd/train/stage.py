@@ -60,21 +60,27 @@ class Stage(NamedTuple):
   name: str
   index: int  # among the run's stages; part of every random key
   student: str  # name of the model that learns
-  teachers: Mapping[str, str]  # role -> name of a model, frozen in this stage
+  teachers: Mapping[str, str]  # role -> name of a model
+  # Role -> how that teacher follows the student; the others are frozen.
+  moving: Mapping[str, Callable]
   source: str  # whose responses: 'dataset', 'student' or a teacher's role
   batches: PromptIterator
   # Role -> what that teacher reads, [B, P] and [B], where the student reads
   # something else.
   contexts: Mapping[str, Callable[[PromptBatch], tuple]]
   make_terms: Callable[[jax.Array], Mapping[str, losses.Term]]
+  reads_rewards: bool  # do the terms
   reduction: Reduction
   tx: optax.GradientTransformation
   learning_rate: Callable[[int], float]
-  steps: int
+  steps: int  # batches of prompts
+  updates: int  # of the student, on the responses to each
   group_size: int
   slots: int  # rows decoded at a time; 0 is all
   micro_batches: int
   sampling: Mapping[str, float]
+  select: Callable  # (rewards, lengths, ends) -> keep; see rollout/select.py
+  masked_ids: tuple[int, ...]  # tokens that are not learnt
   temperature: float
   chunk_tokens: int
   eval_every: int

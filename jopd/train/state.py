@@ -1,5 +1,6 @@
 """What training changes: parameters, optimizer state, and the step count."""
 
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jopd import sharding
 
 
 class TrainState(NamedTuple):
-  """All that a step reads and returns; nothing frozen is in it.
+  """All that an update reads and returns; nothing frozen is in it.
 
   There is no random key: the keys of a step are a function of the config's
   seed, the stage and the step, so resuming cannot lose them.
@@ -19,17 +20,27 @@ class TrainState(NamedTuple):
   step: jax.Array  # int32 scalar: updates done in this stage
   params: dict  # float32 master weights
   opt_state: optax.OptState
+  followers: dict  # role -> float32 parameters of a teacher that moves
 
 
-def init_state(params, tx: optax.GradientTransformation) -> TrainState:
+def init_state(
+  params, tx: optax.GradientTransformation, followers: Mapping | None = None
+) -> TrainState:
   """A state at step 0."""
-  return TrainState(jnp.int32(0), params, tx.init(params))
+  opt_state = tx.init(params)
+  return TrainState(jnp.int32(0), params, opt_state, dict(followers or {}))
 
 
-def state_shardings(mesh, param_shardings, params, tx) -> TrainState:
-  """Where each array of the state lives: moments beside their parameters."""
+def state_shardings(
+  mesh, param_shardings, params, tx, roles: Collection[str] = ()
+) -> TrainState:
+  """Where each array of the state lives: moments beside their parameters.
+
+  Roles are those of the followers, which have the student's architecture.
+  """
   return TrainState(
     sharding.replicated(mesh),
     param_shardings,
     sharding.optimizer_shardings(tx, params, param_shardings),
+    dict.fromkeys(roles, param_shardings),
   )

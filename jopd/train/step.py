@@ -27,11 +27,13 @@ class Batch(NamedTuple):
   prompt_length: jax.Array  # [B] int32
   teacher_prompts: dict  # role -> ([B, P'] int32, [B] int32)
   response: jax.Array  # [B, T] int32
-  response_length: jax.Array  # [B] int32
+  mask: jax.Array  # [B, T] bool, the tokens to learn from
   sampler_logp: jax.Array  # [B, T]; zeros where nobody sampled
   # [B, T] under the student as it was sampled from, without temperature or
   # filter; None where another wrote the response.
   rollout_logp: jax.Array | None
+  # [B] of each row, where the terms read rewards.
+  outcome: losses.Outcome | None = None
 
 
 class Reduction(NamedTuple):
@@ -41,12 +43,18 @@ class Reduction(NamedTuple):
   count: Callable  # (mask [B, T] of the whole batch) -> scalar
 
 
-def make_teach(teachers: Mapping[str, Model], *, micro_batches: int = 1):
+def make_teach(
+  teachers: Mapping[str, Model],
+  *,
+  micro_batches: int = 1,
+  compute_dtype=jnp.float32,
+):
   """A function that runs every teacher over a batch.
 
   Args:
-    teachers: role -> frozen model.
+    teachers: role -> model.
     micro_batches: the batch is scored in this many parts, one after the other.
+    compute_dtype: the parameters are cast to it.
 
   Returns:
     `teach(teacher_params, batch) -> {role: [M, B / M, T, D]}` hidden states,
@@ -54,6 +62,8 @@ def make_teach(teachers: Mapping[str, Model], *, micro_batches: int = 1):
   """
 
   def teach(teacher_params, batch: Batch):
+    teacher_params = _cast(teacher_params, compute_dtype)
+
     def score_part(part: Batch):
       return {
         name: score(
@@ -83,12 +93,13 @@ def make_learn(
   chunk_tokens: int = 256,
   vocab_size: int | None = None,
   gather: Callable[[jax.Array], jax.Array] = lambda head: head,
+  moving: Mapping[str, Callable] | None = None,
 ):
   """The update: forward, loss, backward over micro-batches, optimizer.
 
   Args:
     student: the model that learns.
-    teachers: role -> frozen model; of these, the learner only uses the heads.
+    teachers: role -> model; of these, the learner only uses the heads.
     make_terms: step -> the loss as named terms; scalars may depend on the step.
     tx: optimizer, clipping included.
     reduction: how tokens become one number; its denominator is taken over the
@@ -100,11 +111,14 @@ def make_learn(
     chunk_tokens: tokens per slice of the loss.
     vocab_size: ids from here on are padding of the heads and get no mass.
     gather: puts a head where the loss reads it, as `sharding.gather_width`.
+    moving: role -> how that teacher follows the student, a function of
+      `followers.py`. Its parameters are in the state.
 
   Returns:
     `learn(state, teacher_params, teacher_hidden, batch) -> (state, metrics)`.
     Teacher parameters are an argument: frozen, never donated. Metrics are
-    name -> (sum, count).
+    name -> (sum, count). A batch without a token to learn from leaves the
+    parameters as they are.
   """
   # With several teachers the metrics compare with the one called 'teacher'.
   role = 'teacher' if 'teacher' in teachers else min(teachers, default='')
@@ -112,14 +126,15 @@ def make_learn(
 
   def learn(state: TrainState, teacher_params, teacher_hidden, batch: Batch):
     terms = make_terms(state.step)
+    all_params = _cast(teacher_params | state.followers, compute_dtype)
     heads = {
-      name: gather(model.head(teacher_params[name]))
+      name: gather(model.head(all_params[name]))
       for name, model in teachers.items()
     }
-    count = reduction.count(_mask(batch))
+    count = reduction.count(batch.mask)
 
     def loss_of(params, part: Batch, hidden):
-      params = jax.tree.map(lambda p: p.astype(compute_dtype), params)
+      params = _cast(params, compute_dtype)
       return losses.distill_loss_chunked(
         score(student, params, part.prompt, part.prompt_length, part.response),
         gather(student.head(params)),
@@ -127,7 +142,7 @@ def make_learn(
         part.response,
         part.sampler_logp,
         terms,
-        mask=_mask(part),
+        mask=part.mask,
         reduce=reduction.reduce,
         count=count,
         chunk_tokens=chunk_tokens,
@@ -136,6 +151,7 @@ def make_learn(
         # The learner's log-probs are to be compared at temperature 1 only.
         rollout_logp=part.rollout_logp if temperature == 1 else None,
         stats_target=stats_target,
+        outcome=part.outcome,
       )
 
     def gradients(part_and_hidden):
@@ -148,17 +164,27 @@ def make_learn(
       gradients, (_split(batch, micro_batches), teacher_hidden)
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    # Momentum would go on without evidence, and so would weight decay.
+    updates = jax.tree.map(lambda u: jnp.where(count > 0, u, 0), updates)
     params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    followers = {
+      role: jax.tree.map(
+        lambda own, new, follow=follow: follow(own, new, step),
+        state.followers[role],
+        params,
+      )
+      for role, follow in (moving or {}).items()
+    }
     one = jnp.float32(1)
     metrics |= {'loss': (loss, one), 'grad_norm': (optax.tree.norm(grads), one)}
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return TrainState(step, params, opt_state, followers), metrics
 
   return learn
 
 
-def _mask(batch: Batch):
-  steps = jnp.arange(batch.response.shape[1])
-  return steps[None, :] < batch.response_length[:, None]
+def _cast(params, dtype):
+  return jax.tree.map(lambda p: p.astype(dtype), params)
 
 
 def _split(batch: Batch, parts: int) -> Batch:

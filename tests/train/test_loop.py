@@ -148,6 +148,147 @@ def test_a_teacher_may_read_more_than_the_student(make_tiny, tmp_path):
   assert abs(first['sampler_logp'] - first['student_logp']) < 1e-5
 
 
+GRPO = dict(
+  objective='policy_gradient',
+  surrogate=dict(name='clipped', low=0.2, high=0.28),
+  credit='group_advantage',
+  anchor='sampler',
+)
+EVERYTHING = {
+  'stages': ('distil',),
+  'distil.steps': 4,
+  'distil.updates': 2,
+  'distil.group_size': 4,
+  'distil.teachers': {
+    'teacher': 'student',
+    'slow': 'student',
+    'old': 'student',
+  },
+  'distil.moving': {
+    'slow': {'name': 'ema', 'decay': 0.9},
+    'old': {'name': 'snapshot', 'every': 3},
+  },
+  'distil.terms': {
+    'grpo': GRPO,
+    'stay': {'objective': 'sampled', 'penalty': 'k3', 'coef': 0.1},
+    'slow': {
+      'objective': 'matching',
+      'divergence': 'reverse_kl',
+      'target': {'name': 'teacher', 'role': 'slow'},
+    },
+    'old': {
+      'objective': 'matching',
+      'divergence': 'reverse_kl',
+      'target': {'name': 'teacher', 'role': 'old'},
+    },
+  },
+}
+
+
+def _letters(text, example):
+  """A reward that a random model gets a part of: its share of small letters."""
+  return sum('a' <= c <= 'z' for c in text) / max(1, len(text))
+
+
+def _rewarded(built, grade=_letters):
+  return built._replace(run=built.run._replace(grade=grade))
+
+
+def _rows(rows, kind='train'):
+  rows = map(json.loads, rows.splitlines())
+  return [row for row in rows if row['kind'] == kind]
+
+
+@pytest.fixture(scope='module')
+def everything(make_tiny, tmp_path_factory):
+  """Rewards, two updates a step, an average and a snapshot; eight devices."""
+  workdir = tmp_path_factory.mktemp('everything')
+  return _train(_rewarded(make_tiny(**EVERYTHING)), workdir)
+
+
+# Kills: one teacher for all roles, followers that stand still, and those that
+# are the student itself. After the first update all followers but the average
+# are what the student was; each row is the mean over the two updates of a step.
+def test_teachers_follow_each_in_its_own_way(everything):
+  rows = _rows(everything[1])
+  assert [row['step'] for row in rows] == [1, 2, 3, 4]
+  first, second = rows[:2]
+  assert 0 < first['loss/slow'] < first['loss/old']
+  # The snapshot is of update 3: in update 4 it agrees with the student.
+  assert first['loss/old'] < second['loss/old']
+  last = rows[-1]
+  assert last['loss/old'] < last['reverse_kl']  # of the frozen teacher
+  assert last['loss/slow'] < last['reverse_kl']
+
+
+# A checkpoint every two steps, at four updates. Kills: followers, moments or
+# schedules that are not restored, and a resumed run that counts updates.
+@pytest.mark.parametrize('stop', [1, 3])
+def test_a_run_of_many_updates_resumes_with_the_same_bytes(
+  everything, make_tiny, tmp_path, stop
+):
+  make = lambda: _rewarded(make_tiny(**EVERYTHING))
+  with pytest.raises(KeyboardInterrupt):
+    _train(_stop_at(make(), 'distil', 2 * stop), tmp_path)
+  summary, rows = _train(make(), tmp_path)
+  assert summary['params_sha256'] == everything[0]['params_sha256']
+  assert rows == everything[1]
+
+
+# Kills: an advantage of the other sign, of the batch, or of another row; and
+# an anchor that is not what the tokens were sampled with.
+def test_rewards_are_learnt(make_tiny, tmp_path):
+  built = make_tiny(
+    **{
+      'stages': ('distil',),
+      'distil.steps': 15,
+      'distil.teachers': {},
+      'distil.terms': {'grpo': GRPO},
+      'distil.group_size': 8,
+      'distil.updates': 2,
+      'distil.learning_rate': 1e-2,
+    }
+  )
+  _, rows = _train(_rewarded(built), tmp_path)
+  rewards = [row['reward'] for row in _rows(rows)]
+  before, after = np.mean(rewards[:3]), np.mean(rewards[-3:])
+  assert before < 0.5 < before + 0.2 < after
+  assert all(row['mixed_groups'] > 0.5 for row in _rows(rows))
+
+
+# The first call and the last of a stage whose groups never differ. Kills: a
+# line a step, none, and one where nobody reads rewards.
+def test_rewards_that_teach_nothing_are_told_once(make_tiny, tmp_path):
+  def said(grade, **options):
+    lines = []
+    built = make_tiny(
+      **{
+        'stages': ('distil',),
+        'distil.steps': 22,
+        'distil.teachers': {},
+        'distil.terms': {'grpo': GRPO},
+        'distil.select': 'mixed_rewards',
+        **options,
+      }
+    )
+    built = _rewarded(built, grade)
+    built = built._replace(run=built.run._replace(say=lines.append))
+    workdir = tmp_path / str(len(list(tmp_path.iterdir())))
+    summary, rows = _train(built, workdir)
+    before = pipeline.params_sha256(make_tiny().params['student'])
+    told = [line for line in lines if 'taught nothing' in line]
+    return told, summary['params_sha256'] == before, _rows(rows)
+
+  told, stayed, rows = said(lambda text, example: 0.0)
+  assert len(told) == 1
+  assert told[0].startswith('distil: for 20 steps the rewards of each group')
+  # Nothing was kept, so nothing was learnt, and nothing broke.
+  assert stayed
+  assert {row['loss'] for row in rows} == {row['kept'] for row in rows} == {0.0}
+  told, stayed, _ = said(_letters, **{'distil.steps': 20})
+  assert told == [] and not stayed
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(make_tiny, tmp_path):
   built = make_tiny(stages=('warm',))
   poison = jax.tree.map(lambda p: p * np.nan, built.params['student'])

@@ -10,7 +10,8 @@ import pytest
 
 from jopd import losses, sharding
 from jopd.models.decoder import DecoderConfig, make_model
-from jopd.train.state import init_state, state_shardings
+from jopd.train import followers
+from jopd.train.state import TrainState, init_state, state_shardings
 from jopd.train.step import Batch, Reduction, make_learn, make_teach
 
 ROWS, SLOTS, STEPS, VOCAB = 8, 5, 6, 32
@@ -26,6 +27,8 @@ CONFIG = DecoderConfig(
   init_scale=0.3,
 )
 STUDENT = make_model(CONFIG)
+# Ragged, with an empty and a one-token response: a mean of means differs.
+LENGTHS = np.array([6, 0, 1, 4, 6, 2, 3, 5])
 TEACHERS = {'teacher': make_model(CONFIG)}
 TOKENS = Reduction(losses.token_mean, jnp.sum)
 ROWS_MEAN = Reduction(
@@ -52,8 +55,7 @@ def _batch():
       'teacher': (ids(ROWS, SLOTS + 3), np.arange(1, 9, dtype=np.int32))
     },
     response=ids(ROWS, STEPS),
-    # Ragged, with an empty and a one-token response: a mean of means differs.
-    response_length=np.array([6, 0, 1, 4, 6, 2, 3, 5], np.int32),
+    mask=np.arange(STEPS)[None, :] < LENGTHS[:, None],
     sampler_logp=rng.normal(-3, 0.1, (ROWS, STEPS)).astype(np.float32),
     rollout_logp=rng.normal(-3, 0.1, (ROWS, STEPS)).astype(np.float32),
   )
@@ -150,6 +152,92 @@ def test_the_state_stays_where_it_was_put():
   assert moments.addressable_shards[0].data.size == moments.size // 4
 
 
+GRADED = {
+  'grpo': losses.Term(
+    losses.policy_gradient(losses.reinforce, credit=losses.group_advantage)
+  ),
+  'match': losses.Term(
+    losses.matching(losses.reverse_kl),
+    partial(losses.gate, of='reward', high=0.5),
+  ),
+}
+
+
+# A group of four lies in four micro-batches, and on four devices. Kills: group
+# statistics of what is at hand, and outcomes that stay when rows are dealt.
+def test_rewards_are_of_the_row_wherever_it_is_learnt(monkeypatch):
+  monkeypatch.setitem(globals(), '_terms', lambda step: GRADED)
+  rewards = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.5, 0.25, 0.0, 0.0]])
+  outcome = jax.device_get(losses.group_outcome(rewards))
+  batch = _batch()._replace(outcome=outcome)
+  monkeypatch.setitem(globals(), '_batch', lambda: batch)
+  whole = _learn()
+  assert whole[1]['loss/grpo'][0] != 0
+  _assert_same(_learn(micro_batches=4), whole)
+  _assert_same(_learn(mesh=sharding.make_mesh(data=8)), whole)
+
+
+# Kills: 0 / 0, weight decay and momentum that go on without evidence.
+def test_a_batch_without_a_token_leaves_the_parameters():
+  tx = optax.adamw(0.1, weight_decay=0.1)
+  frozen, batch = {'teacher': _params(2)}, _batch()
+  nothing = batch._replace(mask=np.zeros_like(batch.mask))
+  learn = jax.jit(
+    make_learn(STUDENT, TEACHERS, _terms, tx, reduction=ROWS_MEAN)
+  )
+  teach = jax.jit(make_teach(TEACHERS))
+  state, _ = learn(
+    init_state(_params(1), tx), frozen, teach(frozen, batch), batch
+  )
+  after, metrics = learn(state, frozen, teach(frozen, nothing), nothing)
+  jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+  assert after.step == 2
+  assert metrics['loss'][0] == metrics['grad_norm'][0] == 0
+  moved, _ = learn(after, frozen, teach(frozen, batch), batch)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(moved.params))
+
+
+# Kills: followers of the parameters before the update, of another role, or
+# gathered to one device; heads of the frozen ones in their place.
+def test_followers_move_with_the_student_on_eight_devices():
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  tx, params, start = optax.sgd(0.1), _params(1), _params(2)
+  place = sharding.param_shardings(mesh, STUDENT.axes, params)
+  where = state_shardings(mesh, place, params, tx, ['teacher'])
+  state = jax.device_put(init_state(params, tx, {'teacher': start}), where)
+  batch = sharding.put(_batch(), sharding.batch_sharding(mesh))
+  teach = jax.jit(make_teach(TEACHERS))
+  learn = jax.jit(
+    make_learn(
+      STUDENT,
+      TEACHERS,
+      _terms,
+      tx,
+      reduction=TOKENS,
+      moving={'teacher': partial(followers.ema, decay=0.75)},
+    ),
+    out_shardings=(where, sharding.replicated(mesh)),
+  )
+  expected = start
+  for _ in range(2):
+    before = state
+    hidden = teach(state.followers, batch)
+    state, metrics = learn(state, {}, hidden, batch)
+    expected = jax.tree.map(
+      lambda own, new: 0.75 * own + 0.25 * np.asarray(new),
+      expected,
+      state.params,
+    )
+    _assert_same(state.followers['teacher'], expected)
+  up = state.followers['teacher']['layers']['mlp']['up']
+  assert up.addressable_shards[0].data.size == up.size // 4
+  # What is learnt from is the follower as it was before the update.
+  fixed = make_learn(STUDENT, TEACHERS, _terms, tx, reduction=TOKENS)
+  plain = TrainState(before.step, before.params, before.opt_state, {})
+  _, as_frozen = jax.jit(fixed)(plain, before.followers, hidden, batch)
+  _assert_same(metrics, as_frozen)
+
+
 def test_rematerialisation_changes_nothing(reference, monkeypatch):
   monkeypatch.setitem(globals(), 'STUDENT', make_model(CONFIG, remat=True))
   _assert_same(_learn(), reference)
@@ -182,17 +270,16 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
   _, metrics = jax.jit(learn)(init_state(params, tx), frozen, hidden, batch)
   assert metrics['loss'][0] < 1e-6
   assert metrics['grad_norm'][0] < 1e-5
-  assert metrics['reverse_kl'][1] == batch.response_length.sum()
+  assert metrics['reverse_kl'][1] == LENGTHS.sum()
 
 
-# Kills: anything beyond the response length reaching the loss.
+# Kills: anything beyond the response reaching the loss.
 def test_padding_of_the_response_is_never_read(reference, monkeypatch):
   clean = _batch()
-  live = np.arange(STEPS)[None] < clean.response_length[:, None]
   junk = clean._replace(
-    response=np.where(live, clean.response, VOCAB - 1),
-    sampler_logp=np.where(live, clean.sampler_logp, np.nan),
-    rollout_logp=np.where(live, clean.rollout_logp, np.nan),
+    response=np.where(clean.mask, clean.response, VOCAB - 1),
+    sampler_logp=np.where(clean.mask, clean.sampler_logp, np.nan),
+    rollout_logp=np.where(clean.mask, clean.rollout_logp, np.nan),
   )
   monkeypatch.setitem(globals(), '_batch', lambda: junk)
   _assert_same(_learn(), reference)

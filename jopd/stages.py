@@ -1,0 +1,205 @@
+"""From the settings of a stage to a stage: names resolved, data read."""
+
+from collections.abc import Callable
+from functools import partial
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd import sharding
+from jopd.checks import check_answers
+from jopd.config import about
+from jopd.data import batching, contexts
+from jopd.data.prompts import check_boundary
+from jopd.optimizers import make_optimizer
+from jopd.recipe import (
+  make_examples,
+  make_reduction,
+  make_terms,
+  reads_rewards,
+  resolve,
+)
+from jopd.rollout import select as selection
+from jopd.train import followers
+from jopd.train.stage import Run, Stage
+
+
+def make_stage(config, index: int, run: Run, encoding) -> Stage:
+  """A stage from its settings, which `checks.py` has seen; no weights yet.
+
+  Args:
+    config: of the run.
+    index: of the stage, among config.stages.
+    run: what all stages share.
+    encoding: tokenizer, stop_id and template_kwargs of `data/batching.py`.
+
+  Raises:
+    ValueError: a name, an argument or the data is wrong.
+  """
+  settings = config[config.stages[index]]
+  tx, learning_rate = make_optimizer(settings)
+  parts = settings.updates * settings.micro_batches
+  rows = settings.batch_size * settings.group_size // parts
+  sharding.check_batch(run.mesh, rows)
+  terms, roles = settings.terms.to_dict(), tuple(settings.teachers)
+  make = make_terms(
+    terms,
+    roles,
+    run.vocab_size,
+    micro_batches=settings.micro_batches,
+    group_size=settings.group_size,
+  )
+  in_terms = reads_rewards(terms, roles, run.vocab_size)
+  select, in_select = _selection(settings)
+  return Stage(
+    name=config.stages[index],
+    index=index,
+    student=settings.student,
+    teachers=settings.teachers.to_dict(),
+    source=settings.source,
+    contexts=_contexts(settings, encoding),
+    moving=_moving(settings, run),
+    make_terms=make,
+    reads_rewards=in_terms,
+    reduction=make_reduction(settings.reduce),
+    tx=tx,
+    learning_rate=learning_rate,
+    steps=settings.steps,
+    updates=settings.updates,
+    group_size=settings.group_size,
+    slots=settings.slots,
+    micro_batches=settings.micro_batches,
+    sampling=settings.rollout.to_dict(),
+    select=select,
+    masked_ids=_token_ids(settings.mask_tokens, run.tokenizer),
+    temperature=settings.temperature,
+    chunk_tokens=settings.chunk_tokens * sharding.batch_parts(run.mesh),
+    eval_every=settings.eval_every,
+    fingerprint=dict(
+      seed=config.seed,
+      # As they come back from a file.
+      models=json.loads(config.models.to_json()),
+      student=settings.student,
+      optimizer=json.loads(settings.optimizer.to_json()),
+      updates=settings.updates,
+      moving=json.loads(settings.moving.to_json()),
+    ),
+    # Last: a misspelt loss should not wait for the data to be read.
+    batches=_batches(
+      config, index, run, encoding, graded=in_terms or in_select
+    ),
+  )
+
+
+def _selection(settings) -> tuple[Callable, bool]:
+  """The rule that selects rows, and whether it needs rewards."""
+  with about('select'):
+    rule = resolve(selection, settings.select)
+    one = np.ones((1, 1))
+    rule(one, one, one)
+  try:
+    rule(None, one, one)
+  except Exception:  # it may fail on None in any way
+    return rule, True
+  return rule, False
+
+
+def _moving(settings, run: Run) -> dict[str, Callable]:
+  """Role -> how that teacher follows the student."""
+  moving, student = {}, run.models[settings.student]
+  key = jax.random.key(0)
+  for role, spec in settings.moving.items():
+    with about(f'moving.{role}'):
+      moving[role] = resolve(followers, spec)
+      moving[role](jnp.zeros(1), jnp.zeros(1), 1)
+      name = settings.teachers[role]
+      shapes = [
+        jax.eval_shape(model.init, key) for model in (student, run.models[name])
+      ]
+      if shapes[0] != shapes[1]:
+        raise ValueError(
+          f'{name!r} is built otherwise than {settings.student!r}, so it cannot'
+          ' follow it; take the student itself, or a model of its sizes'
+        )
+  return moving
+
+
+def _token_ids(texts, tokenizer) -> tuple[int, ...]:
+  """The ids of texts that are one token each."""
+  ids = []
+  for text in texts:
+    found = tokenizer.encode(text, add_special_tokens=False)
+    if len(found) != 1:
+      raise ValueError(
+        f'mask_tokens: {text!r} is {len(found)} tokens, {found}; name texts'
+        ' that are one token'
+      )
+    ids += found
+  return tuple(ids)
+
+
+def _batches(config, index: int, run: Run, encoding, *, graded: bool):
+  """The stage's iterator over prompts, and responses if it imitates them."""
+  settings = config[config.stages[index]]
+  imitates = settings.source == 'dataset'
+  with about('data'):
+    examples = make_examples(settings.data or config.data)
+    if imitates and any(example.response is None for example in examples):
+      raise ValueError(
+        'the stage learns responses, but a row has none; add them, or choose'
+        ' another source'
+      )
+    if imitates and graded:
+      raise ValueError(
+        'terms or select read rewards, and responses of a dataset are not'
+        ' graded; choose another source, or credits and rules without'
+      )
+    if imitates:
+      _note_boundary(examples[0], run, encoding)
+    else:
+      check_answers(examples, run.grade, required=graded)
+    return batching.make_iterator(
+      examples,
+      batch_size=settings.batch_size,
+      max_prompt_tokens=config.max_prompt_tokens,
+      max_response_tokens=config.max_response_tokens if imitates else 0,
+      # Not seed + index: stage 1 of one seed is not stage 0 of the next.
+      seed=(1000 * config.seed + index) % 2**32,
+      overlong='drop',
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      **encoding,
+    )
+
+
+def _note_boundary(example, run: Run, encoding) -> None:
+  """Says so where imitation sees other tokens than the chat template renders.
+
+  Not an error: templates that add an empty thinking block do it on purpose.
+  """
+  try:
+    check_boundary(
+      messages=example.messages, response=example.response, **encoding
+    )
+  except ValueError as error:
+    run.say(f'note: example {example.id}: {error}')
+
+
+def _contexts(settings, encoding) -> dict[str, Callable]:
+  """Role -> (prompts) -> what that teacher reads instead."""
+
+  def read(context, prompts):
+    batch = batching.encode_batch(
+      prompts.examples,
+      max_prompt_tokens=settings.max_context_tokens,
+      context=context,
+      **encoding,
+    )
+    return batch.prompt, batch.prompt_length
+
+  return {
+    role: partial(read, resolve(contexts, spec))
+    for role, spec in settings.contexts.items()
+  }

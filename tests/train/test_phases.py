@@ -1,0 +1,115 @@
+"""From answers to what is learnt: grades, selection, masks, parts, by hand."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jopd import build
+from jopd.rollout.select import finished
+from jopd.rollout.slots import LENGTH, STOP
+from jopd.train.metrics import means
+from jopd.train.phases import Answers, Phases
+
+PROMPTS, GROUP, SLOTS = 8, 2, 16
+ROWS = PROMPTS * GROUP
+
+
+def make_phases(**settings):
+  """The phases of a stage of 8 prompts, 2 answers each, and its prompts."""
+  config = tiny.get_config()
+  config.stages = ('distil',)
+  for name, value in {'group_size': GROUP, **settings}.items():
+    config.distil[name] = value
+  run, [stage], _ = build.build(config, say=lambda line: None)
+  # Every second answer is right; the grader knows them by their order.
+  rewards = iter([1.0, 0.0] * ROWS)
+  run = run._replace(grade=lambda text, example: next(rewards))
+  return stage, run, next(stage.batches)
+
+
+def answers(**changed):
+  """Row r says r tokens r, of at most 16; the last two were cut off."""
+  length = np.arange(ROWS, dtype=np.int32)
+  nothing = np.zeros((ROWS, SLOTS), np.float32)
+  end = np.where(length < ROWS - 2, STOP, LENGTH)
+  response = np.repeat(length[:, None], SLOTS, axis=1)
+  whole = Answers(response, length, nothing, nothing, end, np.int32(240))
+  return whole._replace(**changed)
+
+
+def placed(stage, run, prompts, said):
+  phases = Phases(stage, run, {}, None)
+  grades = phases.grade(prompts, said)
+  row = means(phases.measure(said, grades))
+  batches = phases.place(prompts, said, grades)
+  return jax.device_get(batches), row
+
+
+# Kills a row that is not kept but counted, a rule that gets flat rows, and a
+# share over the kept ones.
+def test_what_is_not_selected_has_no_token():
+  stage, run, prompts = make_phases(select='finished')
+  [batch], row = placed(stage, run, prompts, answers())
+  tokens = np.arange(ROWS) * (np.arange(ROWS) < ROWS - 2)
+  np.testing.assert_array_equal(batch.mask.sum(axis=1), tokens)
+  assert row == {
+    'response_length': np.arange(ROWS).mean(),
+    'reward': 0.5,
+    'truncated': 2 / ROWS,
+    'kept': 1 - 2 / ROWS,
+    'mixed_groups': 1.0,
+    'slot_occupancy': 0.5,
+  }
+  assert batch.outcome is None  # no term asks for it
+
+
+# Kills a mask of the first occurrence only, or of one of the ids.
+def test_masked_tokens_are_masked_wherever_they_stand():
+  stage, run, prompts = make_phases(mask_tokens=('<|im_end|>', '<|im_start|>'))
+  assert stage.masked_ids == (2, 1)
+  response = np.tile([1, 5, 2, 2], (ROWS, SLOTS // 4)).astype(np.int32)
+  length = np.full(ROWS, 6, np.int32)
+  said = answers(response=response, response_length=length)
+  [batch], _ = placed(stage, run, prompts, said)
+  expected = np.zeros((ROWS, SLOTS), bool)
+  expected[:, [1, 5]] = True
+  np.testing.assert_array_equal(batch.mask, expected)
+
+
+# Kills outcomes in another order than the rows, and a group cut in two.
+@pytest.mark.parametrize('updates', [1, 2])
+def test_each_update_has_whole_groups_and_their_outcomes(updates):
+  terms = dict(
+    grpo=dict(
+      objective='policy_gradient',
+      surrogate='reinforce',
+      credit='group_advantage',
+    )
+  )
+  stage, run, prompts = make_phases(updates=updates, terms=terms, teachers={})
+  assert stage.reads_rewards
+  batches, _ = placed(stage, run, prompts, answers())
+  assert len(batches) == updates
+  for i, batch in enumerate(batches):
+    groups = np.arange(PROMPTS)[i::updates]
+    rows = np.stack([2 * groups, 2 * groups + 1], axis=1).ravel()
+    np.testing.assert_array_equal(batch.response[:, 0], rows)
+    np.testing.assert_array_equal(batch.mask.sum(axis=1), rows)
+    np.testing.assert_array_equal(batch.prompt[::2], prompts.prompt[groups])
+    np.testing.assert_array_equal(batch.prompt[1::2], prompts.prompt[groups])
+    reward, mean, std = batch.outcome
+    np.testing.assert_array_equal(reward, np.tile([1.0, 0.0], len(groups)))
+    np.testing.assert_array_equal(mean, 0.5)
+    np.testing.assert_array_equal(std, 0.5)
+
+
+# Kills a reward of 0 for a prompt that nobody can grade.
+def test_ungraded_prompts_have_no_reward():
+  stage, run, prompts = make_phases()
+  examples = [x._replace(answer=None) for x in prompts.examples[:4]]
+  prompts = prompts._replace(examples=(*examples, *prompts.examples[4:]))
+  stage = stage._replace(select=finished)
+  grades = Phases(stage, run, {}, None).grade(prompts, answers())
+  assert np.isnan(grades.rewards[:4]).all()
+  np.testing.assert_array_equal(grades.rewards[4:], [[1.0, 0.0]] * 4)
