@@ -17,7 +17,6 @@ from jopd.checks import check, check_answers, check_stages
 from jopd.config import about, refuse_unknown
 from jopd.data import batching, contexts
 from jopd.data.prompts import check_boundary, turn_end
-from jopd.data.tokenizer import builtin_tokenizer
 from jopd.evaluate import make_evaluate
 from jopd.models import hf
 from jopd.models.decoder import make_model
@@ -29,6 +28,7 @@ from jopd.recipe import (
   resolve,
 )
 from jopd.rollout.stops import make_stops
+from jopd.tokens import find_tokenizer
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
@@ -96,7 +96,7 @@ def _run(config, say) -> tuple[Run, dict]:
     mesh = sharding.make_mesh(**config.mesh)
   with about('config.eval.batch_size'):
     sharding.check_batch(mesh, config.eval.batch_size)
-  where, tokenizer, stops = _tokenizer(config)
+  where, tokenizer, stops = find_tokenizer(config)
   template = config.template.to_dict()
   with about(f'tokenizer {where}'):
     stop_id = turn_end(tokenizer, template_kwargs=template)
@@ -119,6 +119,7 @@ def _run(config, say) -> tuple[Run, dict]:
     stops=stops,
     vocab_size=len(tokenizer),
     max_response_tokens=config.max_response_tokens,
+    buckets=config.buckets,
     compute_dtype=jnp.dtype(config.compute_dtype),
     grade=lambda text, example: reward(text, example.answer),
     evaluate=None,
@@ -134,32 +135,6 @@ def _run(config, say) -> tuple[Run, dict]:
       examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
     )
   return run._replace(evaluate=_evaluator(config, run, prompts)), encoding
-
-
-def _tokenizer(config) -> tuple[str, object, set[int]]:
-  """The tokenizer of all models: where from, itself, ids that end a turn."""
-  folders = {n: m.path for n, m in config.models.items() if 'path' in m}
-  where = config.tokenizer or next(iter(folders.values()), 'builtin')
-  if where == 'builtin':
-    tokenizer = builtin_tokenizer()
-    stops = {tokenizer.eos_token_id}
-  else:
-    tokenizer = hf.load_tokenizer(where)
-    stops = {*hf.stop_ids(where, tokenizer)}
-  for name, folder in folders.items():
-    other = hf.load_tokenizer(folder)
-    if other.get_vocab() != tokenizer.get_vocab():
-      raise ValueError(
-        f'the tokenizer of model {name!r} ({folder}) is not that of {where}:'
-        ' student and teacher must share every token id'
-      )
-    if not stops & {*(others := hf.stop_ids(folder, other))}:
-      raise ValueError(
-        f'model {name!r} ({folder}) stops at {list(others)}, {where} at'
-        f' {sorted(stops)}: a student would never learn to stop; correct'
-        ' generation_config.json'
-      )
-  return where, tokenizer, stops
 
 
 def _model(config, name: str, mesh, tokens: int):
@@ -202,6 +177,9 @@ def _stage(config, index: int, run: Run, encoding) -> Stage:
   tx, learning_rate = make_optimizer(settings)
   rows = settings.batch_size * settings.group_size // settings.micro_batches
   sharding.check_batch(run.mesh, rows)
+  int8 = settings.rollout_dtype == 'int8'
+  dtype = '' if int8 else settings.rollout_dtype
+  dtype = jnp.dtype(dtype or config.compute_dtype)
   return Stage(
     name=config.stages[index],
     index=index,
@@ -220,7 +198,7 @@ def _stage(config, index: int, run: Run, encoding) -> Stage:
     learning_rate=learning_rate,
     steps=settings.steps,
     group_size=settings.group_size,
-    slots=settings.slots,
+    decoding=dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype),
     micro_batches=settings.micro_batches,
     sampling=settings.rollout.to_dict(),
     temperature=settings.temperature,

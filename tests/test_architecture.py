@@ -19,7 +19,7 @@ FLOORS = (
   | {'statistics', 'config', 'programs'},
   {'rollout'},
   {'train', 'evaluate', 'diagnose'},
-  {'recipe', 'checks'},
+  {'recipe', 'checks', 'tokens'},
   {'build'},
   {'commands'},
   {'main'},

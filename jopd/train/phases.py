@@ -1,5 +1,6 @@
 """The phases of a step, compiled and placed: respond, measure, teach, learn."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from jopd import sharding
 from jopd.data.batching import PromptBatch
-from jopd.programs import Program
+from jopd.programs import Program, bucket
 from jopd.rollout.engine import decode
 from jopd.rollout.slots import STOP
 from jopd.train.metrics import Metrics, means
@@ -50,7 +51,7 @@ class Phases:
         policy,
         f'{stage.name}: rollout',
         group_size=stage.group_size,
-        slots=stage.slots or None,
+        **stage.decoding,
       )
     self._teach = Program(
       f'{stage.name}: teacher',
@@ -123,17 +124,23 @@ class Phases:
 
   def place(self, prompts: PromptBatch, answers: Answers) -> Batch:
     """The learner's input on the mesh: what each model reads, and responses."""
+    group = lambda rows, length: (
+      self._group(self._cut(length, rows)),
+      self._group(length),
+    )
+    prompt, prompt_length = group(prompts.prompt, prompts.prompt_length)
+    cut = partial(self._cut, answers.response_length)
+    by_student = self._stage.source == 'student'
     batch = Batch(
-      prompt=self._group(prompts.prompt),
-      prompt_length=self._group(prompts.prompt_length),
+      prompt=prompt,
+      prompt_length=prompt_length,
       teacher_prompts={
-        role: tuple(map(self._group, self._read(role, prompts)))
-        for role in self._stage.teachers
+        role: group(*self._read(role, prompts)) for role in self._stage.teachers
       },
-      response=answers.response,
+      response=cut(answers.response),
       response_length=answers.response_length,
-      sampler_logp=answers.sampler_logp,
-      rollout_logp=answers.logp if self._stage.source == 'student' else None,
+      sampler_logp=cut(answers.sampler_logp),
+      rollout_logp=cut(answers.logp) if by_student else None,
     )
     return sharding.put(batch, sharding.batch_sharding(self._run.mesh))
 
@@ -155,6 +162,11 @@ class Phases:
     if role in self._stage.contexts:
       return self._stage.contexts[role](prompts)
     return prompts.prompt, prompts.prompt_length
+
+  def _cut(self, length: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """[B, n] -> as few columns as a bucket needs that holds all hosts' rows."""
+    columns = bucket(sharding.largest(length), rows.shape[1], self._run.buckets)
+    return rows[:, :columns]
 
   def _group(self, rows: np.ndarray) -> np.ndarray:
     return np.repeat(rows, self._stage.group_size, axis=0)
