@@ -16,13 +16,13 @@ from jopd.checks import check, check_answers, check_stages
 from jopd.config import about, refuse_unknown
 from jopd.data import batching
 from jopd.data.prompts import turn_end
-from jopd.data.tokenizer import builtin_tokenizer
 from jopd.evaluate import make_evaluate
 from jopd.models import hf
 from jopd.models.decoder import make_model
 from jopd.recipe import make_examples, resolve
 from jopd.rollout.stops import make_stops
 from jopd.stages import make_stage
+from jopd.tokens import find_tokenizer
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
@@ -90,7 +90,7 @@ def _run(config, say) -> tuple[Run, dict]:
     mesh = sharding.make_mesh(**config.mesh)
   with about('config.eval.batch_size'):
     sharding.check_batch(mesh, config.eval.batch_size)
-  where, tokenizer, stops = _tokenizer(config)
+  where, tokenizer, stops = find_tokenizer(config)
   template = config.template.to_dict()
   with about(f'tokenizer {where}'):
     stop_id = turn_end(tokenizer, template_kwargs=template)
@@ -113,6 +113,7 @@ def _run(config, say) -> tuple[Run, dict]:
     stops=stops,
     vocab_size=len(tokenizer),
     max_response_tokens=config.max_response_tokens,
+    buckets=config.buckets,
     compute_dtype=jnp.dtype(config.compute_dtype),
     grade=lambda text, example: reward(text, example.answer),
     evaluate=None,
@@ -128,32 +129,6 @@ def _run(config, say) -> tuple[Run, dict]:
       examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
     )
   return run._replace(evaluate=_evaluator(config, run, prompts)), encoding
-
-
-def _tokenizer(config) -> tuple[str, object, set[int]]:
-  """The tokenizer of all models: where from, itself, ids that end a turn."""
-  folders = {n: m.path for n, m in config.models.items() if 'path' in m}
-  where = config.tokenizer or next(iter(folders.values()), 'builtin')
-  if where == 'builtin':
-    tokenizer = builtin_tokenizer()
-    stops = {tokenizer.eos_token_id}
-  else:
-    tokenizer = hf.load_tokenizer(where)
-    stops = {*hf.stop_ids(where, tokenizer)}
-  for name, folder in folders.items():
-    other = hf.load_tokenizer(folder)
-    if other.get_vocab() != tokenizer.get_vocab():
-      raise ValueError(
-        f'the tokenizer of model {name!r} ({folder}) is not that of {where}:'
-        ' student and teacher must share every token id'
-      )
-    if not stops & {*(others := hf.stop_ids(folder, other))}:
-      raise ValueError(
-        f'model {name!r} ({folder}) stops at {list(others)}, {where} at'
-        f' {sorted(stops)}: a student would never learn to stop; correct'
-        ' generation_config.json'
-      )
-  return where, tokenizer, stops
 
 
 def _model(config, name: str, mesh, tokens: int):

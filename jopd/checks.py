@@ -13,6 +13,8 @@ from jopd.config import stage as default_stage
 from jopd.data.examples import Example
 from jopd.rollout.pick import sampling
 
+_DTYPES = ('float32', 'bfloat16', 'float16')
+
 
 def check(config) -> None:
   """Refuses wrong settings of a config, except those of its stages."""
@@ -28,15 +30,15 @@ def check(config) -> None:
           f' config.{name}.{key} = {default}, to keep the other defaults'
         )
   _check_least(0, config, ['seed'])
-  _check_least(1, config, ('max_prompt_tokens', 'max_response_tokens'))
+  sizes = ('max_prompt_tokens', 'max_response_tokens', 'buckets')
+  _check_least(1, config, sizes)
   with about('config.eval'):
     _check_least(1, config.eval, ('prompts', 'batch_size'))
     _check_least(0, config.eval, ['samples'])
     sampling(1, temperature=config.eval.temperature, top_p=config.eval.top_p)
   with about('config.checkpoint'):
     _check_least(1, config.checkpoint, ('every', 'keep'))
-  dtypes = ('float32', 'bfloat16', 'float16')
-  _check_choice('compute_dtype', config.compute_dtype, dtypes)
+  _check_choice('compute_dtype', config.compute_dtype, _DTYPES)
 
 
 def check_stages(config) -> None:
@@ -89,6 +91,8 @@ def _check_stage(stage, models) -> None:
       )
   sources = ('dataset', 'student', *stage.teachers)
   _check_choice('source', stage.source, sources)
+  rollout_dtypes = ('', *_DTYPES, 'int8')
+  _check_choice('rollout_dtype', stage.rollout_dtype, rollout_dtypes)
   refuse_unknown(stage.contexts, stage.teachers, 'contexts')
   refuse_unknown(stage.moving, stage.teachers, 'moving')
   if stage.contexts:

@@ -44,6 +44,9 @@ def base() -> ConfigDict:
   # Longer prompts are dropped and counted; shapes are padded to these.
   config.max_prompt_tokens = 32
   config.max_response_tokens = 32
+  # Sizes that a batch is cut to where all of it is shorter: the two maxima, a
+  # half of them, a quarter, ... Each costs a compilation when it is first met.
+  config.buckets = 1
   # Texts that end a response, beside the tokens that do.
   config.stop_strings = ()
 
@@ -116,6 +119,9 @@ def stage(**settings) -> ConfigDict:
   config.mask_tokens = ()
   # Responses decoded at a time; the others wait for one to end. 0: all at once.
   config.slots = 0
+  # Rollouts run in this instead of compute_dtype: another dtype, or 'int8' for
+  # matrices rounded to eight bits. The metric `mismatch` shows what it costs.
+  config.rollout_dtype = ''
   config.micro_batches = 1  # gradient accumulation; exact, see reductions
   config.rollout = ConfigDict(
     dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)

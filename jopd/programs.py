@@ -53,6 +53,25 @@ class Program:
     return self._compiled[signature](*args)
 
 
+def bucket(longest: int, most: int, sizes: int) -> int:
+  """The size that is compiled for: most, half of it, a quarter, and so on.
+
+  Args:
+    longest: what it must hold.
+    most: the largest size.
+    sizes: how many there are.
+
+  Returns:
+    The smallest of the `sizes` that is at least `longest`.
+
+  Example:
+    >>> [bucket(n, 100, 3) for n in (7, 25, 26, 51, 100)]
+    [25, 25, 50, 100, 100]
+  """
+  halves = (-(-most // 2**n) for n in range(sizes))
+  return min(size for size in halves if size >= longest)
+
+
 def cache_compilations() -> None:
   """Keeps compiled programs on disk, so that the next run starts sooner.
 

@@ -193,6 +193,11 @@ def from_hosts(array: np.ndarray) -> np.ndarray:
   return multihost_utils.process_allgather(array)
 
 
+def largest(numbers: np.ndarray) -> int:
+  """Returns the largest of the whole numbers that any process has."""
+  return int(from_hosts(np.max(numbers, keepdims=True)).max())
+
+
 def whole(array: Array) -> np.ndarray:
   """Returns all of a sharded array, on every process."""
   if array.is_fully_addressable:

@@ -40,6 +40,9 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
   """
   settings = config[config.stages[index]]
   tx, learning_rate = make_optimizer(settings)
+  int8 = settings.rollout_dtype == 'int8'
+  dtype = '' if int8 else settings.rollout_dtype
+  dtype = jnp.dtype(dtype or config.compute_dtype)
   parts = settings.updates * settings.micro_batches
   rows = settings.batch_size * settings.group_size // parts
   sharding.check_batch(run.mesh, rows)
@@ -69,7 +72,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     steps=settings.steps,
     updates=settings.updates,
     group_size=settings.group_size,
-    slots=settings.slots,
+    decoding=dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype),
     micro_batches=settings.micro_batches,
     sampling=settings.rollout.to_dict(),
     select=select,

@@ -19,7 +19,7 @@ FLOORS = (
   | {'statistics', 'config', 'programs'},
   {'rollout'},
   {'train', 'evaluate', 'diagnose'},
-  {'recipe', 'optimizers', 'checks'},
+  {'recipe', 'optimizers', 'checks', 'tokens'},
   {'stages'},
   {'build'},
   {'commands'},

@@ -8,7 +8,7 @@ import numpy as np
 
 from jopd import sharding
 from jopd.models.api import Model
-from jopd.programs import Program
+from jopd.programs import Program, bucket
 from jopd.rollout.pick import sampling
 from jopd.rollout.sampler import Rollout, sample
 from jopd.rollout.stops import Stops
@@ -24,6 +24,8 @@ def make_generate(
   slots: int | None = None,
   vocab_size: int | None = None,
   compute_dtype=jnp.float32,
+  int8: bool = False,
+  buckets: int = 1,
   name: str = 'rollout',
   **program_options,
 ):
@@ -38,6 +40,9 @@ def make_generate(
     slots: rows decoded at a time, over the whole mesh; see `sample`.
     vocab_size: ids from here on are padding of the head, never picked.
     compute_dtype: the policy's parameters are cast to it, once per call.
+    int8: whether its matrices are rounded to eight bits, once per call.
+    buckets: sizes that P is cut to where prompts are short; see `bucket`. Each
+      is compiled when it is first met.
     name: of the program, in messages.
     program_options: of `Program`: say, clock.
 
@@ -68,7 +73,7 @@ def make_generate(
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
     return sample(
       model,
-      jax.tree.map(lambda p: p.astype(compute_dtype), params),
+      params,
       prompt,
       prompt_length,
       row_keys,
@@ -81,6 +86,8 @@ def make_generate(
       shards=shards,
       budget=budget,
       vocab_size=vocab_size,
+      dtype=compute_dtype,
+      int8=int8,
     )
 
   fields = dict.fromkeys(Rollout._fields, rows) | {'slot_steps': replicated}
@@ -94,6 +101,9 @@ def make_generate(
   ) -> Rollout:
     count = len(prompt) * group_size
     sharding.check_batch(mesh, count * jax.process_count())
+    if buckets > 1:
+      longest = sharding.largest(prompt_length)
+      prompt = prompt[:, : bucket(longest, prompt.shape[1], buckets)]
     # Fewer prompts than parts of the batch: some parts prefill the same one.
     copies = shards // math.gcd(len(prompt) * jax.process_count(), shards)
     prompt, prompt_length = (

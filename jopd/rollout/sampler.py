@@ -5,9 +5,11 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Int, Key
 
 from jopd.models.api import Model
+from jopd.models.int8 import dequantize, quantize, quantize_params
 from jopd.rollout import slots as queue
 from jopd.rollout.pick import Sampling, pick
 from jopd.rollout.slots import Plan, Requests, State
@@ -43,6 +45,8 @@ def sample(
   shards: int = 1,
   budget: Int[Array, ''] | None = None,
   vocab_size: int | None = None,
+  dtype: DTypeLike | None = None,
+  int8: bool = False,
 ) -> Rollout:
   """Samples responses to each prompt, each until a stop or its limit.
 
@@ -60,7 +64,7 @@ def sample(
 
   Args:
     model: whose `apply` runs with a cache; its `head` gives the logits.
-    params: its parameters; the computation runs in their dtype.
+    params: its parameters.
     prompt: [b, P] token ids, right-padded.
     prompt_length: [b] real tokens, at least 1 and at most P.
     key: [B] one typed key per row, B = b * group_size; row i * group_size + g
@@ -76,27 +80,30 @@ def sample(
     budget: most tokens of all responses together, to within one per slot. Rows
       that it cuts, or leaves empty, end with BUDGET; which, depends on slots.
     vocab_size: static; ids from here on are padding of the head, never picked.
+    dtype: static; what the computation runs in. Default: that of the params.
+    int8: static; round the matrices to eight bits, see `models.int8`.
 
   Returns:
     A `Rollout` of B rows. `logp` is what `score` computes for the same tokens,
-    up to rounding.
+    up to rounding; with int8, that of another model, which was sampled.
   """
   rows = len(prompt) * group_size
   slots = rows if slots is None else min(slots, rows)
   plan = Plan(
     rows // shards, slots // shards, shards, group_size, max_new_tokens
   )
-  # Sliced per layer here, once, and not at every token of the loop.
-  params = model.unstack(params)
-  head = model.head(params)[:vocab_size]
-  store = model.init_cache(*prompt.shape, head.dtype)
-  _, store = model.apply(params, prompt, None, store)
+  weights = _weights(model, params, vocab_size, dtype, int8)
+  dtype = dtype or model.head(params).dtype
+  store = model.init_cache(*prompt.shape, dtype)
+  _, store = model.apply(dequantize(weights[0], dtype), prompt, None, store)
   requests = _requests(prompt, prompt_length, key, how, limit, group_size)
   key_kind = jax.random.key_impl(key)
 
   def advance(state: State) -> State:
     """One token more in every slot that is live."""
     slots, asked = state.slots, queue.asked(plan, state, requests)
+    # In the loop, so that what is read at every token is the eight bits.
+    params, head = dequantize(weights, dtype)
     hidden, cache = model.apply(
       params, slots.token[:, None], slots.position, state.cache
     )
@@ -121,7 +128,7 @@ def sample(
     )
 
   sizes = _cache_sizes(prompt.shape[1], max_new_tokens)
-  cache = model.init_cache(slots, sizes[0], head.dtype)
+  cache = model.init_cache(slots, sizes[0], dtype)
   state = queue.begin(plan, requests, cache)
   state = queue.admit(plan, state, requests, store, plan.slots)
   for size in sizes:
@@ -133,6 +140,19 @@ def sample(
     *queue.collect(plan, state),
     state.steps * slots,
   )
+
+
+def _weights(model, params, vocab_size, dtype, int8) -> tuple:
+  """Parameters as decoding likes them, and the head, as they are read."""
+  head = model.head(params)[:vocab_size]
+  if int8:
+    params = quantize_params(params, model.axes)
+    head = quantize(head, shared=(1,))
+  # Sliced per layer here, once, and not at every token of the loop.
+  params = model.unstack(params)
+  floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+  cast = lambda x: x.astype(dtype or x.dtype) if floating(x) else x
+  return jax.tree.map(cast, (params, head))
 
 
 def _serve(plan, state, requests, store, advance, size) -> State:

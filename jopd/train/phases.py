@@ -10,7 +10,7 @@ import numpy as np
 from jopd import sharding
 from jopd.data.batching import PromptBatch
 from jopd.losses import group_outcome
-from jopd.programs import Program
+from jopd.programs import Program, bucket
 from jopd.rollout.engine import decode
 from jopd.rollout.slots import STOP
 from jopd.train.metrics import Metrics
@@ -59,7 +59,7 @@ class Phases:
         policy,
         f'{stage.name}: rollout',
         group_size=stage.group_size,
-        slots=stage.slots or None,
+        **stage.decoding,
       )
     self._teach = Program(
       f'{stage.name}: teacher',
@@ -155,31 +155,33 @@ class Phases:
     self, prompts: PromptBatch, answers: Answers, grades: Grades
   ) -> list[Batch]:
     """The learner's input on the mesh, for each update whole groups of it."""
-    steps = np.arange(answers.response.shape[1])
-    mask = steps[None, :] < answers.response_length[:, None]
-    mask &= grades.keep.reshape(-1, 1)
-    mask &= ~np.isin(answers.response, self._stage.masked_ids)
+    group = lambda rows, length: (
+      self._group(self._cut(length, rows)),
+      self._group(length),
+    )
+    prompt, prompt_length = group(prompts.prompt, prompts.prompt_length)
+    cut = partial(self._cut, answers.response_length)
+    by_student = self._stage.source == 'student'
     outcome = None
     if self._stage.reads_rewards:
       outcome = jax.device_get(group_outcome(jnp.asarray(grades.rewards)))
     batch = Batch(
-      prompt=self._group(prompts.prompt),
-      prompt_length=self._group(prompts.prompt_length),
+      prompt=prompt,
+      prompt_length=prompt_length,
       teacher_prompts={
-        role: tuple(map(self._group, self._read(role, prompts)))
-        for role in self._stage.teachers
+        role: group(*self._read(role, prompts)) for role in self._stage.teachers
       },
-      response=answers.response,
-      mask=mask,
-      sampler_logp=answers.sampler_logp,
-      rollout_logp=answers.logp if self._stage.source == 'student' else None,
+      response=cut(answers.response),
+      mask=cut(self._mask(answers, grades)),
+      sampler_logp=cut(answers.sampler_logp),
+      rollout_logp=cut(answers.logp) if by_student else None,
       outcome=outcome,
     )
     where = sharding.batch_sharding(self._run.mesh)
     parts = range(self._stage.updates)
     # Cut on the mesh they would travel.
     return [
-      sharding.put(jax.tree.map(partial(self._cut, i), batch), where)
+      sharding.put(jax.tree.map(partial(self._part, i), batch), where)
       for i in parts
     ]
 
@@ -206,11 +208,23 @@ class Phases:
       return self._stage.contexts[role](prompts)
     return prompts.prompt, prompts.prompt_length
 
-  def _cut(self, part: int, rows: np.ndarray) -> np.ndarray:
+  def _mask(self, answers: Answers, grades: Grades) -> np.ndarray:
+    """[B, T] the tokens to learn from."""
+    steps = np.arange(answers.response.shape[1])
+    mask = steps[None, :] < answers.response_length[:, None]
+    mask &= grades.keep.reshape(-1, 1)
+    return mask & ~np.isin(answers.response, self._stage.masked_ids)
+
+  def _part(self, part: int, rows: np.ndarray) -> np.ndarray:
     """The rows of one update: whole groups, the same on any number of hosts."""
     updates, group = self._stage.updates, self._stage.group_size
     groups = rows.reshape(-1, updates, group, *rows.shape[1:])
     return groups[:, part].reshape(-1, *rows.shape[1:])
+
+  def _cut(self, length: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """[B, n] -> as few columns as a bucket needs that holds all hosts' rows."""
+    columns = bucket(sharding.largest(length), rows.shape[1], self._run.buckets)
+    return rows[:, :columns]
 
   def _group(self, rows: np.ndarray) -> np.ndarray:
     return np.repeat(rows, self._stage.group_size, axis=0)

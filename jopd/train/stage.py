@@ -28,6 +28,7 @@ class Run(NamedTuple):
   stops: Stops  # these, and the strings that end a response
   vocab_size: int  # ids from here on are padding of the embeddings
   max_response_tokens: int
+  buckets: int  # sizes that batches are cut to
   compute_dtype: jnp.dtype
   grade: Callable[[str, Example], float]  # response text -> reward
   evaluate: Callable[[str, dict], dict[str, float]]  # model name, params
@@ -46,11 +47,11 @@ class Run(NamedTuple):
       stops=self.stops,
       max_new_tokens=self.max_response_tokens,
       vocab_size=self.vocab_size,
-      compute_dtype=self.compute_dtype,
+      buckets=self.buckets,
       name=name,
       say=self.say,
       clock=self.clock,
-      **options,
+      **{'compute_dtype': self.compute_dtype, **options},
     )
 
 
@@ -76,7 +77,7 @@ class Stage(NamedTuple):
   steps: int  # batches of prompts
   updates: int  # of the student, on the responses to each
   group_size: int
-  slots: int  # rows decoded at a time; 0 is all
+  decoding: Mapping[str, object]  # of `make_generate`: slots, precision
   micro_batches: int
   sampling: Mapping[str, float]
   select: Callable  # (rewards, lengths, ends) -> keep; see rollout/select.py

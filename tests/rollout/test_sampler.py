@@ -9,6 +9,7 @@ import pytest
 
 from jopd import sharding
 from jopd.models.decoder import DecoderConfig, make_model
+from jopd.models.int8 import dequantize, quantize, quantize_params
 from jopd.rollout.engine import make_generate
 from jopd.rollout.pick import sampling
 from jopd.rollout.sampler import sample
@@ -228,6 +229,39 @@ def test_another_call_with_other_settings_compiles_nothing(params, prompts):
   for settings in ({}, {'temperature': 0.3}, {'top_k': 5, 'top_p': 0.5}):
     generate(params, tokens, lengths, jax.random.key(1), **settings)
   assert generate.program.compilations == 1
+
+
+# Kills: prompts that lose tokens where a batch is cut, a size compiled twice.
+def test_short_prompts_are_cut_to_a_bucket(params, prompts):
+  compiled = []
+  one, two = (
+    make_generate(MODEL, ONE, stops=STOPS, max_new_tokens=STEPS, buckets=n)
+    for n in (1, 2)
+  )
+  tokens, lengths = map(np.asarray, prompts)
+  for most in (4, 3, 7, 2):
+    args = params, tokens, np.minimum(lengths, most), jax.random.key(most)
+    whole, cut = one(*args), two(*args)
+    np.testing.assert_array_equal(whole.response, cut.response)
+    np.testing.assert_allclose(whole.logp, cut.logp, atol=1e-5)
+    compiled.append((cut.prompt.shape[1], two.program.compilations))
+  assert compiled == [(4, 1), (4, 1), (7, 2), (4, 2)]
+
+
+# Kills: recording log-probs of the exact weights, a head that stays exact.
+def test_int8_rollouts_are_those_of_the_rounded_model(params, prompts):
+  generate = make_generate(
+    MODEL, ONE, stops=STOPS, max_new_tokens=STEPS, int8=True
+  )
+  rollout = generate(params, *map(np.asarray, prompts), jax.random.key(2))
+  rounded = quantize_params(params, MODEL.axes)
+  rounded['head'] = quantize(params['head'], shared=(1,))
+  rounded = dequantize(rounded, jnp.float32)
+  lengths = np.asarray(rollout.response_length)
+  live = np.arange(STEPS) < lengths[:, None]
+  off = lambda params: np.abs(_scored(params, rollout) - rollout.logp)[live]
+  assert off(rounded).max() < 2e-5
+  assert off(params).mean() > 1e-3
 
 
 # Kills: a slot that keeps a trace of its former row (its cache, its length, its

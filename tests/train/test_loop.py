@@ -114,6 +114,24 @@ def test_the_learner_scores_what_the_sampler_recorded(whole):
   assert 0 < first['slot_occupancy'] <= 1
 
 
+# Kills: a mismatch that is taken of one model with itself.
+@pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
+def test_the_mismatch_of_coarser_rollouts_is_logged(make_tiny, tmp_path, dtype):
+  built = make_tiny(
+    **{
+      'stages': ('distil',),
+      'distil.steps': 1,
+      'distil.rollout_dtype': dtype,
+      'eval.prompts': 8,
+    }
+  )
+  _, rows = _train(built, tmp_path)
+  first = next(
+    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
+  )
+  assert 1e-4 < first['mismatch'] < 0.1
+
+
 # The student's buffers are donated; its frozen copy must outlive them.
 def test_a_model_can_teach_itself(make_tiny, tmp_path):
   built = make_tiny(
