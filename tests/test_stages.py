@@ -1,0 +1,164 @@
+"""A stage from its settings: what it needs is found out, and refused early."""
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+import tiny
+
+from jopd import build
+
+GRPO = dict(
+  objective='policy_gradient', surrogate='reinforce', credit='group_advantage'
+)
+
+
+@pytest.fixture
+def config():
+  """One stage on eight prompts, that learns from rewards alone."""
+  config = tiny.get_config()
+  config.stages = ('distil',)
+  config.distil.group_size = 2
+  config.distil.terms = ConfigDict({'grpo': GRPO})
+  return config
+
+
+@pytest.fixture(autouse=True)
+def _unloaded(monkeypatch):
+  monkeypatch.setattr(build, '_params', lambda *_: {})
+
+
+def stage_of(config):
+  return build.build(config, say=lambda line: None).stages[0]
+
+
+def refused(config):
+  with pytest.raises(ValueError) as error:
+    stage_of(config)
+  message = str(error.value)
+  assert message.startswith('config.distil: ') and '\n' not in message
+  return message
+
+
+def unanswered(config, tmp_path):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('{"prompt": "1 2", "answer": 3}\n{"prompt": "1 2"}')
+  config.data = ConfigDict(dict(name='jsonl', path=str(path)))
+  return config
+
+
+def test_a_stage_knows_what_its_terms_read(config):
+  stage = stage_of(config)
+  assert stage.reads_rewards and stage.updates == 1 and stage.moving == {}
+  config.distil.terms.grpo.credit = 'log_ratio'
+  assert not stage_of(config).reads_rewards
+
+
+# Kills: a reward of 0 for what nobody can grade, found out at step 1000.
+@pytest.mark.parametrize(
+  'terms, select, needed',
+  [
+    (GRPO, 'every', True),
+    (GRPO | dict(credit='log_ratio'), 'mixed_rewards', True),
+    (GRPO | dict(credit='log_ratio'), dict(name='right', least=0.5), True),
+    (GRPO | dict(credit='log_ratio'), 'finished', False),
+  ],
+)
+def test_whoever_reads_rewards_needs_answers(
+  config, tmp_path, terms, select, needed
+):
+  config.distil.terms.grpo = ConfigDict(terms)
+  del config.distil.select
+  config.distil.select = ConfigDict(select) if type(select) is dict else select
+  config = unanswered(config, tmp_path)
+  if needed:
+    assert 'data: example rows.jsonl:2 has no answer' in refused(config)
+  else:
+    stage_of(config)
+
+
+def test_a_dataset_has_no_rewards(config):
+  config.distil.source = 'dataset'
+  config.distil.group_size = 1
+  config.distil.terms.grpo.credit = 'reward'
+  assert 'responses of a dataset are not graded' in refused(config)
+
+
+def test_a_group_of_one_is_refused(config):
+  config.distil.group_size = 1
+  assert 'terms.grpo: it teaches nothing: with group_size 1' in refused(config)
+
+
+# Kills: a rule with a misspelt setting, and one that fails at the first step.
+@pytest.mark.parametrize(
+  'select, part',
+  [
+    (
+      'mixed_reward',
+      "select: jopd.rollout.select has no 'mixed_reward'; did you mean 'm",
+    ),
+    (dict(name='right', most=1), "right has no setting 'most'"),
+    (dict(name='right', also='finish'), "has no 'finish'; did you mean 'finis"),
+  ],
+)
+def test_a_wrong_rule_is_refused(config, select, part):
+  del config.distil.select
+  config.distil.select = ConfigDict(select) if type(select) is dict else select
+  assert part in refused(config)
+
+
+def test_a_rule_may_hold_another(config):
+  del config.distil.select
+  config.distil.select = ConfigDict(dict(name='right', also='finished'))
+  rewards, ends = np.array([[1.0, 1.0]]), np.array([[1, 2]])
+  keep = stage_of(config).select(rewards, ends, ends)
+  np.testing.assert_array_equal(keep, [[True, False]])
+
+
+# Kills: a mask of the first piece of a text, which stands elsewhere too.
+def test_texts_to_mask_are_one_token_each(config):
+  config.distil.mask_tokens = ('<|im_end|>', '<|endoftext|>')
+  assert stage_of(config).masked_ids == (2, 0)
+  config.distil.mask_tokens = ('<|im_end|>', '<think>')
+  assert "mask_tokens: '<think>' is " in refused(config)
+
+
+def test_a_teacher_that_moves(config):
+  config.distil.moving = ConfigDict({'teacher': {'name': 'ema', 'decay': 0.5}})
+  stage = stage_of(config)
+  half = stage.moving['teacher'](np.float32([0]), np.float32([1]), 1)
+  np.testing.assert_array_equal(half, [0.5])
+  assert stage.fingerprint['moving']['teacher']['name'] == 'ema'
+
+
+@pytest.mark.parametrize(
+  'spec, part',
+  [
+    ('ema', "moving.teacher: jopd.train.followers.ema needs 'decay'"),
+    ('emma', "followers has no 'emma'; did you mean 'ema'?"),
+    (dict(name='ema', decay=2), 'moving.teacher: decay must be in [0, 1]'),
+    (
+      dict(name='snapshot', every=0),
+      'moving.teacher: every must be at least 1',
+    ),
+  ],
+)
+def test_a_wrong_follower_is_refused(config, spec, part):
+  spec = ConfigDict(spec) if type(spec) is dict else spec
+  config.distil.moving = ConfigDict({'teacher': spec})
+  assert part in refused(config)
+
+
+# Kills: an average of a student and of what has other arrays.
+def test_only_a_model_of_the_students_sizes_can_follow_it(config):
+  config.models.teacher = ConfigDict(tiny.SIZE | dict(num_hidden_layers=2))
+  config.distil.moving = ConfigDict({'teacher': {'name': 'ema', 'decay': 0.5}})
+  message = refused(config)
+  assert "moving.teacher: 'teacher' is built otherwise than 'stud" in message
+
+
+# 8 prompts in 2 updates of 2 micro-batches leave 4 rows, on 8 devices.
+def test_each_part_must_fill_the_mesh(config):
+  config.distil.updates = 2
+  assert stage_of(config).updates == 2
+  config.distil.micro_batches = 2
+  assert 'a batch of 4 rows cannot be divided' in refused(config)
