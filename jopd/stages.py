@@ -22,6 +22,7 @@ from jopd.recipe import (
   resolve,
 )
 from jopd.rollout import select as selection
+from jopd.rollout.slots import STOP
 from jopd.train import followers
 from jopd.train.stage import Run, Stage
 
@@ -100,10 +101,14 @@ def _selection(settings) -> tuple[Callable, bool]:
   """The rule that selects rows, and whether it needs rewards."""
   with about('select'):
     rule = resolve(selection, settings.select)
-    one = np.ones((1, 1))
-    rule(one, one, one)
+    rewards = np.array([[-1e6, -1e6], [1e6, 1e6], [1e6, -1e6]])
+    short, done = np.ones((3, 2), int), np.full((3, 2), STOP)
+    of_pairs = rule(rewards, short, done)
+    alone = rule(rewards[:, :1], short[:, :1], done[:, :1])
+    if settings.group_size == 1 and of_pairs.any() and not alone.any():
+      raise ValueError('it keeps nothing of groups of one: raise group_size')
   try:
-    rule(None, one, one)
+    rule(None, short, done)
   except Exception:  # it may fail on None in any way
     return rule, True
   return rule, False

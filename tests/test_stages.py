@@ -1,5 +1,6 @@
 """A stage from its settings: what it needs is found out, and refused early."""
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
@@ -83,9 +84,16 @@ def test_a_dataset_has_no_rewards(config):
   assert 'responses of a dataset are not graded' in refused(config)
 
 
-def test_a_group_of_one_is_refused(config):
+# Kills: an advantage that is always 0, a batch that is always empty.
+def test_a_group_of_one_is_refused_where_groups_are_compared(config):
   config.distil.group_size = 1
   assert 'terms.grpo: it teaches nothing: with group_size 1' in refused(config)
+  config.distil.terms.grpo.credit = 'reward'
+  for rule in ('every', 'finished', 'right'):
+    config.distil.select = rule
+    stage_of(config)
+  config.distil.select = 'mixed_rewards'
+  assert 'select: it keeps nothing of groups of one' in refused(config)
 
 
 # Kills: a rule with a misspelt setting, and one that fails at the first step.
@@ -125,7 +133,7 @@ def test_texts_to_mask_are_one_token_each(config):
 def test_a_teacher_that_moves(config):
   config.distil.moving = ConfigDict({'teacher': {'name': 'ema', 'decay': 0.5}})
   stage = stage_of(config)
-  half = stage.moving['teacher'](np.float32([0]), np.float32([1]), 1)
+  half = stage.moving['teacher'](jnp.zeros(1), jnp.ones(1), 1)
   np.testing.assert_array_equal(half, [0.5])
   assert stage.fingerprint['moving']['teacher']['name'] == 'ema'
 
@@ -135,7 +143,7 @@ def test_a_teacher_that_moves(config):
   [
     ('ema', "moving.teacher: jopd.train.followers.ema needs 'decay'"),
     ('emma', "followers has no 'emma'; did you mean 'ema'?"),
-    (dict(name='ema', decay=2), 'moving.teacher: decay must be in [0, 1]'),
+    (dict(name='ema', decay=2.0), 'moving.teacher: decay must be in [0, 1]'),
     (
       dict(name='snapshot', every=0),
       'moving.teacher: every must be at least 1',

@@ -239,6 +239,27 @@ def test_teachers_follow_each_in_its_own_way(everything):
   assert last['loss/slow'] < last['reverse_kl']
 
 
+# What sampled is what scores, while the student has left both behind. Kills:
+# rollouts of the student, or of the follower as it was at the stage's start.
+def test_a_follower_may_speak(make_tiny, tmp_path):
+  built = make_tiny(
+    **{
+      'stages': ('distil',),
+      'distil.steps': 3,
+      'distil.source': 'slow',
+      'distil.teachers': {'slow': 'student'},
+      'distil.moving': {'slow': {'name': 'ema', 'decay': 0.5}},
+      'distil.terms': {'imitate': {'objective': 'negative_log_likelihood'}},
+      'distil.learning_rate': 1e-2,
+    }
+  )
+  _, rows = _train(built, tmp_path)
+  for row in _rows(rows):
+    assert abs(row['sampler_logp'] - row['target_logp']) < 1e-5
+  last = _rows(rows)[-1]
+  assert abs(last['sampler_logp'] - last['student_logp']) > 1e-3
+
+
 # A checkpoint every two steps, at four updates. Kills: followers, moments or
 # schedules that are not restored, and a resumed run that counts updates.
 @pytest.mark.parametrize('stop', [1, 3])
