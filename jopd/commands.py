@@ -26,7 +26,7 @@ from jopd.programs import cache_compilations
 from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.pick import sampling
 from jopd.rollout.slots import BUDGET, LENGTH, STOP
-from jopd.rollout.stops import make_stops
+from jopd.rollout.stops import Stops, make_stops
 from jopd.rollout.stream import make_stream, texts
 from jopd.train import pipeline
 
@@ -116,9 +116,9 @@ def eval(arguments, overrides) -> None:
   print(json.dumps({'model': arguments.model, **evaluate()}, indent=2))
 
 
-# Answers that are decoded at a time, and those to --input asked for in one call:
-# what ends early makes room for the next, but nothing is printed before the
-# call is over.
+# Answers that are decoded at a time, and those to --input that one call asks
+# for: what ends early makes room for the next, but nothing is printed before
+# the call is over.
 _SLOTS, _ROWS = 64, 256
 _ENDS = {STOP: 'stop', LENGTH: 'length', BUDGET: 'budget'}
 
@@ -209,6 +209,7 @@ class _Policy(NamedTuple):
   model: Model
   params: dict  # on one device
   prompts: PromptBatch
+  stops: Stops
   options: dict  # of `make_generate` and `make_stream`
 
 
@@ -234,14 +235,13 @@ def _load(folder: str, examples: Sequence[Example], arguments) -> _Policy:
   place = partial(sharding.param_shardings, _one_device())
   model, params = hf.load(folder, shardings=place)
   options = dict(
-    stops=stops,
     max_new_tokens=arguments.max_tokens,
     group_size=arguments.samples,
     slots=_SLOTS,
     vocab_size=len(tokenizer),
     say=say,
   )
-  return _Policy(tokenizer, model, params, prompts, options)
+  return _Policy(tokenizer, model, params, prompts, stops, options)
 
 
 def _one_device():
@@ -258,6 +258,7 @@ def _stream(folder: str, examples, how: dict, arguments) -> Iterator[str]:
     policy.prompts.prompt,
     policy.prompts.prompt_length,
     _key(arguments, 0),
+    stops=policy.stops,
     **how,
   )
   return texts(policy.tokenizer, steps)
@@ -285,6 +286,7 @@ def _answers(folder: str, examples, how: dict, arguments) -> Iterator[dict]:
         prompts.prompt[rows],
         prompts.prompt_length[rows],
         _key(arguments, start),
+        stops=policy.stops,
         **how,
       )
       asked = [example for example in part for _ in range(arguments.samples)]

@@ -35,7 +35,6 @@ def make_stream(
   model: Model,
   mesh: jax.sharding.Mesh,
   *,
-  stops: Stops,
   max_new_tokens: int,
   group_size: int = 1,
   slots: int | None = None,
@@ -53,7 +52,6 @@ def make_stream(
   Args:
     model: the policy.
     mesh: where its parameters lie; each device does all of the work.
-    stops: what ends an answer, of `make_stops`.
     max_new_tokens: most tokens of an answer, T.
     group_size: answers per prompt.
     slots: rows decoded at a time. Default: all.
@@ -63,9 +61,10 @@ def make_stream(
     program_options: of `Program`: say, clock.
 
   Returns:
-    `stream(params, prompt [b, P], prompt_length [b], key, **settings)`, an
-    iterator of `Written`; the last one has every answer whole. `settings` are
-    those of `sampling`; its ValueError comes with the first token.
+    `stream(params, prompt [b, P], prompt_length [b], key, *, stops,
+    **settings)`, an iterator of `Written`; the last one has every answer whole.
+    `stops` are of `make_stops`, and `settings` those of `sampling`, whose
+    ValueError comes with the first token.
   """
 
   def plan_of(rows: int) -> Plan:
@@ -105,11 +104,11 @@ def make_stream(
   everywhere = sharding.replicated(mesh)
   program_options |= dict(out_shardings=everywhere)
   first = Program(f'{name}: prompt', begin, **program_options)
-  then = Program(
-    f'{name}: token', proceed, donate_argnums=1, **program_options
-  )
+  then = Program(f'{name}: token', proceed, donate_argnums=1, **program_options)
 
-  def stream(params, prompt, prompt_length, key, **settings):
+  def stream(
+    params, prompt, prompt_length, key, *, stops: Stops, **settings
+  ) -> Iterator[Written]:
     how = sampling(len(prompt) * group_size, **settings)
     inputs = prompt, prompt_length, key, how, stops
     work, state = first(params, *jax.device_put(inputs, everywhere))

@@ -35,9 +35,8 @@ TOKENIZER = builtin_tokenizer()
 @pytest.mark.parametrize('slots', [None, 4])
 def test_it_is_what_generate_answers_token_by_token(slots):
   said = []
-  options = dict(
-    stops=make_stops((3, 9)), max_new_tokens=12, group_size=3, slots=slots
-  )
+  options = dict(max_new_tokens=12, group_size=3, slots=slots)
+  settings = dict(stops=make_stops((3, 9)), temperature=1.5)
   call = (
     MODEL.init(jax.random.key(0)),
     np.array([[5, 7, 1], [2, 0, 0]]),
@@ -46,8 +45,8 @@ def test_it_is_what_generate_answers_token_by_token(slots):
   )
   generate = make_generate(MODEL, ONE, **options)
   stream = make_stream(MODEL, ONE, say=said.append, **options)
-  whole = jax.device_get(generate(*call, temperature=1.5))
-  steps = list(stream(*call, temperature=1.5))
+  whole = jax.device_get(generate(*call, **settings))
+  steps = list(stream(*call, **settings))
   before = np.zeros(6, np.int32)
   for step in steps:
     assert set(step.length - before) <= {0, 1}
@@ -92,7 +91,8 @@ def test_characters_come_whole():
 def test_bytes_that_are_no_text_are_said_in_the_end():
   first, *_ = TOKENIZER.encode('€')
   a, b = TOKENIZER.encode('1 2')
-  assert pieces([a, first, b, first]) == ['1', '', '\ufffd 2', '', '\ufffd', '\n']
+  said = pieces([a, first, b, first])
+  assert said == ['1', '', '\ufffd 2', '', '\ufffd', '\n']
 
 
 # Kills: the name of the token that ends a turn in the text.
