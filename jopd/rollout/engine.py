@@ -50,7 +50,7 @@ def make_generate(
 
   Raises:
     ValueError: slots cannot be divided over the mesh; and from `generate`, the
-      rows cannot, or a limit or a setting is out of range.
+      rows cannot, or a prompt's length, a limit or a setting is out of range.
   """
   rows = sharding.batch_sharding(mesh)
   replicated = sharding.replicated(mesh)
@@ -100,6 +100,7 @@ def make_generate(
   ) -> Rollout:
     count = len(prompt) * group_size
     sharding.check_batch(mesh, count * jax.process_count())
+    _check_range('prompt_length', prompt_length, prompt.shape[1])
     # Fewer prompts than parts of the batch: some parts prefill the same one.
     copies = shards // math.gcd(len(prompt) * jax.process_count(), shards)
     prompt, prompt_length = (
@@ -136,9 +137,13 @@ def check_slots(mesh: jax.sharding.Mesh, slots: int | None) -> None:
 def _limits(limit, most: int, count: int) -> np.ndarray:
   """The most tokens of each row."""
   limits = np.asarray(most if limit is None else limit, np.int32)
-  if np.any(limits < 1) or np.any(limits > most):
-    raise ValueError(f'limit must be in [1, {most}], got {limit}')
+  _check_range('limit', limits, most)
   return np.broadcast_to(limits, count)
+
+
+def _check_range(name: str, values, most: int) -> None:
+  if np.min(values) < 1 or np.max(values) > most:
+    raise ValueError(f'{name} must be in [1, {most}], got {values}')
 
 
 def decode(tokenizer, rollout) -> list[str]:

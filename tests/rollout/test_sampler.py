@@ -412,6 +412,18 @@ def test_limits_beyond_the_slots_are_refused(params, prompts, limit):
     )
 
 
+# Kills: an empty prompt, whose last token would be the last of its padding.
+@pytest.mark.parametrize('length', [0, SLOTS + 1])
+def test_prompts_beyond_their_slots_are_refused(params, prompts, length):
+  generate = make_generate(MODEL, ONE, max_new_tokens=STEPS)
+  lengths = np.array([1] * 7 + [length])
+  with pytest.raises(ValueError, match=r'prompt_length must be in \[1, 7\]'):
+    generate(
+      *(params, np.asarray(prompts[0]), lengths, jax.random.key(0)),
+      stops=STOPS,
+    )
+
+
 def test_slots_that_the_mesh_cannot_divide_are_refused():
   mesh = sharding.make_mesh(data=8)
   with pytest.raises(ValueError, match='a multiple of the 8 parts'):
