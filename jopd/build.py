@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jopd import rewards, sharding
-from jopd.checks import check, check_answers, check_stages
+from jopd.checks import check, check_answers, check_stages, note_boundary
 from jopd.config import about, refuse_unknown
 from jopd.data import batching, contexts
-from jopd.data.prompts import check_boundary, turn_end
+from jopd.data.prompts import turn_end
 from jopd.evaluate import make_evaluate
 from jopd.models import hf
 from jopd.models.decoder import make_model
@@ -27,6 +27,7 @@ from jopd.recipe import (
   make_terms,
   resolve,
 )
+from jopd.rollout.engine import check_slots
 from jopd.rollout.stops import make_stops
 from jopd.tokens import find_tokenizer
 from jopd.train.metrics import Clock
@@ -177,6 +178,7 @@ def _stage(config, index: int, run: Run, encoding) -> Stage:
   tx, learning_rate = make_optimizer(settings)
   rows = settings.batch_size * settings.group_size // settings.micro_batches
   sharding.check_batch(run.mesh, rows)
+  check_slots(run.mesh, settings.slots or None)
   int8 = settings.rollout_dtype == 'int8'
   dtype = '' if int8 else settings.rollout_dtype
   dtype = jnp.dtype(dtype or config.compute_dtype)
@@ -228,7 +230,7 @@ def _batches(config, index: int, run: Run, encoding):
         ' another source'
       )
     if imitates:
-      _note_boundary(examples[0], run, encoding)
+      note_boundary(examples[0], run.say, **encoding)
     else:
       check_answers(examples, run.grade, required=False)
     return batching.make_iterator(
@@ -243,19 +245,6 @@ def _batches(config, index: int, run: Run, encoding):
       process_count=jax.process_count(),
       **encoding,
     )
-
-
-def _note_boundary(example, run: Run, encoding) -> None:
-  """Says so where imitation sees other tokens than the chat template renders.
-
-  Not an error: templates that add an empty thinking block do it on purpose.
-  """
-  try:
-    check_boundary(
-      messages=example.messages, response=example.response, **encoding
-    )
-  except ValueError as error:
-    run.say(f'note: example {example.id}: {error}')
 
 
 def _contexts(settings, encoding) -> dict[str, Callable]:
@@ -281,7 +270,12 @@ def _evaluator(config, run: Run, prompts: batching.PromptBatch):
 
   @cache
   def of(name: str):
-    generate = run.make_generate(run.models[name], f'{name}: evaluation')
+    generate = run.make_generate(
+      run.models[name],
+      f'{name}: evaluation',
+      group_size=1 + config.eval.samples,
+      slots=config.eval.batch_size,
+    )
     return make_evaluate(
       generate,
       run.tokenizer,
