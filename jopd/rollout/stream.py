@@ -76,7 +76,7 @@ def make_stream(
     return prefill(
       model,
       plan,
-      jax.tree.map(lambda p: p.astype(compute_dtype), params),
+      params,
       prompt,
       prompt_length,
       row_keys(key, jnp.arange(plan.rows)),
@@ -85,6 +85,7 @@ def make_stream(
       limit=jnp.full(plan.rows, max_new_tokens),
       cache_size=prompt.shape[1] + max_new_tokens,
       vocab_size=vocab_size,
+      dtype=compute_dtype,
     )
 
   def proceed(work, state):

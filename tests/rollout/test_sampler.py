@@ -280,13 +280,12 @@ def test_another_call_with_other_settings_compiles_nothing(params, prompts):
 def test_short_prompts_are_cut_to_a_bucket(params, prompts):
   compiled = []
   one, two = (
-    make_generate(MODEL, ONE, stops=STOPS, max_new_tokens=STEPS, buckets=n)
-    for n in (1, 2)
+    make_generate(MODEL, ONE, max_new_tokens=STEPS, buckets=n) for n in (1, 2)
   )
   tokens, lengths = map(np.asarray, prompts)
   for most in (4, 3, 7, 2):
     args = params, tokens, np.minimum(lengths, most), jax.random.key(most)
-    whole, cut = one(*args), two(*args)
+    whole, cut = one(*args, stops=STOPS), two(*args, stops=STOPS)
     np.testing.assert_array_equal(whole.response, cut.response)
     np.testing.assert_allclose(whole.logp, cut.logp, atol=1e-5)
     compiled.append((cut.prompt.shape[1], two.program.compilations))
@@ -295,10 +294,9 @@ def test_short_prompts_are_cut_to_a_bucket(params, prompts):
 
 # Kills: recording log-probs of the exact weights, a head that stays exact.
 def test_int8_rollouts_are_those_of_the_rounded_model(params, prompts):
-  generate = make_generate(
-    MODEL, ONE, stops=STOPS, max_new_tokens=STEPS, int8=True
-  )
-  rollout = generate(params, *map(np.asarray, prompts), jax.random.key(2))
+  generate = make_generate(MODEL, ONE, max_new_tokens=STEPS, int8=True)
+  args = params, *map(np.asarray, prompts), jax.random.key(2)
+  rollout = generate(*args, stops=STOPS)
   rounded = quantize_params(params, MODEL.axes)
   rounded['head'] = quantize(params['head'], shared=(1,))
   rounded = dequantize(rounded, jnp.float32)
