@@ -27,6 +27,7 @@ The models are Hugging Face folders, or random ones of Qwen3's shape.
 """
 
 import argparse
+from functools import partial
 import heapq
 import json
 import math
@@ -102,14 +103,14 @@ def make_prompts(case):
 
 
 def make_sampler(model, case, *, slots=None):
-  """`generate` on one device."""
-  return make_generate(
+  """`generate` on one device, where nothing stops a row."""
+  generate = make_generate(
     model,
     sharding.make_mesh(devices=jax.devices()[:1]),
-    stops=make_stops(()),
     max_new_tokens=case.new,
     slots=slots,
   )
+  return partial(generate, stops=make_stops(()))
 
 
 def bare_products(model, params, case):
@@ -252,15 +253,17 @@ def study_long_tail(model, params, rounds):
 
 def count_recompilations(model, params, case):
   """Compilations by a second call that differs in everything but shapes."""
-  generate = make_sampler(model, case)
+  generate = make_sampler(model, case).func
   prompt, length = make_prompts(case)
-  generate(params, prompt, length, jax.random.key(0))
+  stops = make_stops(())
+  generate(params, prompt, length, jax.random.key(0), stops=stops)
   before = generate.program.compilations
   generate(
     params,
     prompt[::-1],
     length[::-1],
     jax.random.key(1),
+    stops=make_stops((2, 3)),
     limit=np.arange(case.batch) + 1,
     budget=case.batch,
     temperature=0.7,

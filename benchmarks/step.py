@@ -85,9 +85,8 @@ def make_step(args, student, params, teacher, frozen):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
   terms = {'opd': losses.Term(losses.matching(losses.reverse_kl))}
-  generate = make_generate(
-    student, mesh, stops=make_stops(()), max_new_tokens=args.new
-  )
+  generate = make_generate(student, mesh, max_new_tokens=args.new)
+  sampled = dict(stops=make_stops(()), top_p=args.top_p)
   teach = jax.jit(make_teach({'teacher': teacher}))
   learn = jax.jit(
     make_learn(
@@ -119,7 +118,7 @@ def make_step(args, student, params, teacher, frozen):
     key = jax.random.key(i)
     rollout = lap(
       'rollout',
-      generate(state.params, prompt, length, key, top_p=args.top_p),
+      generate(state.params, prompt, length, key, **sampled),
     )
     steps = np.arange(args.new)
     batch = Batch(

@@ -171,7 +171,12 @@ def _evaluator(config, run: Run, prompts: batching.PromptBatch):
 
   @cache
   def of(name: str):
-    generate = run.make_generate(run.models[name], f'{name}: evaluation')
+    generate = run.make_generate(
+      run.models[name],
+      f'{name}: evaluation',
+      group_size=1 + config.eval.samples,
+      slots=config.eval.batch_size,
+    )
     return make_evaluate(
       generate,
       run.tokenizer,

@@ -1,6 +1,6 @@
 """What is wrong with the settings and the data of a run, said before it runs.
 
-Each function raises a ValueError of one line, or does nothing.
+Each check raises a ValueError of one line, or does nothing.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from jopd.config import about, base, did_you_mean, refuse_unknown
 from jopd.config import stage as default_stage
 from jopd.data.examples import Example
+from jopd.data.prompts import check_boundary
 from jopd.rollout.pick import sampling
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
@@ -142,3 +143,23 @@ def check_answers(
         f'example {example.id} has no answer to grade by; add it, or name its'
         ' field: answer_field'
       )
+
+
+def note_boundary(
+  example: Example, say: Callable[[str], None], **encoding
+) -> None:
+  """Says so where imitation sees other tokens than the chat template renders.
+
+  Not an error: templates that add an empty thinking block do it on purpose.
+
+  Args:
+    example: with a response.
+    say: takes a line of text.
+    encoding: of `check_boundary`: tokenizer, stop_id, template_kwargs.
+  """
+  try:
+    check_boundary(
+      messages=example.messages, response=example.response, **encoding
+    )
+  except ValueError as error:
+    say(f'note: example {example.id}: {error}')

@@ -1,11 +1,13 @@
 """What each console command does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
+from functools import partial
 import json
 import logging
 import pathlib
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,16 +16,18 @@ from tqdm import tqdm
 from jopd import build, sharding
 from jopd import config as configs
 from jopd.data import sources
-from jopd.data.batching import encode_batch
+from jopd.data.batching import PromptBatch, encode_batch
 from jopd.data.examples import Example
 from jopd.data.prompts import encode_prompt
 from jopd.diagnose.report import report as draw
 from jopd.models import hf
+from jopd.models.api import Model
 from jopd.programs import cache_compilations
 from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.pick import sampling
 from jopd.rollout.slots import BUDGET, LENGTH, STOP
-from jopd.rollout.stops import make_stops
+from jopd.rollout.stops import Stops, make_stops
+from jopd.rollout.stream import make_stream, texts
 from jopd.train import pipeline
 
 
@@ -112,8 +116,9 @@ def eval(arguments, overrides) -> None:
   print(json.dumps({'model': arguments.model, **evaluate()}, indent=2))
 
 
-# Answers that are decoded at a time, and those asked for in one call: what ends
-# early makes room for the next, but nothing is printed before the call is over.
+# Answers that are decoded at a time, and those to --input that one call asks
+# for: what ends early makes room for the next, but nothing is printed before
+# the call is over.
 _SLOTS, _ROWS = 64, 256
 _ENDS = {STOP: 'stop', LENGTH: 'length', BUDGET: 'budget'}
 
@@ -127,8 +132,8 @@ def sample(arguments, overrides) -> None:
   if arguments.prompt is not None:
     turn = {'role': 'user', 'content': arguments.prompt}
     examples = [Example('--prompt', [turn])]
-    for answer in _answers(folder, examples, how, arguments):
-      print(answer['response'], flush=True)
+    for text in _stream(folder, examples, how, arguments):
+      print(text, end='', flush=True)
     return
   # A row that is left out would shift the answers of those after it.
   examples = sources.jsonl(
@@ -197,11 +202,19 @@ def _finished(workdir: str, stage: str | None) -> str:
   return str(root / (stage or done[-1]) / 'model')
 
 
-def _answers(folder: str, examples, how: dict, arguments) -> Iterator[dict]:
-  """As many answers to each example as --samples says, in order.
+class _Policy(NamedTuple):
+  """What answers, and what it is asked."""
 
-  All that can be wrong is found at once, before the first answer is asked for.
-  """
+  tokenizer: object
+  model: Model
+  params: dict  # on one device
+  prompts: PromptBatch
+  stops: Stops
+  options: dict  # of `make_generate` and `make_stream`
+
+
+def _load(folder: str, examples: Sequence[Example], arguments) -> _Policy:
+  """All that can be wrong is found here, before the first answer."""
   tokenizer = hf.load_tokenizer(folder)
   stops = make_stops(
     hf.stop_ids(folder, tokenizer),
@@ -219,23 +232,48 @@ def _answers(folder: str, examples, how: dict, arguments) -> Iterator[dict]:
       f' {positions} of {folder}'
     )
   prompts = encode_batch(examples, tokenizer, max_prompt_tokens=longest)
-  # One device, so that the number of rows is free.
-  mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  model, params = hf.load(
-    folder,
-    shardings=lambda axes, shapes: sharding.param_shardings(mesh, axes, shapes),
-  )
-  generate = make_generate(
-    model,
-    mesh,
-    stops=stops,
+  place = partial(sharding.param_shardings, _one_device())
+  model, params = hf.load(folder, shardings=place)
+  options = dict(
     max_new_tokens=arguments.max_tokens,
     group_size=arguments.samples,
     slots=_SLOTS,
     vocab_size=len(tokenizer),
     say=say,
   )
-  key = jax.random.key(arguments.seed)
+  return _Policy(tokenizer, model, params, prompts, stops, options)
+
+
+def _one_device():
+  """So that the number of rows is free."""
+  return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def _stream(folder: str, examples, how: dict, arguments) -> Iterator[str]:
+  """The text of the answers to one example, while they are written."""
+  policy = _load(folder, examples, arguments)
+  stream = make_stream(policy.model, _one_device(), **policy.options)
+  steps = stream(
+    policy.params,
+    policy.prompts.prompt,
+    policy.prompts.prompt_length,
+    _key(arguments, 0),
+    stops=policy.stops,
+    **how,
+  )
+  return texts(policy.tokenizer, steps)
+
+
+def _key(arguments, start: int) -> jax.Array:
+  """The key of the call that begins with prompt number `start`."""
+  return jax.random.fold_in(jax.random.key(arguments.seed), start)
+
+
+def _answers(folder: str, examples, how: dict, arguments) -> Iterator[dict]:
+  """As many answers to each example as --samples says, in order."""
+  policy = _load(folder, examples, arguments)
+  prompts = policy.prompts
+  generate = make_generate(policy.model, _one_device(), **policy.options)
   size = min(max(1, _ROWS // arguments.samples), len(examples))
 
   def batches():
@@ -244,14 +282,15 @@ def _answers(folder: str, examples, how: dict, arguments) -> Iterator[dict]:
       # The last batch is filled up, so that it compiles nothing.
       rows = np.resize(np.arange(start, start + len(part)), size)
       rollout = generate(
-        params,
+        policy.params,
         prompts.prompt[rows],
         prompts.prompt_length[rows],
-        jax.random.fold_in(key, start),
+        _key(arguments, start),
+        stops=policy.stops,
         **how,
       )
       asked = [example for example in part for _ in range(arguments.samples)]
-      yield from _rows(asked, tokenizer, jax.device_get(rollout))
+      yield from _rows(asked, policy.tokenizer, jax.device_get(rollout))
 
   return batches()
 

@@ -64,7 +64,9 @@ def base() -> ConfigDict:
       samples=4,  # per prompt, for avg@k and pass@k; 0 for greedy only
       temperature=1.0,
       top_p=1.0,
-      batch_size=256,  # rows decoded at once
+      # Responses decoded at once; the others wait for one to end. Greedy and
+      # sampled ones alike. The numbers do not depend on it.
+      batch_size=256,
     )
   )
   # Steps between checkpoints, and how many are kept.

@@ -14,6 +14,10 @@ from jopd.rollout.engine import decode
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.slots import STOP
 
+# Batches of rows that a call asks for, so that most of its rows begin as soon
+# as another one has ended: the last ones of a call wait for the longest.
+_BATCHES = 4
+
 
 def make_evaluate(
   generate: Callable[..., Rollout],
@@ -28,12 +32,18 @@ def make_evaluate(
 ):
   """A function from parameters to the accuracy on fixed prompts.
 
+  A prompt is answered 1 + samples times in the same call, the first time
+  greedily. The numbers do not depend on batch_size: the key of a response
+  comes from its prompt's place among all prompts.
+
   Args:
-    generate: of `rollout.engine.make_generate`.
+    generate: of `rollout.engine.make_generate`, with its stops bound; made for
+      groups of 1 + samples and with batch_size slots.
     tokenizer: decodes responses.
     grade: (response text, example) -> reward; 1 is right.
     prompts: of `data.batching.encode_batch`.
-    batch_size: rows decoded at once.
+    batch_size: rows decoded at once. A call has as many prompts, and more if
+      its rows would be less than four times as many.
     samples: responses per prompt for avg@k and pass@k; 0 for greedy only.
     temperature: of those samples.
     top_p: of those samples.
@@ -45,59 +55,63 @@ def make_evaluate(
     samples = n also avg_at_n with _low and _high (prompts are the independent
     unit) and pass_at_k for k = 1, 2, 4, ... up to n (unbiased).
   """
-  count = len(prompts.examples)
-  # The last batch is filled up with rows that are thrown away again.
-  rows = np.arange(-(-count // batch_size) * batch_size) % count
+  count, group = len(prompts.examples), 1 + samples
+  size = batch_size * _batches_per_call(-(-count // batch_size), group)
+  # The last call is filled up with prompts that are thrown away again.
+  asked = np.arange(-(-count // size) * size) % count
 
-  def respond(bar, params, key, **settings):
-    """[3, count]: reward, length and truncation of a response per prompt."""
-    outcomes = []
-    for start in range(0, len(rows), batch_size):
-      # Each host answers and grades its part of the batch.
-      batch = np.split(rows[start : start + batch_size], jax.process_count())
-      part = batch[jax.process_index()]
-      rollout = sharding.local_rows(
-        generate(
-          params,
-          prompts.prompt[part],
-          prompts.prompt_length[part],
-          jax.random.fold_in(key, start),
-          **settings,
-        )
+  def respond(params, key, start):
+    """[processes, 3, rows]: reward, length and truncation of each response."""
+    # Each host answers and grades its part of the call.
+    parts = np.split(asked[start : start + size], jax.process_count())
+    part = parts[jax.process_index()]
+    rollout = sharding.local_rows(
+      generate(
+        params,
+        prompts.prompt[part],
+        prompts.prompt_length[part],
+        key,
+        first_row=start * group,
+        temperature=np.tile([0.0] + [temperature] * samples, len(part)),
+        top_p=top_p,
       )
-      texts = decode(tokenizer, rollout)
-      rewards = [
-        grade(text, prompts.examples[i])
-        for text, i in zip(texts, part, strict=True)
-      ]
-      local = np.stack([rewards, rollout.response_length, rollout.end != STOP])
-      outcomes.extend(sharding.from_hosts(local))
-      bar.update()
-    return np.concatenate(outcomes, axis=1)[:, :count]
+    )
+    texts = decode(tokenizer, rollout)
+    rewards = [
+      grade(text, prompts.examples[i])
+      for text, i in zip(texts, np.repeat(part, group), strict=True)
+    ]
+    return sharding.from_hosts(
+      np.stack([rewards, rollout.response_length, rollout.end != STOP])
+    )
 
   def evaluate(params, key) -> dict[str, float | int]:
-    sampled = dict(temperature=temperature, top_p=top_p)
-    with _progress((1 + samples) * len(rows) // batch_size) as bar:
-      greedy = respond(bar, params, key, temperature=0.0)
-      rewards = [
-        respond(bar, params, jax.random.fold_in(key, 1 + i), **sampled)[0]
-        for i in range(samples)
-      ]
-    result = {'prompts': count, **_greedy(*greedy)}
+    outcomes = []
+    for start in _progress(range(0, len(asked), size)):
+      outcomes.extend(respond(params, key, start))
+    outcomes = np.concatenate(outcomes, axis=1).reshape(3, -1, group)[:, :count]
+    result = {'prompts': count, **_greedy(*outcomes[..., 0])}
     if samples:
-      result |= _sampled(np.sum(np.equal(rewards, 1), axis=0), samples)
+      correct = np.sum(outcomes[0, :, 1:] == 1, axis=1)
+      result |= _sampled(correct, samples)
     return result
 
   return evaluate
 
 
-def _progress(batches: int) -> tqdm:
+def _batches_per_call(batches: int, group: int) -> int:
+  """Batches of prompts, so that calls are long and about equally so."""
+  calls = -(-batches // max(1, _BATCHES // group))
+  return -(-batches // calls)
+
+
+def _progress(calls: range) -> tqdm:
   """A bar for evaluations that take more than a moment, gone at their end."""
   interval = 0.1 if sys.stderr.isatty() else 30.0
   return tqdm(
-    total=batches,
+    calls,
     desc='evaluation',
-    unit='batch',
+    unit='call',
     leave=False,
     delay=2.0,
     mininterval=interval,

@@ -43,9 +43,11 @@ Any setting can be overridden: --config.eval.samples=16
 """
 _SAMPLE = """\
 Lets a model answer one prompt, or each row of a JSONL file (`messages` or
-`prompt` rows). Answers go to standard output: to --prompt as text, to --input
-as JSONL, with the log-prob of each answer under the model and under the way it
-was sampled. A stop string stays in the answer that it ends.
+`prompt` rows). Answers go to standard output. To --prompt as text, while it is
+written; with --samples one after the other, the first one while all of them are
+being written. To --input as JSONL, a few hundred answers at a time, each with
+its log-prob under the model and under the way it was sampled. A stop string
+stays in the answer that it ends.
 
   jopd sample --model=runs/quickstart/distil/model --prompt='3 1 4 1 5 9'
   jopd sample --workdir=runs/quickstart --stage=warm --prompt='3 1 4 1 5 9'

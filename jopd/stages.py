@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd import sharding
-from jopd.checks import check_answers
+from jopd.checks import check_answers, note_boundary
 from jopd.config import about
 from jopd.data import batching, contexts
-from jopd.data.prompts import check_boundary
 from jopd.optimizers import make_optimizer
 from jopd.recipe import (
   make_examples,
@@ -22,6 +21,7 @@ from jopd.recipe import (
   resolve,
 )
 from jopd.rollout import select as selection
+from jopd.rollout.engine import check_slots
 from jopd.rollout.slots import STOP
 from jopd.train import followers
 from jopd.train.stage import Run, Stage
@@ -47,6 +47,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
   parts = settings.updates * settings.micro_batches
   rows = settings.batch_size * settings.group_size // parts
   sharding.check_batch(run.mesh, rows)
+  check_slots(run.mesh, settings.slots or None)
   terms, roles = settings.terms.to_dict(), tuple(settings.teachers)
   make = make_terms(
     terms,
@@ -165,7 +166,7 @@ def _batches(config, index: int, run: Run, encoding, *, graded: bool):
         ' graded; choose another source, or credits and rules without'
       )
     if imitates:
-      _note_boundary(examples[0], run, encoding)
+      note_boundary(examples[0], run.say, **encoding)
     else:
       check_answers(examples, run.grade, required=graded)
     return batching.make_iterator(
@@ -180,19 +181,6 @@ def _batches(config, index: int, run: Run, encoding, *, graded: bool):
       process_count=jax.process_count(),
       **encoding,
     )
-
-
-def _note_boundary(example, run: Run, encoding) -> None:
-  """Says so where imitation sees other tokens than the chat template renders.
-
-  Not an error: templates that add an empty thinking block do it on purpose.
-  """
-  try:
-    check_boundary(
-      messages=example.messages, response=example.response, **encoding
-    )
-  except ValueError as error:
-    run.say(f'note: example {example.id}: {error}')
 
 
 def _contexts(settings, encoding) -> dict[str, Callable]:

@@ -112,7 +112,7 @@ def test_imitation_of_other_tokens_than_the_chat_is_told(
 
 @pytest.mark.usefixtures('unloaded')
 class TestModels:
-  """What is wrong with models and tokenizers, found before weights load."""
+  """What is wrong with models, tokenizers and mesh, found before weights."""
 
   def pair(self, config, tmp_path, **teacher):
     student = tiny.save_model(tmp_path / 'student')
@@ -149,6 +149,14 @@ class TestModels:
     folder = tiny.save_model(tmp_path / 'm', tokenizer=bare)
     config.models.student = ConfigDict({'path': folder})
     assert f'tokenizer {folder}: the tokenizer has no chat' in refused(config)
+
+  def test_slots_that_the_mesh_cannot_divide(self, config):
+    # Kills: finding out once the weights are there. 0 is all of the rows.
+    config.distil.slots = 12
+    assert refused(config) == (
+      'config.distil: slots must be a multiple of the 8 parts that the mesh'
+      ' makes of a batch, got 12'
+    )
 
   def test_too_few_embeddings(self, config):
     config.models.student.vocab_size = 383

@@ -284,6 +284,17 @@ def sample(model, *flags):
   return out
 
 
+class Flushed(io.StringIO):
+  """Keeps how much text was there at each flush."""
+
+  def __init__(self):
+    super().__init__(newline='')
+    self.flushed = []
+
+  def flush(self):
+    self.flushed.append(len(self.getvalue()))
+
+
 def read(rows: str):
   return [json.loads(row) for row in rows.splitlines()]
 
@@ -349,6 +360,47 @@ class TestSample:
     )
     half = len(out) // 2
     assert out and out[:half] == out[half:]
+
+  def test_a_prompt_is_answered_while_it_is_read(
+    self, model, tmp_path, monkeypatch
+  ):
+    # Kills: text that is printed once it is whole, or is not flushed, and other
+    # answers than --input gets.
+    flags = ('--samples=3', '--max-tokens=12', '--seed=3')
+    prompts = tmp_path / 'rows.jsonl'
+    prompts.write_text('{"prompt": "1 2 3"}')
+    rows = read(sample(model, f'--input={prompts}', *flags))
+    monkeypatch.setattr(commands, '_SLOTS', 2)
+    said = Flushed()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
+      main.run(['sample', f'--model={model}', '--prompt=1 2 3', *flags])
+    text = said.getvalue()
+    assert text == ''.join(row['response'] + '\n' for row in rows)
+    before_the_first_is_whole = text.index('\n')
+    assert sum(0 < n <= before_the_first_is_whole for n in said.flushed) > 5
+
+  def test_an_interrupted_run_leaves_whole_rows(
+    self, model, questions, tmp_path, monkeypatch
+  ):
+    # Kills: rows that are written in pieces, and answers of finished calls that
+    # are lost.
+    interrupted = iter([False, True])
+    real = commands.decode
+
+    def decode(*args):
+      if next(interrupted):
+        raise KeyboardInterrupt
+      return real(*args)
+
+    monkeypatch.setattr(commands, '_ROWS', 16)
+    monkeypatch.setattr(commands, 'decode', decode)
+    out = tmp_path / 'out.jsonl'
+    flags = (*questions, '--max-tokens=2', f'--output={out}')
+    code, _, err = jopd('sample', f'--model={model}', *flags)
+    assert code == 130 and err.endswith('jopd: interrupted\n')
+    text = out.read_text()
+    assert text.endswith('\n')
+    assert [row['id'] for row in read(text)] == [str(i) for i in range(16)]
 
   def test_a_stop_string_ends_answers_and_changes_nothing_before(
     self, model, questions

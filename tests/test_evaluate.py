@@ -1,15 +1,21 @@
-"""Accuracies against scripted responses: nothing is sampled here."""
+"""Accuracies against scripted responses, and of one model in several ways."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jopd import sharding
 from jopd.data.batching import PromptBatch
 from jopd.data.examples import Example
 from jopd.evaluate import make_evaluate
+from jopd.models.decoder import DecoderConfig, make_model
+from jopd.rollout.engine import make_generate
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.slots import LENGTH, STOP
+from jopd.rollout.stops import make_stops
 
 LIMIT = 4  # slots of a response
 RIGHT, WRONG = 1, 2  # tokens
@@ -36,21 +42,21 @@ def make_prompts(count):
 
 
 class Script:
-  """Answers prompt i in pass p with `answers[p][i]`, and keeps what it saw."""
+  """Answer number g to prompt i is `answers[g][i]`; keeps what it was asked."""
 
   def __init__(self, answers, lengths=None):
-    self.answers, self.calls, self.seen = answers, [], 0
+    self.answers, self.calls = np.array(answers), []
     self.lengths = lengths or [1] * len(answers[0])
 
   def __call__(self, params, prompt, prompt_length, key, **settings):
-    rows = prompt[:, 0]
-    turn, self.seen = self.seen // len(self.answers[0]), self.seen + len(rows)
-    self.calls.append((len(rows), settings, jax.random.key_data(key).tolist()))
+    self.calls.append((len(prompt), settings))
+    answers = self.answers[:, prompt[:, 0]].T.flatten()
+    rows = np.repeat(prompt[:, 0], len(self.answers))
     response = np.zeros((len(rows), LIMIT), np.int32)
-    response[:, 0] = [self.answers[turn][row] for row in rows]
+    response[:, 0] = answers
     length = np.array([self.lengths[row] for row in rows], np.int32)
     rollout = Rollout(
-      *(prompt, prompt_length, response, length),
+      *(rows[:, None], np.ones_like(rows), response, length),
       *(np.zeros((len(rows), LIMIT), np.float32),) * 2,
       end=np.where(length < LIMIT, STOP, LENGTH),
       slot_steps=np.int32(0),
@@ -96,7 +102,7 @@ def test_rows_that_fill_the_last_batch_do_not_count():
   # which are right. Kills: 2 of 5 counted as 5 of 8, and a shorter last batch.
   script = Script([[RIGHT, RIGHT, WRONG, WRONG, WRONG]])
   result = evaluate(script, 5, batch_size=4, samples=0)
-  assert [rows for rows, _, _ in script.calls] == [4, 4]
+  assert [prompts for prompts, _ in script.calls] == [8]
   assert result['greedy_accuracy'] == 0.4 and result['prompts'] == 5
 
 
@@ -104,8 +110,23 @@ def test_fewer_prompts_than_a_batch_are_repeated():
   # Kills: filling up with each prompt at most once more.
   script = Script([[RIGHT, WRONG]])
   result = evaluate(script, 2, batch_size=8, samples=0)
-  assert [rows for rows, _, _ in script.calls] == [8]
+  assert [prompts for prompts, _ in script.calls] == [8]
   assert result['greedy_accuracy'] == 0.5
+
+
+# Four batches of rows wait for two slots, and no call is much shorter than the
+# others: 10 prompts are 6 and 4 that are filled up, not 8 and 2. With a group
+# of 4 a batch of prompts is enough. Kills: calls of batch_size rows, in which
+# short answers wait for the longest, and all prompts in one call.
+@pytest.mark.parametrize(
+  'samples, sizes', [(0, [6, 6]), (1, [4] * 3), (3, [2] * 5), (9, [2] * 5)]
+)
+def test_a_call_asks_for_more_rows_than_are_decoded_at_once(samples, sizes):
+  script = Script([[RIGHT] * 10] * (1 + samples))
+  evaluate(script, 10, batch_size=2, samples=samples)
+  assert [prompts for prompts, _ in script.calls] == sizes
+  firsts = [settings['first_row'] for _, settings in script.calls]
+  assert firsts == [sizes[0] * (1 + samples) * n for n in range(len(sizes))]
 
 
 def test_samples_give_avg_and_pass_at_k():
@@ -125,15 +146,63 @@ def test_samples_give_avg_and_pass_at_k():
   assert result['pass_at_4'] == pytest.approx(2 / 3)
 
 
-def test_greedy_is_temperature_zero_and_samples_have_settings_and_own_keys():
-  # Kills: one key for all samples, which makes them the same.
+def test_the_first_answer_is_greedy_and_the_others_are_sampled():
+  # Kills: settings of samples for the greedy answer, and in another order.
   script = Script([[RIGHT, WRONG]] * 3)
   evaluate(script, 2, batch_size=2, samples=2, temperature=0.7, top_p=0.9)
-  settings = [settings for _, settings, _ in script.calls]
-  sampled = {'temperature': 0.7, 'top_p': 0.9}
-  assert settings == [{'temperature': 0.0}, sampled, sampled]
-  keys = [tuple(key) for _, _, key in script.calls]
-  assert len(set(keys)) == 3
+  [(_, settings)] = script.calls
+  np.testing.assert_array_equal(settings['temperature'], [0, 0.7, 0.7] * 2)
+  assert settings['top_p'] == 0.9
+
+
+MODEL = make_model(
+  DecoderConfig(
+    vocab_size=31,
+    layers=1,
+    embed=16,
+    heads=2,
+    kv_heads=1,
+    head_dim=8,
+    mlp=16,
+    qk_norm=True,
+    init_scale=0.3,
+  )
+)
+
+
+def respond(batch_size, devices):
+  """The result of 9 prompts, 3 answers each, and (prompt, text) as graded."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:devices], data=-1)
+  params = MODEL.init(jax.random.key(0))
+  shardings = sharding.param_shardings(mesh, MODEL.axes, params)
+  generate = make_generate(
+    MODEL, mesh, max_new_tokens=8, group_size=3, slots=batch_size
+  )
+  graded = []
+
+  def grade(text, example):
+    graded.append((example.id, text))
+    return float(len(text.split()) % 2)
+
+  run = make_evaluate(
+    partial(generate, stops=make_stops(range(8))),
+    Words(),
+    grade,
+    make_prompts(9),
+    **dict(batch_size=batch_size, samples=2, temperature=1.5),
+  )
+  return run(jax.device_put(params, shardings), jax.random.key(0)), graded[:27]
+
+
+def test_the_numbers_do_not_depend_on_the_batch_size():
+  # Kills: keys by the place in a call, which change with batch_size, with the
+  # prompts that fill a call up, and with the devices.
+  result, graded = respond(16, 1)
+  assert 0 < result['avg_at_2'] < 1
+  assert len(set(graded)) > 20  # samples of a prompt differ
+  assert [i for i, _ in graded] == [str(i) for i in range(9) for _ in range(3)]
+  for batch_size, devices in ((2, 1), (8, 8)):
+    assert respond(batch_size, devices) == (result, graded)
 
 
 def test_only_a_full_reward_counts_as_right():

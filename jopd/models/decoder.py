@@ -236,6 +236,7 @@ def make_model(
       and after every layer. On a mesh that divides the width of the weights,
       `sharding.constrain_batch(mesh)`: left alone, the compiler keeps the
       width of activations divided too, and moves them instead of the weights.
+      Decoding is left alone, since there they are the smaller.
 
   Returns:
     A `Model`. Its params are a nested dict: `embed` [V, D], `layers` with a
@@ -263,13 +264,16 @@ def make_model(
     position = jnp.arange(tokens.shape[1])[None]
     if start is not None:
       position = position + start[:, None]
+    # In a decoding step the weights outweigh the activations: these may move.
+    decodes = cache is not None and start is not None
+    pin = (lambda x: x) if decodes else constrain
     # Clip, not fill: NaN in a padding token would reach real ones through the
     # product 0 * NaN in attention.
-    x = constrain(jnp.take(params['embed'], tokens, axis=0, mode='clip'))
+    x = pin(jnp.take(params['embed'], tokens, axis=0, mode='clip'))
 
     def run_block(x, weights, past):
       x, past = nnx.merge(block, weights)(x, position, start, past)
-      return constrain(x), past
+      return pin(x), past
 
     if cache is None:
 

@@ -18,7 +18,6 @@ def make_generate(
   model: Model,
   mesh: jax.sharding.Mesh,
   *,
-  stops: Stops,
   max_new_tokens: int,
   group_size: int = 1,
   slots: int | None = None,
@@ -34,7 +33,6 @@ def make_generate(
   Args:
     model: the policy.
     mesh: the batch is split over its data axes.
-    stops: what ends a response, of `make_stops`.
     max_new_tokens: slots of the response.
     group_size: responses per prompt.
     slots: rows decoded at a time, over the whole mesh; see `sample`.
@@ -47,30 +45,30 @@ def make_generate(
     program_options: of `Program`: say, clock.
 
   Returns:
-    `generate(params, prompt [b, P], prompt_length [b], key, *, limit=None,
-    budget=None, **settings)`: the rows are this process's; `key` is one key,
-    the same on each, from which row i of the global batch gets `fold_in(key,
-    i)`; `limit` is a number or [b * group_size], `budget` a number, of all
-    hosts' tokens; `settings` are those of `sampling`. Its attribute `program`
-    counts compilations.
+    `generate(params, prompt [b, P], prompt_length [b], key, *, stops,
+    limit=None, budget=None, first_row=0, **settings)`: the rows are this
+    process's; `key` is one key, the same on each, from which row i of the
+    global batch gets `fold_in(key, first_row + i)`; `stops`, of `make_stops`,
+    end a response; `limit` is a number or [b * group_size], `budget` a number,
+    of all hosts' tokens; `settings` are those of `sampling`. Its attribute
+    `program` counts compilations.
 
   Raises:
     ValueError: slots cannot be divided over the mesh; and from `generate`, the
-      rows cannot, or a limit or a setting is out of range.
+      rows cannot, or a prompt's length, a limit or a setting is out of range.
   """
   rows = sharding.batch_sharding(mesh)
   replicated = sharding.replicated(mesh)
   shards = sharding.batch_parts(mesh)
-  if slots is not None and (slots < 1 or slots % shards):
-    raise ValueError(
-      f'slots must be a multiple of the {shards} parts that the mesh makes of a'
-      f' batch, got {slots}'
-    )
+  check_slots(mesh, slots)
 
-  def run(params, prompt, prompt_length, key, how, stops, limit, budget):
+  def run(
+    params, prompt, prompt_length, key, first_row, how, stops, limit, budget
+  ):
     count = len(limit)
     key = jax.random.wrap_key_data(key)
-    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    numbers = first_row + jnp.arange(count)
+    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
     return sample(
       model,
       params,
@@ -94,13 +92,22 @@ def make_generate(
   program = Program(
     name, run, out_shardings=Rollout(**fields), **program_options
   )
-  stops = sharding.put(jax.tree.map(np.asarray, stops), replicated)
 
   def generate(
-    params, prompt, prompt_length, key, *, limit=None, budget=None, **settings
+    params,
+    prompt,
+    prompt_length,
+    key,
+    *,
+    stops: Stops,
+    limit=None,
+    budget=None,
+    first_row: int = 0,
+    **settings,
   ) -> Rollout:
     count = len(prompt) * group_size
     sharding.check_batch(mesh, count * jax.process_count())
+    _check_range('prompt_length', prompt_length, prompt.shape[1])
     if buckets > 1:
       longest = sharding.largest(prompt_length)
       prompt = prompt[:, : bucket(longest, prompt.shape[1], buckets)]
@@ -116,8 +123,9 @@ def make_generate(
       params,
       *sharding.put((prompt, prompt_length), rows),
       sharding.put(jax.random.key_data(key), replicated),
+      sharding.put(np.int32(first_row), replicated),
       sharding.put(jax.tree.map(np.asarray, how), rows),
-      stops,
+      sharding.put(stops, replicated),
       sharding.put(_limits(limit, max_new_tokens, count), rows),
       sharding.put(np.int32(budget), replicated),
     )
@@ -126,12 +134,26 @@ def make_generate(
   return generate
 
 
+def check_slots(mesh: jax.sharding.Mesh, slots: int | None) -> None:
+  """Raises ValueError when slots cannot be divided evenly over the mesh."""
+  parts = sharding.batch_parts(mesh)
+  if slots is not None and (slots < 1 or slots % parts):
+    raise ValueError(
+      f'slots must be a multiple of the {parts} parts that the mesh makes of a'
+      f' batch, got {slots}'
+    )
+
+
 def _limits(limit, most: int, count: int) -> np.ndarray:
   """The most tokens of each row."""
   limits = np.asarray(most if limit is None else limit, np.int32)
-  if np.any(limits < 1) or np.any(limits > most):
-    raise ValueError(f'limit must be in [1, {most}], got {limit}')
+  _check_range('limit', limits, most)
   return np.broadcast_to(limits, count)
+
+
+def _check_range(name: str, values, most: int) -> None:
+  if np.min(values) < 1 or np.max(values) > most:
+    raise ValueError(f'{name} must be in [1, {most}], got {values}')
 
 
 def decode(tokenizer, rollout) -> list[str]:

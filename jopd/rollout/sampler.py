@@ -1,5 +1,6 @@
 """The compiled sampler: prefill, then a loop over response tokens."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Int, Key
 
-from jopd.models.api import Model
-from jopd.models.int8 import dequantize, quantize, quantize_params
+from jopd.models.api import KVCache, Model
+from jopd.models.int8 import Int8, dequantize, quantize, quantize_params
 from jopd.rollout import slots as queue
 from jopd.rollout.pick import Sampling, pick
 from jopd.rollout.slots import Plan, Requests, State
@@ -27,6 +28,17 @@ class Rollout(NamedTuple):
   sampler_logp: Array  # [B, T] of the distribution that was sampled, nats
   end: Array  # [B] int32: slots.STOP, LENGTH or BUDGET
   slot_steps: Array  # int32: decoding steps times slots, busy or idle
+
+
+class Work(NamedTuple):
+  """What the loop reads at every token and never changes."""
+
+  params: dict  # one entry per layer; matrices may be `Int8`
+  head: Array | Int8  # [V, D]
+  store: KVCache  # of the prompts, [b, K, P, N]
+  requests: Requests
+  stops: Stops
+  budget: Array | None
 
 
 def sample(
@@ -92,48 +104,26 @@ def sample(
   plan = Plan(
     rows // shards, slots // shards, shards, group_size, max_new_tokens
   )
-  weights = _weights(model, params, vocab_size, dtype, int8)
-  dtype = dtype or model.head(params).dtype
-  store = model.init_cache(*prompt.shape, dtype)
-  _, store = model.apply(dequantize(weights[0], dtype), prompt, None, store)
-  requests = _requests(prompt, prompt_length, key, how, limit, group_size)
-  key_kind = jax.random.key_impl(key)
-
-  def advance(state: State) -> State:
-    """One token more in every slot that is live."""
-    slots, asked = state.slots, queue.asked(plan, state, requests)
-    # In the loop, so that what is read at every token is the eight bits.
-    params, head = dequantize(weights, dtype)
-    hidden, cache = model.apply(
-      params, slots.token[:, None], slots.position, state.cache
-    )
-    logits = jnp.einsum(
-      'bd,vd->bv', hidden[:, 0], head, preferred_element_type=jnp.float32
-    )
-    keys = jax.random.wrap_key_data(asked.key, impl=key_kind)
-    keys = jax.vmap(jax.random.fold_in)(keys, slots.answer.length)
-    picked = pick(logits, keys, asked.how)
-    text, stopped = step(stops, slots.text, picked.token)
-    spent = state.spent + jnp.sum(slots.live)
-    exhausted = jnp.bool_(False) if budget is None else spent >= budget
-    slots = slots._replace(text=text)
-    slots = queue.write(slots, picked, stopped, asked.limit, exhausted)
-    return state._replace(
-      slots=slots,
-      cache=cache,
-      # With nothing left to spend nobody is admitted any more.
-      waiting=jnp.where(exhausted, plan.rows, state.waiting),
-      spent=spent,
-      steps=state.steps + 1,
-    )
-
   sizes = _cache_sizes(prompt.shape[1], max_new_tokens)
-  cache = model.init_cache(slots, sizes[0], dtype)
-  state = queue.begin(plan, requests, cache)
-  state = queue.admit(plan, state, requests, store, plan.slots)
+  work, state = prefill(
+    model,
+    plan,
+    params,
+    prompt,
+    prompt_length,
+    key,
+    how=how,
+    stops=stops,
+    limit=limit,
+    cache_size=sizes[0],
+    budget=budget,
+    vocab_size=vocab_size,
+    dtype=dtype,
+    int8=int8,
+  )
   for size in sizes:
     state = state._replace(cache=_grow(state.cache, size))
-    state = _serve(plan, state, requests, store, advance, size)
+    state = _serve(model, plan, work, state, size)
   return Rollout(
     _each(prompt, group_size),
     _each(prompt_length, group_size),
@@ -142,8 +132,71 @@ def sample(
   )
 
 
+def prefill(
+  model: Model,
+  plan: Plan,
+  params,
+  prompt,
+  prompt_length,
+  key,
+  *,
+  how: Sampling,
+  stops: Stops,
+  limit,
+  cache_size: int,
+  budget=None,
+  vocab_size: int | None = None,
+  dtype: DTypeLike | None = None,
+  int8: bool = False,
+) -> tuple[Work, State]:
+  """What the loop of `sample` begins with; the arguments are those of it.
+
+  Args:
+    plan: static.
+    cache_size: static; slots of the cache to begin with.
+  """
+  dtype = dtype or model.head(params).dtype
+  params, head = _weights(model, params, vocab_size, dtype, int8)
+  store = model.init_cache(*prompt.shape, dtype)
+  _, store = model.apply(dequantize(params, dtype), prompt, None, store)
+  requests = _requests(prompt, prompt_length, key, how, limit, plan.group_size)
+  work = Work(params, head, store, requests, stops, budget)
+  cache = model.init_cache(plan.slots * plan.shards, cache_size, dtype)
+  state = queue.begin(plan, requests, cache)
+  return work, queue.admit(plan, state, requests, store, plan.slots)
+
+
+def advance(model: Model, plan: Plan, work: Work, state: State) -> State:
+  """One token more in every slot that is live."""
+  slots, asked = state.slots, queue.asked(plan, state, work.requests)
+  # Here, and not before the loop: what each token reads is the eight bits.
+  dtype = state.cache[0][0].dtype
+  params, head = dequantize((work.params, work.head), dtype)
+  hidden, cache = model.apply(
+    params, slots.token[:, None], slots.position, state.cache
+  )
+  logits = jnp.einsum(
+    'bd,vd->bv', hidden[:, 0], head, preferred_element_type=jnp.float32
+  )
+  keys = jax.vmap(jax.random.fold_in)(asked.key, slots.answer.length)
+  picked = pick(logits, keys, asked.how)
+  text, stopped = step(work.stops, slots.text, picked.token)
+  spent = state.spent + jnp.sum(slots.live)
+  exhausted = jnp.bool_(False) if work.budget is None else spent >= work.budget
+  slots = slots._replace(text=text)
+  slots = queue.write(slots, picked, stopped, asked.limit, exhausted)
+  return state._replace(
+    slots=slots,
+    cache=cache,
+    # With nothing left to spend nobody is admitted any more.
+    waiting=jnp.where(exhausted, plan.rows, state.waiting),
+    spent=spent,
+    steps=state.steps + 1,
+  )
+
+
 def _weights(model, params, vocab_size, dtype, int8) -> tuple:
-  """Parameters as decoding likes them, and the head, as they are read."""
+  """Parameters as decoding likes them, and the head."""
   head = model.head(params)[:vocab_size]
   if int8:
     params = quantize_params(params, model.axes)
@@ -151,32 +204,35 @@ def _weights(model, params, vocab_size, dtype, int8) -> tuple:
   # Sliced per layer here, once, and not at every token of the loop.
   params = model.unstack(params)
   floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
-  cast = lambda x: x.astype(dtype or x.dtype) if floating(x) else x
+  cast = lambda x: x.astype(dtype) if floating(x) else x
   return jax.tree.map(cast, (params, head))
 
 
-def _serve(plan, state, requests, store, advance, size) -> State:
+def _serve(model, plan, work, state, size) -> State:
   """Decodes until all is answered, or a row needs more than `size` slots."""
-  count = max(1, plan.slots // 16)  # a few at a time: admitting costs a little
+  proceed = partial(advance, model, plan, work)
 
   def fits(state):
     position = jnp.where(state.slots.live, state.slots.position, 0)
     return jnp.max(position) < size
 
   def busy(state):
-    full = ~queue.ready(plan, state, count)
+    full = ~queue.ready(plan, state)
     return jnp.any(state.slots.live) & full & fits(state)
 
   def unfinished(state):
-    waits = jnp.any(state.waiting < plan.rows)
-    return (jnp.any(state.slots.live) | waits) & fits(state)
+    return queue.unfinished(plan, state) & fits(state)
 
   if plan.slots == plan.rows:  # nobody waits
-    return lax.while_loop(unfinished, advance, state)
+    return lax.while_loop(unfinished, proceed, state)
   return lax.while_loop(
     unfinished,
     lambda state: queue.admit(
-      plan, lax.while_loop(busy, advance, state), requests, store, count
+      plan,
+      lax.while_loop(busy, proceed, state),
+      work.requests,
+      work.store,
+      plan.few,
     ),
     state,
   )
@@ -188,7 +244,7 @@ def _requests(prompt, prompt_length, key, how, limit, group_size) -> Requests:
   return Requests(
     _each(last, group_size),
     _each(prompt_length - 1, group_size),
-    jax.random.key_data(key),
+    key,
     how,
     limit,
   )

@@ -25,7 +25,7 @@ class Requests(NamedTuple):
 
   token: Array  # int32, the last of the prompt
   position: Array  # int32, where it stands
-  key: Array  # [B, ...] raw data of the row's random key
+  key: Array  # the row's random key
   how: Sampling
   limit: Array  # int32, most tokens
 
@@ -70,6 +70,11 @@ class Plan(NamedTuple):
   shards: int
   group_size: int  # rows that share a prompt
   max_new_tokens: int
+
+  @property
+  def few(self) -> int:
+    """How many are admitted together: admitting costs a little."""
+    return max(1, self.slots // 16)
 
   def each_shard(self, function: Callable, *args):
     """function(*args) on every shard's part of arrays [shards * n, ...]."""
@@ -163,11 +168,16 @@ def collect(plan: Plan, state: State) -> Answers:
   return plan.each_shard(put, state.done, state.slots)
 
 
-def ready(plan: Plan, state: State, count: int) -> Array:
-  """Whether some shard has `count` rows waiting, or all, and slots for them."""
+def ready(plan: Plan, state: State) -> Array:
+  """Whether some shard has a few rows waiting, or all, and slots for them."""
   free = jnp.sum(~state.slots.live.reshape(plan.shards, -1), axis=1)
   left = plan.rows - state.waiting
-  return jnp.any((left > 0) & (free >= jnp.minimum(count, left)))
+  return jnp.any((left > 0) & (free >= jnp.minimum(plan.few, left)))
+
+
+def unfinished(plan: Plan, state: State) -> Array:
+  """Whether some row is being answered, or waits."""
+  return jnp.any(state.slots.live) | jnp.any(state.waiting < plan.rows)
 
 
 def asked(plan: Plan, state: State, requests: Requests) -> Requests:

@@ -1,6 +1,7 @@
 """What a run and a stage are: made by build.py, run by loop.py."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -40,11 +41,10 @@ class Run(NamedTuple):
   def make_generate(
     self, model: Model, name: str, **options
   ) -> Callable[..., Rollout]:
-    """The engine of a model under the limits and stop tokens of this run."""
-    return make_generate(
+    """The engine of a model under the limits and stops of this run."""
+    generate = make_generate(
       model,
       self.mesh,
-      stops=self.stops,
       max_new_tokens=self.max_response_tokens,
       vocab_size=self.vocab_size,
       buckets=self.buckets,
@@ -53,6 +53,7 @@ class Run(NamedTuple):
       clock=self.clock,
       **{'compute_dtype': self.compute_dtype, **options},
     )
+    return partial(generate, stops=self.stops)
 
 
 class Stage(NamedTuple):

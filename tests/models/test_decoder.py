@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jopd import sharding
 from jopd.models import DecoderConfig, make_model
 from jopd.models.attention import causal_attention, write_cache
 
@@ -180,6 +182,33 @@ def test_a_write_in_a_loop_copies_no_cache():
   memory = program.memory_analysis()
   assert memory.alias_size_in_bytes >= 4 * cache.size
   assert memory.temp_size_in_bytes < cache.size
+
+
+def test_decoding_on_a_mesh_moves_no_weights(params):
+  # Kills: a residual stream pinned to its rows while decoding, for which every
+  # matrix is collected from fsdp at every token.
+  mesh = sharding.make_mesh(fsdp=8)
+  model = make_model(CONFIG, constrain=sharding.constrain_batch(mesh))
+  rows = sharding.batch_sharding(mesh)
+  shardings = sharding.param_shardings(mesh, model.axes, params)
+  step = jax.jit(model.apply, in_shardings=(shardings, rows, rows, rows))
+  tokens, start = np.zeros((8, 1), np.int32), np.zeros(8, np.int32)
+  prefill = step.lower(params, tokens, None, model.init_cache(8, 4, 'float32'))
+  decode = step.lower(params, tokens, start, model.init_cache(8, 4, 'float32'))
+  matrices = [
+    [n for n in x.shape[1:] if n > 1]
+    for x in jax.tree.leaves(params['layers'])
+    if x.ndim > 2
+  ]
+
+  def collected(lowered):
+    text = lowered.compile().as_text()
+    found = re.findall(r'= \w+\[([\d,]+)\]\S* all-gather', text)
+    shapes = [[int(n) for n in dims.split(',') if n != '1'] for dims in found]
+    return [shape for shape in shapes if shape in matrices]
+
+  assert collected(prefill)
+  assert not collected(decode)
 
 
 def test_making_a_model_allocates_nothing_even_at_32b():

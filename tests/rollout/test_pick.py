@@ -235,6 +235,7 @@ def test_impossible_tokens_are_never_picked():
   [
     ({'temperature': -0.1}, 'temperature must be >= 0'),
     ({'temperature': float('nan')}, 'temperature must be >= 0'),
+    ({'temperature': np.array([1.0, -0.1])}, 'temperature must be >= 0'),
     ({'top_k': -1}, 'top_k must be >= 0'),
     ({'top_p': 0.0}, r'top_p must be in \(0, 1\]'),
     ({'top_p': 1.1}, r'top_p must be in \(0, 1\]'),
@@ -244,4 +245,4 @@ def test_impossible_tokens_are_never_picked():
 )
 def test_settings_out_of_range_are_refused(setting, message):
   with pytest.raises(ValueError, match=message):
-    sampling(1, **setting)
+    sampling(2, **setting)

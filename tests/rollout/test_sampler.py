@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jopd import sharding
+from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models.decoder import DecoderConfig, make_model
 from jopd.models.int8 import dequantize, quantize, quantize_params
 from jopd.rollout.engine import make_generate
@@ -192,14 +193,32 @@ def test_padding_ids_of_the_head_are_never_picked(params, prompts):
   generate = make_generate(
     MODEL,
     ONE,
-    stops=make_stops(()),
     max_new_tokens=STEPS,
     vocab_size=real,
   )
   tokens, lengths = map(np.asarray, prompts)
-  rollout = generate(params, tokens % real, lengths, jax.random.key(0))
+  rollout = generate(
+    params, tokens % real, lengths, jax.random.key(0), stops=make_stops(())
+  )
   assert rollout.response.max() < real
   assert np.isfinite(rollout.logp).all()
+
+
+# Kills: a number of the first row that shifts the prompts or the draws inside a
+# row, and a limit or a setting of a row that reaches its neighbours.
+def test_a_batch_can_be_asked_for_in_parts(params, prompts):
+  tokens, lengths = map(np.asarray, prompts)
+  temperature = np.array([0, 1, 2, 1, 0, 3, 1, 0])
+  generate = make_generate(MODEL, ONE, max_new_tokens=STEPS)
+  ask = lambda part, **options: jax.device_get(
+    generate(
+      *(params, tokens[part], lengths[part], jax.random.key(3)),
+      **dict(stops=STOPS, temperature=temperature[part]),
+      **options,
+    ).response
+  )
+  whole = ask(slice(None))
+  np.testing.assert_array_equal(ask(slice(4, 8), first_row=4), whole[4:])
 
 
 # Kills: keys that depend on the device, a cache split wrongly over heads.
@@ -212,10 +231,12 @@ def test_the_mesh_does_not_change_the_tokens(params, prompts, axes):
     placed = jax.device_put(
       params, sharding.param_shardings(mesh, MODEL.axes, params)
     )
-    generate = make_generate(MODEL, mesh, stops=STOPS, max_new_tokens=STEPS)
+    generate = make_generate(MODEL, mesh, max_new_tokens=STEPS)
     results.append(
       jax.device_get(
-        generate(placed, *map(np.asarray, prompts), jax.random.key(7))
+        generate(
+          placed, *map(np.asarray, prompts), jax.random.key(7), stops=STOPS
+        )
       )
     )
   one, many = results
@@ -223,11 +244,35 @@ def test_the_mesh_does_not_change_the_tokens(params, prompts, axes):
   np.testing.assert_allclose(one.logp, many.logp, atol=1e-5)
 
 
+# Kills: stops, settings or the first row's number as constants of the program,
+# and shapes that follow the number of stop ids or the bytes of the strings.
 def test_another_call_with_other_settings_compiles_nothing(params, prompts):
-  generate = make_generate(MODEL, ONE, stops=STOPS, max_new_tokens=STEPS)
-  tokens, lengths = map(np.asarray, prompts)
-  for settings in ({}, {'temperature': 0.3}, {'top_k': 5, 'top_p': 0.5}):
-    generate(params, tokens, lengths, jax.random.key(1), **settings)
+  tokenizer = builtin_tokenizer()
+  stop = lambda ids, *strings: make_stops(
+    ids, strings=strings, tokenizer=tokenizer, vocab_size=len(tokenizer)
+  )
+  generate = make_generate(MODEL, ONE, max_new_tokens=STEPS)
+  call = params, *map(np.asarray, prompts), jax.random.key(1)
+  free = generate(*call, stops=stop([], 'never'))
+  np.testing.assert_array_equal(free.end, LENGTH)
+  token = int(free.response[0, 4])
+  for settings in (
+    dict(stops=stop([token], '##', 'The answer')),
+    dict(stops=stop([1, 2, token, 4], 'fifteen letters')),
+    dict(stops=stop([], tokenizer.decode(token))),
+  ):
+    ended = generate(*call, **settings)
+    length = int(ended.response_length[0])
+    assert length <= 5 and ended.end[0] == STOP
+    np.testing.assert_array_equal(
+      ended.response[0, :length], free.response[0, :length]
+    )
+  for settings in (
+    dict(temperature=0.3, first_row=8),
+    dict(top_k=5, top_p=0.5),
+    dict(temperature=np.linspace(0, 1, BATCH), limit=3, budget=9),
+  ):
+    generate(*call, stops=stop([], 'never'), **settings)
   assert generate.program.compilations == 1
 
 
@@ -235,13 +280,12 @@ def test_another_call_with_other_settings_compiles_nothing(params, prompts):
 def test_short_prompts_are_cut_to_a_bucket(params, prompts):
   compiled = []
   one, two = (
-    make_generate(MODEL, ONE, stops=STOPS, max_new_tokens=STEPS, buckets=n)
-    for n in (1, 2)
+    make_generate(MODEL, ONE, max_new_tokens=STEPS, buckets=n) for n in (1, 2)
   )
   tokens, lengths = map(np.asarray, prompts)
   for most in (4, 3, 7, 2):
     args = params, tokens, np.minimum(lengths, most), jax.random.key(most)
-    whole, cut = one(*args), two(*args)
+    whole, cut = one(*args, stops=STOPS), two(*args, stops=STOPS)
     np.testing.assert_array_equal(whole.response, cut.response)
     np.testing.assert_allclose(whole.logp, cut.logp, atol=1e-5)
     compiled.append((cut.prompt.shape[1], two.program.compilations))
@@ -250,10 +294,9 @@ def test_short_prompts_are_cut_to_a_bucket(params, prompts):
 
 # Kills: recording log-probs of the exact weights, a head that stays exact.
 def test_int8_rollouts_are_those_of_the_rounded_model(params, prompts):
-  generate = make_generate(
-    MODEL, ONE, stops=STOPS, max_new_tokens=STEPS, int8=True
-  )
-  rollout = generate(params, *map(np.asarray, prompts), jax.random.key(2))
+  generate = make_generate(MODEL, ONE, max_new_tokens=STEPS, int8=True)
+  args = params, *map(np.asarray, prompts), jax.random.key(2)
+  rollout = generate(*args, stops=STOPS)
   rounded = quantize_params(params, MODEL.axes)
   rounded['head'] = quantize(params['head'], shared=(1,))
   rounded = dequantize(rounded, jnp.float32)
@@ -355,10 +398,11 @@ def test_the_mesh_does_not_change_the_queue(params, prompts):
       params, sharding.param_shardings(mesh, MODEL.axes, params)
     )
     generate = make_generate(
-      MODEL, mesh, stops=STOPS, max_new_tokens=STEPS, group_size=2, slots=4
+      MODEL, mesh, max_new_tokens=STEPS, group_size=2, slots=4
     )
     inputs = *map(np.asarray, prompts), jax.random.key(7)
-    results.append(jax.device_get(generate(placed, *inputs, limit=limit)))
+    rollout = generate(placed, *inputs, stops=STOPS, limit=limit)
+    results.append(jax.device_get(rollout))
   one, many = results
   np.testing.assert_array_equal(one.response, many.response)
   np.testing.assert_array_equal(one.end, many.end)
@@ -374,29 +418,45 @@ def test_a_group_may_lie_on_several_devices(params, prompts):
     placed = jax.device_put(
       params, sharding.param_shardings(mesh, MODEL.axes, params)
     )
-    generate = make_generate(
-      MODEL, mesh, stops=STOPS, max_new_tokens=STEPS, group_size=8
-    )
-    results.append(jax.device_get(generate(placed, *few, jax.random.key(7))))
+    generate = make_generate(MODEL, mesh, max_new_tokens=STEPS, group_size=8)
+    rollout = generate(placed, *few, jax.random.key(7), stops=STOPS)
+    results.append(jax.device_get(rollout))
   one, many = results
   np.testing.assert_array_equal(one.response, many.response)
   np.testing.assert_array_equal(
     many.prompt[:, :4], np.repeat(few[0], 8, axis=0)[:, :4]
   )
   with pytest.raises(ValueError, match='a batch of 10 rows cannot be divided'):
-    make_generate(MODEL, mesh, stops=STOPS, max_new_tokens=STEPS, group_size=5)(
-      placed, *few, jax.random.key(7)
+    make_generate(MODEL, mesh, max_new_tokens=STEPS, group_size=5)(
+      placed, *few, jax.random.key(7), stops=STOPS
     )
 
 
 @pytest.mark.parametrize('limit', [0, 13, [1] * 7 + [0]])
 def test_limits_beyond_the_slots_are_refused(params, prompts, limit):
-  generate = make_generate(MODEL, ONE, stops=STOPS, max_new_tokens=STEPS)
+  generate = make_generate(MODEL, ONE, max_new_tokens=STEPS)
   with pytest.raises(ValueError, match=r'limit must be in \[1, 12\]'):
-    generate(params, *map(np.asarray, prompts), jax.random.key(0), limit=limit)
+    generate(
+      params,
+      *map(np.asarray, prompts),
+      jax.random.key(0),
+      **dict(stops=STOPS, limit=limit),
+    )
+
+
+# Kills: an empty prompt, whose last token would be the last of its padding.
+@pytest.mark.parametrize('length', [0, SLOTS + 1])
+def test_prompts_beyond_their_slots_are_refused(params, prompts, length):
+  generate = make_generate(MODEL, ONE, max_new_tokens=STEPS)
+  lengths = np.array([1] * 7 + [length])
+  with pytest.raises(ValueError, match=r'prompt_length must be in \[1, 7\]'):
+    generate(
+      *(params, np.asarray(prompts[0]), lengths, jax.random.key(0)),
+      stops=STOPS,
+    )
 
 
 def test_slots_that_the_mesh_cannot_divide_are_refused():
   mesh = sharding.make_mesh(data=8)
   with pytest.raises(ValueError, match='a multiple of the 8 parts'):
-    make_generate(MODEL, mesh, stops=STOPS, max_new_tokens=4, slots=4)
+    make_generate(MODEL, mesh, max_new_tokens=4, slots=4)
