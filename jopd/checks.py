@@ -84,7 +84,8 @@ def _check_stage(stage, models) -> None:
   _check_least(0, stage, least)
   if not stage.temperature > 0:
     raise ValueError(f'temperature must be above 0, got {stage.temperature}')
-  for name in (stage.student, *stage.teachers.values()):
+  start = (stage.start,) if stage.start else ()
+  for name in (stage.student, *start, *stage.teachers.values()):
     if name not in models:
       raise ValueError(
         f'there is no model {name!r} in config.models'

@@ -83,6 +83,9 @@ def stage(**settings) -> ConfigDict:
   config = ConfigDict()
   # Which of `models` learns.
   config.student = 'student'
+  # Which of `models` it is a copy of when the stage starts; empty: itself. So a
+  # teacher can be made from the student: student='teacher', start='student'.
+  config.start = ''
   # Role -> which of `models` plays it: dict(teacher='teacher'). It is frozen as
   # it is at the stage's start; a model that teaches itself is copied.
   config.teachers = ConfigDict()

@@ -48,6 +48,9 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
   rows = settings.batch_size * settings.group_size // parts
   sharding.check_batch(run.mesh, rows)
   check_slots(run.mesh, settings.slots or None)
+  if settings.start:
+    with about('start'):
+      _check_alike(run, settings.start, settings.student)
   terms, roles = settings.terms.to_dict(), tuple(settings.teachers)
   make = make_terms(
     terms,
@@ -62,6 +65,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     name=config.stages[index],
     index=index,
     student=settings.student,
+    start=settings.start,
     teachers=settings.teachers.to_dict(),
     source=settings.source,
     contexts=_contexts(settings, encoding),
@@ -87,6 +91,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
       # As they come back from a file.
       models=json.loads(config.models.to_json()),
       student=settings.student,
+      start=settings.start,
       optimizer=json.loads(settings.optimizer.to_json()),
       updates=settings.updates,
       moving=json.loads(settings.moving.to_json()),
@@ -117,22 +122,26 @@ def _selection(settings) -> tuple[Callable, bool]:
 
 def _moving(settings, run: Run) -> dict[str, Callable]:
   """Role -> how that teacher follows the student."""
-  moving, student = {}, run.models[settings.student]
-  key = jax.random.key(0)
+  moving = {}
   for role, spec in settings.moving.items():
     with about(f'moving.{role}'):
       moving[role] = resolve(followers, spec)
       moving[role](jnp.zeros(1), jnp.zeros(1), 1)
-      name = settings.teachers[role]
-      shapes = [
-        jax.eval_shape(model.init, key) for model in (student, run.models[name])
-      ]
-      if shapes[0] != shapes[1]:
-        raise ValueError(
-          f'{name!r} is built otherwise than {settings.student!r}, so it cannot'
-          ' follow it; take the student itself, or a model of its sizes'
-        )
+      _check_alike(run, settings.teachers[role], settings.student)
   return moving
+
+
+def _check_alike(run: Run, one: str, other: str) -> None:
+  """Refuses two models of which one cannot take over the other's weights."""
+  shapes = [
+    jax.eval_shape(run.models[name].init, jax.random.key(0))
+    for name in (one, other)
+  ]
+  if shapes[0] != shapes[1]:
+    raise ValueError(
+      f'{one!r} is built otherwise than {other!r}, and the weights of one do'
+      ' not fit into the other: take two models of the same sizes'
+    )
 
 
 def _token_ids(texts, tokenizer) -> tuple[int, ...]:
