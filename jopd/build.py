@@ -131,7 +131,10 @@ def _run(config, say) -> tuple[Run, dict]:
     examples = make_examples(config.eval_data)[: config.eval.prompts]
     check_answers(examples, run.grade, required=True)
     prompts = batching.encode_batch(
-      examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
+      examples,
+      max_prompt_tokens=config.max_prompt_tokens,
+      context=_context(config),
+      **encoding,
     )
   return run._replace(evaluate=_evaluator(config, run, prompts)), encoding
 
@@ -253,6 +256,7 @@ def _batches(config, index: int, run: Run, encoding):
       _note_boundary(examples[0], run, encoding)
     else:
       check_answers(examples, run.grade, required=False)
+    _check_contexts(examples, settings)
     return batching.make_iterator(
       examples,
       batch_size=settings.batch_size,
@@ -261,6 +265,7 @@ def _batches(config, index: int, run: Run, encoding):
       # Not seed + index: stage 1 of one seed is not stage 0 of the next.
       seed=(1000 * config.seed + index) % 2**32,
       overlong='drop',
+      context=_context(config),
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       **encoding,
@@ -278,6 +283,22 @@ def _note_boundary(example, run: Run, encoding) -> None:
     )
   except ValueError as error:
     run.say(f'note: example {example.id}: {error}')
+
+
+def _context(config) -> Callable:
+  """What a model reads of an example, unless its stage says otherwise."""
+  with about('config.context'):
+    return resolve(contexts, config.context)
+
+
+def _check_contexts(examples, settings) -> None:
+  """Refuses an example of which a teacher cannot be told what it should be."""
+  for role, spec in settings.contexts.items():
+    with about(f'contexts.{role}'):
+      context = resolve(contexts, spec)
+      for example in examples:
+        with about(f'example {example.id}'):
+          context(example)
 
 
 def _contexts(settings, encoding) -> dict[str, Callable]:
