@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jopd import rewards, sharding
-from jopd.checks import check, check_answers, check_stages
+from jopd import checks, rewards, sharding
 from jopd.config import about, refuse_unknown
 from jopd.data import batching, contexts
 from jopd.data.prompts import check_boundary, turn_end
@@ -54,8 +53,8 @@ def build(config, *, say: Callable[[str], None] = print) -> Built:
   Raises:
     ValueError, FileNotFoundError: a setting is wrong; nothing was written.
   """
-  check(config)
-  check_stages(config)
+  checks.check(config)
+  checks.check_stages(config)
   run, encoding = _run(config, say)
   stages = []
   for index, name in enumerate(config.stages):
@@ -84,7 +83,7 @@ def build_evaluation(
   config = config.copy_and_resolve_references()
   config.models = ConfigDict({'model': {'path': folder}})
   config.tokenizer = ''
-  check(config)
+  checks.check(config)
   run, _ = _run(config, say)
   params = _params(config, run)
   return lambda: run.evaluate('model', params['model'])
@@ -97,12 +96,13 @@ def _run(config, say) -> tuple[Run, dict]:
   with about('config.eval.batch_size'):
     sharding.check_batch(mesh, config.eval.batch_size)
   where, tokenizer, stops = _tokenizer(config)
-  template = config.template.to_dict()
-  with about(f'tokenizer {where}'):
-    stop_id = turn_end(tokenizer, template_kwargs=template)
   encoding = dict(
-    tokenizer=tokenizer, stop_id=stop_id, template_kwargs=template
+    tokenizer=tokenizer, template_kwargs=config.template.to_dict()
   )
+  with about(f'tokenizer {where}'):
+    encoding['stop_id'] = stop_id = turn_end(**encoding)
+  with about('config.context'):
+    encoding['context'] = resolve(contexts, config.context)
   reward = resolve(rewards, config.reward)
   # A student that learns where the template ends a turn must stop there.
   stop_ids = tuple(sorted({*stops, stop_id}))
@@ -129,12 +129,9 @@ def _run(config, say) -> tuple[Run, dict]:
   )
   with about('config.eval_data'):
     examples = make_examples(config.eval_data)[: config.eval.prompts]
-    check_answers(examples, run.grade, required=True)
+    checks.check_answers(examples, run.grade, required=True)
     prompts = batching.encode_batch(
-      examples,
-      max_prompt_tokens=config.max_prompt_tokens,
-      context=_context(config),
-      **encoding,
+      examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
     )
   return run._replace(evaluate=_evaluator(config, run, prompts)), encoding
 
@@ -247,16 +244,14 @@ def _batches(config, index: int, run: Run, encoding):
   imitates = settings.source == 'dataset'
   with about('data'):
     examples = make_examples(settings.data or config.data)
-    if imitates and any(example.response is None for example in examples):
-      raise ValueError(
-        'the stage learns responses, but a row has none; add them, or choose'
-        ' another source'
-      )
     if imitates:
+      checks.check_responses(examples)
       _note_boundary(examples[0], run, encoding)
     else:
-      check_answers(examples, run.grade, required=False)
-    _check_contexts(examples, settings)
+      checks.check_answers(examples, run.grade, required=False)
+    for role, spec in settings.contexts.items():
+      with about(f'contexts.{role}'):
+        checks.check_context(examples, resolve(contexts, spec))
     return batching.make_iterator(
       examples,
       batch_size=settings.batch_size,
@@ -265,7 +260,6 @@ def _batches(config, index: int, run: Run, encoding):
       # Not seed + index: stage 1 of one seed is not stage 0 of the next.
       seed=(1000 * config.seed + index) % 2**32,
       overlong='drop',
-      context=_context(config),
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       **encoding,
@@ -277,28 +271,12 @@ def _note_boundary(example, run: Run, encoding) -> None:
 
   Not an error: templates that add an empty thinking block do it on purpose.
   """
+  options = dict(encoding)
+  messages = options.pop('context')(example)
   try:
-    check_boundary(
-      messages=example.messages, response=example.response, **encoding
-    )
+    check_boundary(messages=messages, response=example.response, **options)
   except ValueError as error:
     run.say(f'note: example {example.id}: {error}')
-
-
-def _context(config) -> Callable:
-  """What a model reads of an example, unless its stage says otherwise."""
-  with about('config.context'):
-    return resolve(contexts, config.context)
-
-
-def _check_contexts(examples, settings) -> None:
-  """Refuses an example of which a teacher cannot be told what it should be."""
-  for role, spec in settings.contexts.items():
-    with about(f'contexts.{role}'):
-      context = resolve(contexts, spec)
-      for example in examples:
-        with about(f'example {example.id}'):
-          context(example)
 
 
 def _contexts(settings, encoding) -> dict[str, Callable]:
@@ -308,8 +286,7 @@ def _contexts(settings, encoding) -> dict[str, Callable]:
     batch = batching.encode_batch(
       prompts.examples,
       max_prompt_tokens=settings.max_context_tokens,
-      context=context,
-      **encoding,
+      **(encoding | {'context': context}),
     )
     return batch.prompt, batch.prompt_length
 

@@ -130,3 +130,21 @@ def check_answers(
         f'example {example.id} has no answer to grade by; add it, or name its'
         ' field: answer_field'
       )
+
+
+def check_responses(examples: Iterable[Example]) -> None:
+  """Refuses to imitate an example that has no response."""
+  if any(example.response is None for example in examples):
+    raise ValueError(
+      'the stage learns responses, but a row has none; add them, or choose'
+      ' another source'
+    )
+
+
+def check_context(
+  examples: Sequence[Example], context: Callable[[Example], list[dict]]
+) -> None:
+  """Refuses an example of which a model cannot be told what it should be."""
+  for example in examples:
+    with about(f'example {example.id}'):
+      context(example)

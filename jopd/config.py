@@ -90,7 +90,7 @@ def stage(**settings) -> ConfigDict:
   # The stage's own prompts and responses, like config.data; empty: config.data.
   config.data = ConfigDict()
   # Role -> what that teacher reads before the response, a function of
-  # data/contexts.py. One that is not named here reads what config.context makes.
+  # data/contexts.py. One that is not named here reads the student's prompt.
   config.contexts = ConfigDict()
   config.max_context_tokens = 0  # slots of such a prompt
   # The loss, a sum of terms; see recipe.py and docs/losses.md.

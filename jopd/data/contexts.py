@@ -74,8 +74,8 @@ def with_answer(
   example: Example,
   *,
   template: str = (
-    '{prompt}\n\nThe answer is {answer}. Solve the problem step by step, in your'
-    ' own words, so that your solution reaches this answer.'
+    '{prompt}\n\nThe answer is {answer}. Solve the problem step by step, in'
+    ' your own words, so that your solution reaches this answer.'
   ),
 ) -> list[dict]:
   """The example's messages, with the answer told in the last turn.
@@ -107,8 +107,8 @@ def with_solution(
   example: Example,
   *,
   template: str = (
-    '{prompt}\n\nHere is a reference solution:\n\n{response}\n\nNow that you have'
-    ' understood it, solve the problem step by step, in your own words.'
+    '{prompt}\n\nHere is a reference solution:\n\n{response}\n\nNow that you'
+    ' have understood it, solve the problem step by step, in your own words.'
   ),
 ) -> list[dict]:
   """The example's messages, with its demonstration told in the last turn.

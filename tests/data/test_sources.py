@@ -125,7 +125,7 @@ def test_both_directions_have_one_prompt_and_one_answer():
 
 
 def _parts(example):
-  """Numbers and rule of a prompt (None if not told), shifted numbers, answer."""
+  """Numbers and rule (None: not told) of a prompt, numbers and rule stated."""
   numbers, _, told = example.messages[0]['content'].partition(' + ')
   shifted, _, answer = example.response.partition(' #### ')
   ints = lambda text: np.array(text.split(), int)

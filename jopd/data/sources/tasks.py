@@ -131,7 +131,7 @@ def shift(
 
 
 def _numbers(task: str, count: int, length: int, modulus: int, seed, split):
-  """index -> the numbers of that prompt; refuses what cannot be drawn."""
+  """From an index to its numbers; refuses what cannot be drawn."""
   if split not in ('train', 'test'):
     raise ValueError(f"split must be 'train' or 'test', got {split!r}")
   if not 2 <= modulus <= 100:
