@@ -1,0 +1,104 @@
+"""A self-teacher that knows more teaches a shared rule, and no private one.
+
+The student is pulled to the consensus of what its teacher says under all that
+it may be told. A rule that all examples share survives this; of rules that
+differ from example to example it leaves an average that fits none, and not even
+itself (Zhu et al., The Many Faces of On-Policy Distillation, arXiv 2605.11182).
+
+Set-up: numbers plus a rule modulo 5, which half of the prompts of pre-training
+tell. Then the model distils itself, reading prompts that do not tell, from its
+frozen copy, which is told the answer: the rule. The runs differ by their data
+alone: one rule for all examples, or a fresh one for each.
+"""
+
+from founding.lab import SMALL, matching
+from founding.probes import answers, share
+from jopd import config as configs
+
+SIGNATURE = (
+  'before: right 0.1 to 0.3 of the time, consistent above 0.9',
+  'shared rule, reverse KL: right above 0.95, KL below 0.05 nats per token',
+  'shared rule, forward KL: the same',
+  'fresh rules, reverse KL: right at most 0.25, KL above 0.5, consistent below'
+  ' 0.2',
+  'fresh rules, forward KL: right at most 0.25, KL above 0.5, consistent below'
+  ' 0.5',
+)
+SHOWN = 'right'
+RULES = dict(name='shift', count=8192, length=5, modulus=5)
+TOLD = dict(name='with_answer', template='{prompt} + {answer}')
+
+
+def measure(lab) -> dict[str, dict[str, float]]:
+  """Pre-trains, then distils with each rule and each direction."""
+  test = RULES | dict(count=256, split='test', rule=3)
+  start = lab.sft(
+    'rules',
+    SMALL,
+    run=dict(data=RULES | dict(told=0.5), eval_data=test | dict(told=1.0)),
+    steps=PRETRAINING,
+    batch_size=128,
+    decay='cosine',
+  )
+  rows = {
+    'before, told': _graded(start, test | dict(told=1.0)),
+    'before': _graded(start, test),
+  }
+  for kind, rule in (('shared rule', 3), ('fresh rules', None)):
+    data, prompts = RULES | dict(rule=rule), test | dict(rule=rule)
+    for direction in ('reverse_kl', 'forward_kl'):
+      config = lab.config(data=data, eval_data=prompts)
+      config.models.student = dict(path=start)
+      config.stages = ('distil',)
+      config.distil = configs.stage(
+        teachers=dict(teacher='student'),
+        contexts=dict(teacher=TOLD),
+        max_context_tokens=20,
+        terms=matching(direction),
+        steps=200,
+        learning_rate=1e-3,
+        warmup_steps=10,
+      )
+      record = lab.run(f'opsd/{kind}, {direction}', config)
+      row = record.row()
+      kl = {n: row[n] for n in ('reverse_kl_before', 'reverse_kl_after')}
+      rows[f'{kind}, {direction}'] = _graded(record.model, prompts) | kl
+  return rows
+
+
+PRETRAINING = 600
+
+
+def _graded(folder: str, data: dict) -> dict[str, float]:
+  """How many answers are right, and how many follow some rule at all."""
+  found = list(answers(folder, data))
+  return dict(
+    right=share(found, lambda example, text: text == example.response),
+    consistent=share(found, _is_consistent),
+  )
+
+
+def _is_consistent(example, text: str) -> bool:
+  """Whether one rule explains all numbers of an answer, and is stated."""
+  prompt = example.messages[-1]['content'].partition(' +')[0].split()
+  line, _, rule = text.partition(' #### ')
+  if not rule.isdigit():
+    return False
+  return line.split() == [str((int(x) + int(rule)) % 5) for x in prompt]
+
+
+def judge(rows) -> list[bool]:
+  """The statements of SIGNATURE, in order."""
+  before = rows['before']
+  shared = [rows[f'shared rule, {d}_kl'] for d in ('reverse', 'forward')]
+  fresh = [rows[f'fresh rules, {d}_kl'] for d in ('reverse', 'forward')]
+  return [
+    0.1 <= before['right'] <= 0.3 and before['consistent'] > 0.9,
+    *(r['right'] > 0.95 and r['reverse_kl_after'] < 0.05 for r in shared),
+    *(
+      r['right'] <= 0.25
+      and r['reverse_kl_after'] > 0.5
+      and r['consistent'] < limit
+      for r, limit in zip(fresh, (0.2, 0.5), strict=True)
+    ),
+  ]
