@@ -91,16 +91,26 @@ def verdict(name: str, seed: int, found: dict) -> str:
 
 
 def table(name: str, seeds: dict[str, dict]) -> str:
-  """The numbers of a finding: a row per variant and seed."""
+  """The numbers of a finding, as the table of docs/findings.md."""
+  shown = FINDINGS[name].SHOWN
+  passed = [seed for seed, found in seeds.items() if found['passed']]
   lines = [
-    f'{name}: passed {sum(f["passed"] for f in seeds.values())}'
-    f' of {len(seeds)} seeds'
+    f'{name}: passed with {len(passed)} of {len(seeds)} seeds',
+    '',
+    ' | '.join(['| variant', *(n.replace('_', ' ') for n in shown)]) + ' |',
+    '|---' * (1 + len(shown)) + '|',
   ]
-  for seed, found in seeds.items():
-    for variant, row in found['rows'].items():
-      cells = ' '.join(f'{k}={v:.4g}' for k, v in row.items())
-      lines.append(f'  seed {seed}  {variant}: {cells}')
+  for variant in next(iter(seeds.values()))['rows']:
+    rows = [found['rows'][variant] for found in seeds.values()]
+    cells = [' / '.join(_digits(row.get(n)) for row in rows) for n in shown]
+    lines.append(' | '.join([f'| {variant}', *cells]) + ' |')
   return '\n'.join(lines)
+
+
+def _digits(value: float | None) -> str:
+  if value is None:
+    return '-'
+  return f'{value:.3f}' if abs(value) < 10 else f'{value:.0f}'
 
 
 if __name__ == '__main__':

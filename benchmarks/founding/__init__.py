@@ -2,8 +2,9 @@
 
 A module has a docstring (claim, set-up, source), SIGNATURE (what must come out,
 as statements), `measure(lab) -> rows` (variant -> name -> number, for one seed)
-and `judge(rows) -> list of bool`, one for each statement. SHOWN is the number
-that its picture shows, if not the accuracy; CURVES asks for those of its runs.
+and `judge(rows) -> list of bool`, one for each statement. SHOWN names the
+numbers of its table, the first of which is drawn; CURVES asks for the curves of
+its runs, too.
 """
 
 from founding import (

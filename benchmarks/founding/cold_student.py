@@ -14,8 +14,15 @@ SIGNATURE = (
   'cold: stop-gradient on the teacher support ends below 0.2',
   'cold: a tail bucket on the student support ends below 0.2',
   'cold: the sampled token ends below 0.2',
+  'cold: the full vocabulary alone recovers, above 0.5',
   'warm: stop-gradient on the teacher support ends above 0.9',
   'warm: a tail bucket on the student support ends above 0.9',
+)
+SHOWN = (
+  'accuracy_after',
+  'accuracy_before',
+  'reverse_kl_before',
+  'reverse_kl_after',
 )
 SAMPLED = dict(
   match=dict(
@@ -59,6 +66,7 @@ def judge(rows) -> list[bool]:
     after['cold: stop-gradient, teacher support'] < 0.2,
     after['cold: tail bucket, student support'] < 0.2,
     after['cold: sampled token'] < 0.2,
+    after['cold: full vocabulary'] > 0.5,
     after['warm: stop-gradient, teacher support'] > 0.9,
     after['warm: tail bucket, student support'] > 0.9,
   ]

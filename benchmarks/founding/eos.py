@@ -27,7 +27,13 @@ SIGNATURE = (
   ' the matched pair within 0.1',
   'a teacher with no end in common is refused before a weight is loaded',
 )
-SHOWN = 'truncated_after'
+SHOWN = (
+  'truncated_after',
+  'length_after',
+  'accuracy_before',
+  'accuracy_after',
+  'refused',
+)
 ROOM = dict(max_response_tokens=16)
 
 

@@ -25,7 +25,7 @@ SIGNATURE = (
   'stop-gradient and bucket: mass on the support within 2 % of Q',
   'gradient at student = teacher: above 1e-2 raw, below 1e-6 for the others',
 )
-SHOWN = 'mass'
+SHOWN = ('mass', 'value', 'gradient_at_teacher', 'teacher_share')
 K, VOCAB, STEPS = 8, 256, 6000
 _on = lambda tail: partial(losses.top_k, k=K, of='target', tail=tail)
 VARIANTS = {

@@ -5,18 +5,18 @@ it may be told. A rule that all examples share survives this; of rules that
 differ from example to example it leaves an average that fits none, and not even
 itself (Zhu et al., The Many Faces of On-Policy Distillation, arXiv 2605.11182).
 
-Set-up: numbers plus a rule modulo 5, which half of the prompts of pre-training
+Set-up: numbers plus a rule modulo 10, which half of the prompts of pre-training
 tell. Then the model distils itself, reading prompts that do not tell, from its
 frozen copy, which is told the answer: the rule. The runs differ by their data
 alone: one rule for all examples, or a fresh one for each.
 """
 
-from founding.lab import SMALL, matching
+from founding.lab import LARGE, matching
 from founding.probes import answers, share
 from jopd import config as configs
 
 SIGNATURE = (
-  'before: right 0.1 to 0.3 of the time, consistent above 0.9',
+  'before: right below 0.3, consistent above 0.9',
   'shared rule, reverse KL: right above 0.95, KL below 0.05 nats per token',
   'shared rule, forward KL: the same',
   'fresh rules, reverse KL: right at most 0.25, KL above 0.5, consistent below'
@@ -24,9 +24,9 @@ SIGNATURE = (
   'fresh rules, forward KL: right at most 0.25, KL above 0.5, consistent below'
   ' 0.5',
 )
-SHOWN = 'right'
-RULES = dict(name='shift', count=8192, length=5, modulus=5)
-TOLD = dict(name='with_answer', template='{prompt} + {answer}')
+SHOWN = ('right', 'consistent', 'reverse_kl_before', 'reverse_kl_after')
+RULES = dict(name='shift', count=8192, length=4, modulus=10)
+TOLD = dict(name='with_answer', template='{answer} + {prompt}')
 
 
 def measure(lab) -> dict[str, dict[str, float]]:
@@ -34,10 +34,9 @@ def measure(lab) -> dict[str, dict[str, float]]:
   test = RULES | dict(count=256, split='test', rule=3)
   start = lab.sft(
     'rules',
-    SMALL,
+    LARGE,
     run=dict(data=RULES | dict(told=0.5), eval_data=test | dict(told=1.0)),
-    steps=PRETRAINING,
-    batch_size=128,
+    steps=300,
     decay='cosine',
   )
   rows = {
@@ -55,7 +54,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
         contexts=dict(teacher=TOLD),
         max_context_tokens=20,
         terms=matching(direction),
-        steps=200,
+        steps=120,
         learning_rate=1e-3,
         warmup_steps=10,
       )
@@ -64,9 +63,6 @@ def measure(lab) -> dict[str, dict[str, float]]:
       kl = {n: row[n] for n in ('reverse_kl_before', 'reverse_kl_after')}
       rows[f'{kind}, {direction}'] = _graded(record.model, prompts) | kl
   return rows
-
-
-PRETRAINING = 600
 
 
 def _graded(folder: str, data: dict) -> dict[str, float]:
@@ -80,11 +76,12 @@ def _graded(folder: str, data: dict) -> dict[str, float]:
 
 def _is_consistent(example, text: str) -> bool:
   """Whether one rule explains all numbers of an answer, and is stated."""
-  prompt = example.messages[-1]['content'].partition(' +')[0].split()
+  prompt = example.messages[-1]['content'].rpartition('+ ')[2].split()
   line, _, rule = text.partition(' #### ')
   if not rule.isdigit():
     return False
-  return line.split() == [str((int(x) + int(rule)) % 5) for x in prompt]
+  steps = ((rule, str((int(x) + int(rule)) % 10)) for x in prompt)
+  return line.split() == [word for step in steps for word in step]
 
 
 def judge(rows) -> list[bool]:
@@ -93,7 +90,7 @@ def judge(rows) -> list[bool]:
   shared = [rows[f'shared rule, {d}_kl'] for d in ('reverse', 'forward')]
   fresh = [rows[f'fresh rules, {d}_kl'] for d in ('reverse', 'forward')]
   return [
-    0.1 <= before['right'] <= 0.3 and before['consistent'] > 0.9,
+    before['right'] < 0.3 and before['consistent'] > 0.9,
     *(r['right'] > 0.95 and r['reverse_kl_after'] < 0.05 for r in shared),
     *(
       r['right'] <= 0.25

@@ -37,7 +37,7 @@ def save(figure: Figure, path: pathlib.Path) -> None:
 
 def draw_variants(finding, seeds: dict[str, dict]) -> Figure:
   """A line per variant, a dot per seed; a hollow one for where it began."""
-  metric = getattr(finding, 'SHOWN', 'accuracy_after')
+  metric = finding.SHOWN[0]
   before = metric.replace('_after', '_before')
   rows = next(iter(seeds.values()))['rows']
   variants = [name for name, row in rows.items() if metric in row]

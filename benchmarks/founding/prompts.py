@@ -17,6 +17,13 @@ SIGNATURE = (
   'aligned prompts end at least 0.1 above plain ones',
   'a template for the teacher alone ends at least 0.1 above plain prompts',
 )
+SHOWN = (
+  'accuracy_after',
+  'accuracy_before',
+  'teacher',
+  'overlap_at_start',
+  'reverse_kl_at_start',
+)
 TEMPLATE = dict(name='with_template', template='Question: {prompt} Answer:')
 PLAIN = dict(max_prompt_tokens=24)
 ALIGNED = PLAIN | dict(context=TEMPLATE)

@@ -16,6 +16,7 @@ SIGNATURE = (
   'from its own past: it ends within 0.15 of the teacher',
   'from the larger weak model: the same',
 )
+SHOWN = ('accuracy_after', 'accuracy_before', 'teacher')
 
 
 def measure(lab) -> dict[str, dict[str, float]]:

@@ -19,6 +19,13 @@ SIGNATURE = (
   'from the stranger, with each loss: ends below its start',
   'from the familiar teacher, with each loss: gains at least 0.2',
 )
+SHOWN = (
+  'accuracy_after',
+  'accuracy_before',
+  'teacher',
+  'overlap_at_start',
+  'reverse_kl_at_start',
+)
 LOSSES = {
   'sampled token': sampled(),
   'stop-gradient, teacher support': matching(

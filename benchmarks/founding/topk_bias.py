@@ -20,6 +20,14 @@ SIGNATURE = (
   'renormalised on the student support ends above 0.9',
   'the full vocabulary ends above 0.9',
 )
+SHOWN = (
+  'accuracy_after',
+  'accuracy_before',
+  'loss_before',
+  'loss_after',
+  'reverse_kl_after',
+  'target_mass_after',
+)
 CURVES = True
 VARIANTS = {
   'raw, student support': matching(

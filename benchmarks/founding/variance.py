@@ -22,7 +22,7 @@ SIGNATURE = (
   'cosine to the full vocabulary: above 0.9 with the baseline, and lowest for'
   ' the whole sequence',
 )
-SHOWN = 'variance'
+SHOWN = ('variance', 'norm_of_mean', 'cosine')
 REPLICAS = 24
 PLAIN = dict(
   learning_rate=1.0,

@@ -97,5 +97,5 @@ def test_a_told_rule_reads_as_the_task_writes_it():
   # Kills: a self-teacher that meets other words than it was trained on.
   untold, told = (sources.shift(count=9, told=share) for share in (0.0, 1.0))
   for without, within in zip(untold, told, strict=True):
-    template = '{prompt} + {answer}'
+    template = '{answer} + {prompt}'
     assert contexts.with_answer(without, template=template) == within.messages

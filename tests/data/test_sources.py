@@ -126,10 +126,12 @@ def test_both_directions_have_one_prompt_and_one_answer():
 
 def _parts(example):
   """Numbers and rule (None: not told) of a prompt, numbers and rule stated."""
-  numbers, _, told = example.messages[0]['content'].partition(' + ')
-  shifted, _, answer = example.response.partition(' #### ')
+  told, _, numbers = example.messages[0]['content'].rpartition(' + ')
+  steps, _, answer = example.response.partition(' #### ')
   ints = lambda text: np.array(text.split(), int)
-  return ints(numbers), int(told) if told else None, ints(shifted), int(answer)
+  rules, shifted = ints(steps).reshape(-1, 2).T
+  assert set(rules) == {int(answer)}
+  return ints(numbers), int(told) if told else None, shifted, int(answer)
 
 
 @pytest.mark.parametrize('rule', [None, 0, 6])
@@ -196,9 +198,9 @@ def test_running_sum_refuses_what_it_cannot_draw(wrong, message):
   'task, wrong, message',
   [
     (sources.running_sum, {'direction': 'up'}, "'backward', got 'up'"),
-    (sources.shift, {'rule': 5}, 'rule must be from 0 to 4, got 5'),
+    (sources.shift, {'rule': 10}, 'rule must be from 0 to 9, got 10'),
     (sources.shift, {'told': 1.5}, 'from 0 to 1; got 1.5'),
-    (sources.shift, {'length': 2}, 'shift needs .* at least 64'),
+    (sources.shift, {'length': 1}, 'shift needs .* at least 64'),
   ],
 )
 def test_tasks_refuse_settings_out_of_range(task, wrong, message):

@@ -73,8 +73,8 @@ def running_sum(
 def shift(
   *,
   count: int,
-  length: int = 5,
-  modulus: int = 5,
+  length: int = 4,
+  modulus: int = 10,
   rule: int | None = None,
   told: float = 0.0,
   seed: int = 0,
@@ -83,18 +83,19 @@ def shift(
   """Numbers plus a rule that the prompt may keep to itself.
 
   The user gives `length` numbers below `modulus`; the response adds the rule
-  to each of them, modulo `modulus`, and states it after '####'. Who is not
-  told the rule can only guess it, but can still keep to one guess. A rule that
+  to each of them, modulo `modulus`: for each number the rule, then the sum, and
+  after '####' the rule once more. Who is not told it can only guess, but can
+  still keep to one guess. A rule that
   all examples share can be learnt without being told; one that is drawn anew
   for each cannot. `contexts.with_answer` tells it, since it is the answer, and
-  in the same words if the template is '{prompt} + {answer}'.
+  in the same words if the template is '{answer} + {prompt}'.
 
   Args:
     count: number of examples. Prompts may repeat, as they are drawn freely.
     length: numbers per prompt.
     modulus: 2 to 100; from 11 on some numbers have two digits.
     rule: the number to add, below `modulus`; None draws one per example.
-    told: share of the prompts that end in the rule, as in '4 0 2 + 3'.
+    told: share of the prompts that begin with the rule, as in '3 + 4 0 2'.
     seed: another seed gives other examples.
     split: 'train' or 'test'.
 
@@ -107,7 +108,7 @@ def shift(
   Example:
     >>> example = shift(count=1, rule=3, told=1.0)[0]
     >>> example.messages[0]['content'], example.response
-    ('3 0 3 2 0 + 3', '1 3 1 0 3 #### 3')
+    ('3 + 8 5 8 2', '3 1 3 8 3 1 3 5 #### 3')
   """
   if rule is not None and not 0 <= rule < modulus:
     raise ValueError(f'rule must be from 0 to {modulus - 1}, got {rule}')
@@ -119,12 +120,13 @@ def shift(
     numbers = draw(index)
     drawn, chance = _noise(f'shift/{seed}/{split}/{index}', 2).tolist()
     added = drawn % modulus if rule is None else rule
-    hint = f' + {added}' if chance < told * 2**64 else ''
+    hint = f'{added} + ' if chance < told * 2**64 else ''
+    steps = ' '.join(f'{added} {x}' for x in (numbers + added) % modulus)
     return Example(
       id=f'shift/{split}/{index}',
-      messages=[{'role': 'user', 'content': _line(numbers) + hint}],
+      messages=[{'role': 'user', 'content': hint + _line(numbers)}],
       answer=str(added),
-      response=f'{_line((numbers + added) % modulus)} #### {added}',
+      response=f'{steps} #### {added}',
     )
 
   return Lazy(count, make)
