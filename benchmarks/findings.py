@@ -39,10 +39,11 @@ def main():
   parser.add_argument('--workdir', type=pathlib.Path, default='runs/findings')
   parser.add_argument('--json', action='store_true', help='print results.json')
   args = parser.parse_args()
+  if args.seeds < 1:
+    parser.error('--seeds must be at least 1')
 
   cache_compilations()
   path = args.workdir / 'results.json'
-  results = json.loads(path.read_text()) if path.is_file() else {}
   names = args.only or list(FINDINGS)
   for name in names:
     tqdm.write(promise(name), file=sys.stderr)
@@ -51,6 +52,8 @@ def main():
     bar.set_description(f'{name}, seed {seed}')
     found = examine(FINDINGS[name], Lab(args.workdir, seed))
     tqdm.write(verdict(name, seed, found), file=sys.stderr)
+    # Read anew: another process may be at other findings.
+    results = json.loads(path.read_text()) if path.is_file() else {}
     results.setdefault(name, {})[str(seed)] = found
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + '\n')

@@ -21,7 +21,8 @@ GAMMAS = (0.0, 0.5, 0.9, 1.0)
 
 def measure(lab) -> dict[str, dict[str, float]]:
   """Takes gradients and trains, with each gamma."""
-  rows = spread(lab, {f'gamma {gamma}': discounted(gamma) for gamma in GAMMAS})
+  losses = {f'gamma {gamma}': discounted(gamma) for gamma in GAMMAS}
+  rows = spread(lab, 'gamma', losses)
   for gamma in GAMMAS:
     record = lab.distil(f'gamma/{gamma}', discounted(gamma))
     rows[f'gamma {gamma}'] |= record.row()

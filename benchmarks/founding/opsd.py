@@ -36,7 +36,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
     'rules',
     LARGE,
     run=dict(data=RULES | dict(told=0.5), eval_data=test | dict(told=1.0)),
-    steps=300,
+    steps=700,
     decay='cosine',
   )
   rows = {

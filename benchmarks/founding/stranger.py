@@ -12,10 +12,12 @@ more often than the student; the familiar teacher goes forward.
 
 from founding.lab import LARGE, SUMS, matching, top_k
 from founding.variance import sampled
+from jopd import config as configs
 
 SIGNATURE = (
   'the stranger is right at least 0.2 more often than the student',
-  'before training, its overlap with the student is the lower one',
+  'before training, its overlap with the student is the lower one and its'
+  ' reverse KL the higher one',
   'from the stranger, with each loss: ends below its start',
   'from the familiar teacher, with each loss: gains at least 0.2',
 )
@@ -39,7 +41,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
   backward = SUMS | dict(direction='backward')
   teachers = {
     'stranger': lab.sft(
-      'stranger', LARGE, data=backward, steps=300, decay='cosine'
+      'stranger', LARGE, data=backward, steps=900, decay='cosine'
     ),
     'familiar': lab.teacher(),
   }
@@ -56,6 +58,31 @@ def measure(lab) -> dict[str, dict[str, float]]:
   return rows
 
 
+def adapted(lab) -> str:
+  """The student after learning from rewards: a teacher in its own style.
+
+  Not among the teachers of `measure` yet: no loss reads rewards so far.
+  """
+  config = lab.config()
+  config.models.student = dict(path=lab.student())
+  config.stages = ('adapt',)
+  config.adapt = configs.stage(
+    terms=dict(
+      reward=dict(
+        objective='policy_gradient',
+        surrogate='clipped',
+        credit=dict(name='group_advantage'),
+      )
+    ),
+    batch_size=16,
+    group_size=8,
+    steps=200,
+    learning_rate=1e-3,
+    warmup_steps=10,
+  )
+  return lab.run('stranger/adapted', config).model
+
+
 def judge(rows) -> list[bool]:
   """The statements of SIGNATURE, in order."""
   stranger, familiar = (
@@ -64,9 +91,11 @@ def judge(rows) -> list[bool]:
   )
   gain = lambda row: row['accuracy_after'] - row['accuracy_before']
   overlap = lambda row: row['overlap_at_start']
+  distance = lambda row: row['reverse_kl_at_start']
   return [
     stranger[0]['teacher'] >= stranger[0]['accuracy_before'] + 0.2,
-    max(map(overlap, stranger)) < min(map(overlap, familiar)),
+    max(map(overlap, stranger)) < min(map(overlap, familiar))
+    and min(map(distance, stranger)) > max(map(distance, familiar)),
     all(gain(row) < 0 for row in stranger),
     all(gain(row) >= 0.2 for row in familiar),
   ]

