@@ -35,10 +35,13 @@ def base() -> ConfigDict:
   # Extra arguments of the chat template, such as dict(enable_thinking=False).
   config.template = ConfigDict()
 
-  # Where prompts come from: a function of data/sources.py and its arguments.
+  # Where prompts come from: a function of data/sources/ and its arguments.
   config.data = ConfigDict(dict(name='running_sum'))
   # The prompts that `eval` uses; the same form.
   config.eval_data = ConfigDict(dict(name='running_sum'))
+  # What a model reads of an example, in training and evaluation: a function of
+  # data/contexts.py, such as dict(name='with_template', template='{prompt} !').
+  config.context = ConfigDict(dict(name='same'))
   # How an answer is found and graded: a function of rewards/.
   config.reward = ConfigDict(dict(name='exact_match'))
   # Longer prompts are dropped and counted; shapes are padded to these.

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd import sharding
-from jopd.checks import check_answers, note_boundary
+from jopd import checks, sharding
 from jopd.config import about
 from jopd.data import batching, contexts
 from jopd.optimizers import make_optimizer
@@ -34,7 +33,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     config: of the run.
     index: of the stage, among config.stages.
     run: what all stages share.
-    encoding: tokenizer, stop_id and template_kwargs of `data/batching.py`.
+    encoding: of `data.batching`: tokenizer, stop_id, template_kwargs, context.
 
   Raises:
     ValueError: a name, an argument or the data is wrong.
@@ -164,20 +163,19 @@ def _batches(config, index: int, run: Run, encoding, *, graded: bool):
   imitates = settings.source == 'dataset'
   with about('data'):
     examples = make_examples(settings.data or config.data)
-    if imitates and any(example.response is None for example in examples):
-      raise ValueError(
-        'the stage learns responses, but a row has none; add them, or choose'
-        ' another source'
-      )
     if imitates and graded:
       raise ValueError(
         'terms or select read rewards, and responses of a dataset are not'
         ' graded; choose another source, or credits and rules without'
       )
     if imitates:
-      note_boundary(examples[0], run.say, **encoding)
+      checks.check_responses(examples)
+      checks.note_boundary(examples[0], run.say, **encoding)
     else:
-      check_answers(examples, run.grade, required=graded)
+      checks.check_answers(examples, run.grade, required=graded)
+    for role, spec in settings.contexts.items():
+      with about(f'contexts.{role}'):
+        checks.check_context(examples, resolve(contexts, spec))
     return batching.make_iterator(
       examples,
       batch_size=settings.batch_size,
@@ -199,8 +197,7 @@ def _contexts(settings, encoding) -> dict[str, Callable]:
     batch = batching.encode_batch(
       prompts.examples,
       max_prompt_tokens=settings.max_context_tokens,
-      context=context,
-      **encoding,
+      **(encoding | {'context': context}),
     )
     return batch.prompt, batch.prompt_length
 
