@@ -1,33 +1,21 @@
 """What each console command does."""
 
-from collections.abc import Iterator, Sequence
 import contextlib
-from functools import partial
 import json
 import logging
 import pathlib
 import sys
-from typing import NamedTuple
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
-from jopd import build, sharding
+from jopd import answer, build
 from jopd import config as configs
 from jopd.data import sources
-from jopd.data.batching import PromptBatch, encode_batch
 from jopd.data.examples import Example
-from jopd.data.prompts import encode_prompt
 from jopd.diagnose.report import report as draw
-from jopd.models import hf
-from jopd.models.api import Model
 from jopd.programs import cache_compilations
-from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.pick import sampling
-from jopd.rollout.slots import BUDGET, LENGTH, STOP
-from jopd.rollout.stops import Stops, make_stops
-from jopd.rollout.stream import make_stream, texts
 from jopd.train import pipeline
 
 
@@ -130,13 +118,6 @@ def eval(arguments, overrides) -> None:
   print(json.dumps({'model': arguments.model, **evaluate()}, indent=2))
 
 
-# Answers that are decoded at a time, and those to --input that one call asks
-# for: what ends early makes room for the next, but nothing is printed before
-# the call is over.
-_SLOTS, _ROWS = 64, 256
-_ENDS = {STOP: 'stop', LENGTH: 'length', BUDGET: 'budget'}
-
-
 def sample(arguments, overrides) -> None:
   """Answers --prompt as text, or the rows of --input as JSONL."""
   del overrides
@@ -146,14 +127,14 @@ def sample(arguments, overrides) -> None:
   if arguments.prompt is not None:
     turn = {'role': 'user', 'content': arguments.prompt}
     examples = [Example('--prompt', [turn])]
-    for text in _stream(folder, examples, how, arguments):
+    for text in answer.stream(folder, examples, how, arguments, say=say):
       print(text, end='', flush=True)
     return
   # A row that is left out would shift the answers of those after it.
   examples = sources.jsonl(
     arguments.input, prompt_field=arguments.field, max_bad_share=0.0
   )
-  answers = _answers(folder, examples, how, arguments)
+  answers = answer.answers(folder, examples, how, arguments, say=say)
   with contextlib.ExitStack() as stack:
     out = sys.stdout
     if arguments.output:
@@ -167,8 +148,8 @@ def sample(arguments, overrides) -> None:
       disable=out.isatty(),
       mininterval=0.1 if sys.stderr.isatty() else 30.0,
     )
-    for answer in bar:
-      out.write(json.dumps(answer) + '\n')
+    for row in bar:
+      out.write(json.dumps(row) + '\n')
       out.flush()
 
 
@@ -214,115 +195,6 @@ def _finished(workdir: str, stage: str | None) -> str:
       f'{configs.did_you_mean(stage, done)}'
     )
   return str(root / (stage or done[-1]) / 'model')
-
-
-class _Policy(NamedTuple):
-  """What answers, and what it is asked."""
-
-  tokenizer: object
-  model: Model
-  params: dict  # on one device
-  prompts: PromptBatch
-  stops: Stops
-  options: dict  # of `make_generate` and `make_stream`
-
-
-def _load(folder: str, examples: Sequence[Example], arguments) -> _Policy:
-  """All that can be wrong is found here, before the first answer."""
-  tokenizer = hf.load_tokenizer(folder)
-  stops = make_stops(
-    hf.stop_ids(folder, tokenizer),
-    strings=arguments.stop,
-    tokenizer=tokenizer,
-    vocab_size=len(tokenizer),
-  )
-  lengths = [len(encode_prompt(tokenizer, e.messages)) for e in examples]
-  longest = max(lengths)
-  positions = hf.read_config(folder).max_positions
-  if longest + arguments.max_tokens > positions:
-    raise ValueError(
-      f'{examples[lengths.index(longest)].id}: a prompt of {longest} tokens and'
-      f' --max-tokens={arguments.max_tokens} exceed max_position_embeddings ='
-      f' {positions} of {folder}'
-    )
-  prompts = encode_batch(examples, tokenizer, max_prompt_tokens=longest)
-  place = partial(sharding.param_shardings, _one_device())
-  model, params = hf.load(folder, shardings=place)
-  options = dict(
-    max_new_tokens=arguments.max_tokens,
-    group_size=arguments.samples,
-    slots=_SLOTS,
-    vocab_size=len(tokenizer),
-    say=say,
-  )
-  return _Policy(tokenizer, model, params, prompts, stops, options)
-
-
-def _one_device():
-  """So that the number of rows is free."""
-  return sharding.make_mesh(devices=jax.devices()[:1])
-
-
-def _stream(folder: str, examples, how: dict, arguments) -> Iterator[str]:
-  """The text of the answers to one example, while they are written."""
-  policy = _load(folder, examples, arguments)
-  stream = make_stream(policy.model, _one_device(), **policy.options)
-  steps = stream(
-    policy.params,
-    policy.prompts.prompt,
-    policy.prompts.prompt_length,
-    _key(arguments, 0),
-    stops=policy.stops,
-    **how,
-  )
-  return texts(policy.tokenizer, steps)
-
-
-def _key(arguments, start: int) -> jax.Array:
-  """The key of the call that begins with prompt number `start`."""
-  return jax.random.fold_in(jax.random.key(arguments.seed), start)
-
-
-def _answers(folder: str, examples, how: dict, arguments) -> Iterator[dict]:
-  """As many answers to each example as --samples says, in order."""
-  policy = _load(folder, examples, arguments)
-  prompts = policy.prompts
-  generate = make_generate(policy.model, _one_device(), **policy.options)
-  size = min(max(1, _ROWS // arguments.samples), len(examples))
-
-  def batches():
-    for start in range(0, len(examples), size):
-      part = examples[start : start + size]
-      # The last batch is filled up, so that it compiles nothing.
-      rows = np.resize(np.arange(start, start + len(part)), size)
-      rollout = generate(
-        policy.params,
-        prompts.prompt[rows],
-        prompts.prompt_length[rows],
-        _key(arguments, start),
-        stops=policy.stops,
-        **how,
-      )
-      asked = [example for example in part for _ in range(arguments.samples)]
-      yield from _rows(asked, policy.tokenizer, jax.device_get(rollout))
-
-  return batches()
-
-
-def _rows(asked, tokenizer, rollout) -> Iterator[dict]:
-  """What is written of each answer; a rollout may have more than were asked."""
-  texts = decode(tokenizer, rollout)
-  for i, example in enumerate(asked):
-    yield dict(
-      id=example.id,
-      prompt=example.messages[-1]['content'],
-      response=texts[i],
-      tokens=int(rollout.response_length[i]),
-      end=_ENDS[int(rollout.end[i])],
-      # Zero beyond the response.
-      logp=float(rollout.logp[i].sum(dtype=np.float64)),
-      sampler_logp=float(rollout.sampler_logp[i].sum(dtype=np.float64)),
-    )
 
 
 def report(arguments, overrides) -> None:

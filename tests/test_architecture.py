@@ -18,7 +18,7 @@ FLOORS = (
   {'losses', 'models', 'sharding', 'data', 'rewards'}
   | {'statistics', 'config', 'programs'},
   {'rollout', 'presets'},
-  {'train', 'evaluate', 'diagnose'},
+  {'train', 'evaluate', 'diagnose', 'answer'},
   {'recipe', 'optimizers', 'checks', 'tokens'},
   {'stages'},
   {'build'},

@@ -10,7 +10,7 @@ import shutil
 import pytest
 import tiny
 
-from jopd import commands, main
+from jopd import answer, commands, main
 from jopd.data import sources
 from jopd.data.prompts import encode_prompt
 from jopd.data.tokenizer import builtin_tokenizer
@@ -312,8 +312,8 @@ def questions(tmp_path_factory):
 def answers(model, questions):
   """Two answers to each of the prompts: in two calls, a few at a time."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(commands, '_ROWS', 90)
-    patch.setattr(commands, '_SLOTS', 16)
+    patch.setattr(answer, '_ROWS', 90)
+    patch.setattr(answer, '_SLOTS', 16)
     flags = ('--samples=2', '--max-tokens=3', '--top-p=0.9')
     done = jopd('sample', f'--model={model}', *questions, *flags)
   return done, read(done[1])
@@ -370,7 +370,7 @@ class TestSample:
     prompts = tmp_path / 'rows.jsonl'
     prompts.write_text('{"prompt": "1 2 3"}')
     rows = read(sample(model, f'--input={prompts}', *flags))
-    monkeypatch.setattr(commands, '_SLOTS', 2)
+    monkeypatch.setattr(answer, '_SLOTS', 2)
     said = Flushed()
     with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
       main.run(['sample', f'--model={model}', '--prompt=1 2 3', *flags])
@@ -385,15 +385,15 @@ class TestSample:
     # Kills: rows that are written in pieces, and answers of finished calls that
     # are lost.
     interrupted = iter([False, True])
-    real = commands.decode
+    real = answer.decode
 
     def decode(*args):
       if next(interrupted):
         raise KeyboardInterrupt
       return real(*args)
 
-    monkeypatch.setattr(commands, '_ROWS', 16)
-    monkeypatch.setattr(commands, 'decode', decode)
+    monkeypatch.setattr(answer, '_ROWS', 16)
+    monkeypatch.setattr(answer, 'decode', decode)
     out = tmp_path / 'out.jsonl'
     flags = (*questions, '--max-tokens=2', f'--output={out}')
     code, _, err = jopd('sample', f'--model={model}', *flags)

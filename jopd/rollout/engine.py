@@ -1,5 +1,6 @@
 """Rollouts from host arrays: placement on the mesh around `sample`."""
 
+from functools import partial
 import math
 
 import jax
@@ -39,8 +40,7 @@ def make_generate(
     vocab_size: ids from here on are padding of the head, never picked.
     compute_dtype: the policy's parameters are cast to it, once per call.
     int8: whether its matrices are rounded to eight bits, once per call.
-    buckets: sizes that P is cut to where prompts are short; see `bucket`. Each
-      is compiled when it is first met.
+    buckets: sizes that P is cut to where prompts are short; see `bucket`.
     name: of the program, in messages.
     program_options: of `Program`: say, clock.
 
@@ -66,9 +66,8 @@ def make_generate(
     params, prompt, prompt_length, key, first_row, how, stops, limit, budget
   ):
     count = len(limit)
-    key = jax.random.wrap_key_data(key)
-    numbers = first_row + jnp.arange(count)
-    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    row_key = partial(jax.random.fold_in, jax.random.wrap_key_data(key))
+    row_keys = jax.vmap(row_key)(first_row + jnp.arange(count))
     return sample(
       model,
       params,
@@ -117,8 +116,7 @@ def make_generate(
       np.repeat(x, copies, axis=0) for x in (prompt, prompt_length)
     )
     how = sampling(count, **settings)
-    if budget is None:
-      budget = np.iinfo(np.int32).max
+    budget = np.iinfo(np.int32).max if budget is None else budget
     return program(
       params,
       *sharding.put((prompt, prompt_length), rows),
