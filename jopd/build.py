@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jopd import rewards, sharding
-from jopd.checks import check, check_answers, check_stages
+from jopd import checks, rewards, sharding
 from jopd.config import about, refuse_unknown
-from jopd.data import batching
+from jopd.data import batching, contexts
 from jopd.data.prompts import turn_end
 from jopd.evaluate import make_evaluate
 from jopd.models import hf
@@ -48,8 +47,8 @@ def build(config, *, say: Callable[[str], None] = print) -> Built:
   Raises:
     ValueError, FileNotFoundError: a setting is wrong; nothing was written.
   """
-  check(config)
-  check_stages(config)
+  checks.check(config)
+  checks.check_stages(config)
   run, encoding = _run(config, say)
   stages = []
   for index, name in enumerate(config.stages):
@@ -78,7 +77,7 @@ def build_evaluation(
   config = config.copy_and_resolve_references()
   config.models = ConfigDict({'model': {'path': folder}})
   config.tokenizer = ''
-  check(config)
+  checks.check(config)
   run, _ = _run(config, say)
   params = _params(config, run)
   return lambda: run.evaluate('model', params['model'])
@@ -91,12 +90,13 @@ def _run(config, say) -> tuple[Run, dict]:
   with about('config.eval.batch_size'):
     sharding.check_batch(mesh, config.eval.batch_size)
   where, tokenizer, stops = find_tokenizer(config)
-  template = config.template.to_dict()
-  with about(f'tokenizer {where}'):
-    stop_id = turn_end(tokenizer, template_kwargs=template)
   encoding = dict(
-    tokenizer=tokenizer, stop_id=stop_id, template_kwargs=template
+    tokenizer=tokenizer, template_kwargs=config.template.to_dict()
   )
+  with about(f'tokenizer {where}'):
+    encoding['stop_id'] = stop_id = turn_end(**encoding)
+  with about('config.context'):
+    encoding['context'] = resolve(contexts, config.context)
   reward = resolve(rewards, config.reward)
   # A student that learns where the template ends a turn must stop there.
   stop_ids = tuple(sorted({*stops, stop_id}))
@@ -124,7 +124,7 @@ def _run(config, say) -> tuple[Run, dict]:
   )
   with about('config.eval_data'):
     examples = make_examples(config.eval_data)[: config.eval.prompts]
-    check_answers(examples, run.grade, required=True)
+    checks.check_answers(examples, run.grade, required=True)
     prompts = batching.encode_batch(
       examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
     )

@@ -84,7 +84,8 @@ def _check_stage(stage, models) -> None:
   _check_least(0, stage, least)
   if not stage.temperature > 0:
     raise ValueError(f'temperature must be above 0, got {stage.temperature}')
-  for name in (stage.student, *stage.teachers.values()):
+  start = (stage.start,) if stage.start else ()
+  for name in (stage.student, *start, *stage.teachers.values()):
     if name not in models:
       raise ValueError(
         f'there is no model {name!r} in config.models'
@@ -155,11 +156,28 @@ def note_boundary(
   Args:
     example: with a response.
     say: takes a line of text.
-    encoding: of `check_boundary`: tokenizer, stop_id, template_kwargs.
+    encoding: of `data.batching`: tokenizer, stop_id, template_kwargs, context.
   """
+  messages = encoding.pop('context')(example)
   try:
-    check_boundary(
-      messages=example.messages, response=example.response, **encoding
-    )
+    check_boundary(messages=messages, response=example.response, **encoding)
   except ValueError as error:
     say(f'note: example {example.id}: {error}')
+
+
+def check_responses(examples: Iterable[Example]) -> None:
+  """Refuses to imitate an example that has no response."""
+  if any(example.response is None for example in examples):
+    raise ValueError(
+      'the stage learns responses, but a row has none; add them, or choose'
+      ' another source'
+    )
+
+
+def check_context(
+  examples: Sequence[Example], context: Callable[[Example], list[dict]]
+) -> None:
+  """Refuses an example of which a model cannot be told what it should be."""
+  for example in examples:
+    with about(f'example {example.id}'):
+      context(example)

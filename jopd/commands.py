@@ -54,20 +54,34 @@ def train(arguments, overrides) -> None:
   """Runs a config, then prints its table and draws its report."""
   config = configs.load(arguments.config, overrides)
   workdir = pathlib.Path(arguments.workdir)
-  _refuse_other_work(workdir, config)
   if arguments.distributed:
     jax.distributed.initialize()
   _prepare()
-  built = build.build(config, say=say)
-  workdir.mkdir(parents=True, exist_ok=True)
-  if jax.process_index() == 0:
-    (workdir / 'config.json').write_text(_json(config))
-  summary = pipeline.train(built.run, built.stages, built.params, workdir)
+  summary = run(config, workdir)
   if jax.process_index() == 0:
     page = draw([workdir])
     print(table(summary))
     print(f'model    {summary["model"]}')
     print(f'report   {page}')
+
+
+def run(config, workdir: pathlib.Path) -> dict:
+  """Runs a config in a folder, or what is left of it; returns the summary.
+
+  Args:
+    config: of a file in `configs/`, or made like one.
+    workdir: of the run. Finished stages that it holds are kept.
+
+  Raises:
+    ValueError, FileNotFoundError: a setting is wrong, or the folder holds
+      finished work of other settings; nothing was written.
+  """
+  _refuse_other_work(workdir, config)
+  built = build.build(config, say=say)
+  workdir.mkdir(parents=True, exist_ok=True)
+  if jax.process_index() == 0:
+    (workdir / 'config.json').write_text(_json(config))
+  return pipeline.train(built.run, built.stages, built.params, workdir)
 
 
 def _json(config) -> str:

@@ -35,10 +35,13 @@ def base() -> ConfigDict:
   # Extra arguments of the chat template, such as dict(enable_thinking=False).
   config.template = ConfigDict()
 
-  # Where prompts come from: a function of data/sources.py and its arguments.
+  # Where prompts come from: a function of data/sources/ and its arguments.
   config.data = ConfigDict(dict(name='running_sum'))
   # The prompts that `eval` uses; the same form.
   config.eval_data = ConfigDict(dict(name='running_sum'))
+  # What a model reads of an example, in training and evaluation: a function of
+  # data/contexts.py, such as dict(name='with_template', template='{prompt} !').
+  config.context = ConfigDict(dict(name='same'))
   # How an answer is found and graded: a function of rewards/.
   config.reward = ConfigDict(dict(name='exact_match'))
   # Longer prompts are dropped and counted; shapes are padded to these.
@@ -83,6 +86,9 @@ def stage(**settings) -> ConfigDict:
   config = ConfigDict()
   # Which of `models` learns.
   config.student = 'student'
+  # Which of `models` it is a copy of when the stage starts; empty: itself. So a
+  # teacher can be made from the student: student='teacher', start='student'.
+  config.start = ''
   # Role -> which of `models` plays it: dict(teacher='teacher'). It is frozen as
   # it is at the stage's start; a model that teaches itself is copied.
   config.teachers = ConfigDict()

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd import sharding
-from jopd.checks import check_answers, note_boundary
+from jopd import checks, sharding
 from jopd.config import about
 from jopd.data import batching, contexts
 from jopd.optimizers import make_optimizer
@@ -34,7 +33,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     config: of the run.
     index: of the stage, among config.stages.
     run: what all stages share.
-    encoding: tokenizer, stop_id and template_kwargs of `data/batching.py`.
+    encoding: of `data.batching`: tokenizer, stop_id, template_kwargs, context.
 
   Raises:
     ValueError: a name, an argument or the data is wrong.
@@ -48,6 +47,9 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
   rows = settings.batch_size * settings.group_size // parts
   sharding.check_batch(run.mesh, rows)
   check_slots(run.mesh, settings.slots or None)
+  if settings.start:
+    with about('start'):
+      _check_alike(run, settings.start, settings.student)
   terms, roles = settings.terms.to_dict(), tuple(settings.teachers)
   make = make_terms(
     terms,
@@ -62,6 +64,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     name=config.stages[index],
     index=index,
     student=settings.student,
+    start=settings.start,
     teachers=settings.teachers.to_dict(),
     source=settings.source,
     contexts=_contexts(settings, encoding),
@@ -87,6 +90,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
       # As they come back from a file.
       models=json.loads(config.models.to_json()),
       student=settings.student,
+      start=settings.start,
       optimizer=json.loads(settings.optimizer.to_json()),
       updates=settings.updates,
       moving=json.loads(settings.moving.to_json()),
@@ -117,22 +121,26 @@ def _selection(settings) -> tuple[Callable, bool]:
 
 def _moving(settings, run: Run) -> dict[str, Callable]:
   """Role -> how that teacher follows the student."""
-  moving, student = {}, run.models[settings.student]
-  key = jax.random.key(0)
+  moving = {}
   for role, spec in settings.moving.items():
     with about(f'moving.{role}'):
       moving[role] = resolve(followers, spec)
       moving[role](jnp.zeros(1), jnp.zeros(1), 1)
-      name = settings.teachers[role]
-      shapes = [
-        jax.eval_shape(model.init, key) for model in (student, run.models[name])
-      ]
-      if shapes[0] != shapes[1]:
-        raise ValueError(
-          f'{name!r} is built otherwise than {settings.student!r}, so it cannot'
-          ' follow it; take the student itself, or a model of its sizes'
-        )
+      _check_alike(run, settings.teachers[role], settings.student)
   return moving
+
+
+def _check_alike(run: Run, one: str, other: str) -> None:
+  """Refuses two models of which one cannot take over the other's weights."""
+  shapes = [
+    jax.eval_shape(run.models[name].init, jax.random.key(0))
+    for name in (one, other)
+  ]
+  if shapes[0] != shapes[1]:
+    raise ValueError(
+      f'{one!r} is built otherwise than {other!r}, and the weights of one do'
+      ' not fit into the other: take two models of the same sizes'
+    )
 
 
 def _token_ids(texts, tokenizer) -> tuple[int, ...]:
@@ -155,20 +163,19 @@ def _batches(config, index: int, run: Run, encoding, *, graded: bool):
   imitates = settings.source == 'dataset'
   with about('data'):
     examples = make_examples(settings.data or config.data)
-    if imitates and any(example.response is None for example in examples):
-      raise ValueError(
-        'the stage learns responses, but a row has none; add them, or choose'
-        ' another source'
-      )
     if imitates and graded:
       raise ValueError(
         'terms or select read rewards, and responses of a dataset are not'
         ' graded; choose another source, or credits and rules without'
       )
     if imitates:
-      note_boundary(examples[0], run.say, **encoding)
+      checks.check_responses(examples)
+      checks.note_boundary(examples[0], run.say, **encoding)
     else:
-      check_answers(examples, run.grade, required=graded)
+      checks.check_answers(examples, run.grade, required=graded)
+    for role, spec in settings.contexts.items():
+      with about(f'contexts.{role}'):
+        checks.check_context(examples, resolve(contexts, spec))
     return batching.make_iterator(
       examples,
       batch_size=settings.batch_size,
@@ -190,8 +197,7 @@ def _contexts(settings, encoding) -> dict[str, Callable]:
     batch = batching.encode_batch(
       prompts.examples,
       max_prompt_tokens=settings.max_context_tokens,
-      context=context,
-      **encoding,
+      **(encoding | {'context': context}),
     )
     return batch.prompt, batch.prompt_length
 

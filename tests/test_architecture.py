@@ -17,7 +17,7 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 FLOORS = (
   {'losses', 'models', 'sharding', 'data', 'rewards'}
   | {'statistics', 'config', 'programs'},
-  {'rollout'},
+  {'rollout', 'presets'},
   {'train', 'evaluate', 'diagnose'},
   {'recipe', 'optimizers', 'checks', 'tokens'},
   {'stages'},

@@ -195,10 +195,41 @@ class TestData:
     config.data = self.rows(tmp_path, '{"prompt": "1 2", "answer": 3}')
     assert 'config.warm: data: the stage learns responses' in refused(config)
 
+  def test_a_teacher_that_cannot_be_told_the_answer(self, config, tmp_path):
+    # Kills: a run that stops at the step that first draws such a row.
+    rows = '{"prompt": "1 2", "answer": 3}', '{"prompt": "2 2"}'
+    config.data = self.rows(tmp_path, *rows)
+    config.stages = ('distil',)
+    config.distil.contexts = ConfigDict({'teacher': 'with_answer'})
+    config.distil.max_context_tokens = 64
+    message = refused(config)
+    assert message.startswith(
+      'config.distil: data: contexts.teacher: example rows.jsonl:2: the example'
+      ' has no answer'
+    )
+
   def test_a_prompt_beyond_the_limit_of_eval(self, config):
     config.max_prompt_tokens = 5
     message = refused(config)
     assert message.startswith('config.eval_data: 8 of 8 examples do not fit')
+
+
+def test_every_model_reads_what_the_context_makes(config, monkeypatch):
+  # Kills: a template that the rollouts see and the evaluation does not, or
+  # that a teacher without a context of its own reads in other words.
+  config.context = dict(name='with_template', template='Add up: {prompt}')
+  config.max_prompt_tokens = 24
+  evaluated = []
+  monkeypatch.setattr(
+    build, '_evaluator', lambda config, run, prompts: evaluated.append(prompts)
+  )
+  run, stages, _ = build.build(config)
+  batches = [*evaluated, *(next(stage.batches) for stage in stages)]
+  assert len(batches) == 3 and not stages[-1].contexts
+  for batch in batches:
+    row = batch.prompt[0, : batch.prompt_length[0]]
+    content = batch.examples[0].messages[0]['content']
+    assert f'Add up: {content}<|im_end|>' in run.tokenizer.decode(row)
 
 
 def test_prompts_without_answers_can_be_learnt_from(config, tmp_path):

@@ -178,7 +178,7 @@ def test_every_function_of_the_rooms_can_be_named():
     losses.targets: 'log_linear mixture teacher',
     losses.weights: 'gate importance top_fraction uniform',
     losses.reductions: 'fixed_length sequence_mean token_mean',
-    contexts: 'same with_system',
+    contexts: 'same with_answer with_solution with_system with_template',
     select: 'every finished mixed_rewards right',
     followers: 'ema snapshot',
   }

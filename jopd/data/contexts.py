@@ -5,7 +5,13 @@ user turn. Student and teacher may have different ones, and that is where
 privileged information lives: a teacher that is shown the answer is a context,
 not another loss. A context never changes its example, and the response tokens
 are the same under every context.
+
+The same functions serve a run as `config.context`, for what its students read:
+there, `with_template` puts a prompt into the words that a teacher was trained
+on.
 """
+
+import re
 
 from jopd.data.examples import Example
 
@@ -36,3 +42,116 @@ def with_system(example: Example, *, prompt: str) -> list[dict]:
   """
   rest = [turn for turn in example.messages if turn['role'] != 'system']
   return [{'role': 'system', 'content': prompt}, *rest]
+
+
+def with_template(example: Example, *, template: str) -> list[dict]:
+  """The example's messages, its last turn put into other words.
+
+  For prompts as a teacher met them when it was trained, such as a question and
+  then the instruction to reason and to box the answer.
+
+  Args:
+    example: any example.
+    template: text with '{prompt}', where the content of the last turn goes.
+      Other braces are left as they are.
+
+  Returns:
+    New messages; the example is left as it was.
+
+  Raises: ValueError for a template without its field.
+  References: Li et al., Rethinking On-Policy Distillation, arXiv 2604.13016:
+    the aligned template.
+
+  Example:
+    >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}])
+    >>> with_template(example, template='{prompt} Think.')[-1]['content']
+    '1 + 1? Think.'
+  """
+  return _last_turn(example, template)
+
+
+def with_answer(
+  example: Example,
+  *,
+  template: str = (
+    '{prompt}\n\nThe answer is {answer}. Solve the problem step by step, in'
+    ' your own words, so that your solution reaches this answer.'
+  ),
+) -> list[dict]:
+  """The example's messages, with the answer told in the last turn.
+
+  The least that a self-teacher can be told. It knows where to arrive; what it
+  says on the way is still its own.
+
+  Args:
+    example: one with an answer.
+    template: text with '{prompt}' and '{answer}'.
+
+  Returns:
+    New messages; the example is left as it was.
+
+  Raises: ValueError for a template without one of its fields, or an example
+    without an answer.
+  References: Zhu et al., The Many Faces of On-Policy Distillation, arXiv
+    2605.11182: privileged information 'answer only'.
+
+  Example:
+    >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}], '2')
+    >>> with_answer(example, template='{prompt} (It is {answer}.)')
+    [{'role': 'user', 'content': '1 + 1? (It is 2.)'}]
+  """
+  return _last_turn(example, template, answer=example.answer)
+
+
+def with_solution(
+  example: Example,
+  *,
+  template: str = (
+    '{prompt}\n\nHere is a reference solution:\n\n{response}\n\nNow that you'
+    ' have understood it, solve the problem step by step, in your own words.'
+  ),
+) -> list[dict]:
+  """The example's messages, with its demonstration told in the last turn.
+
+  The most that a self-teacher can be told. What it says may then be further
+  from what the student would than with the answer alone.
+
+  Args:
+    example: one with a response.
+    template: text with '{prompt}' and '{response}'.
+
+  Returns:
+    New messages; the example is left as it was.
+
+  Raises: ValueError for a template without one of its fields, or an example
+    without a response.
+  References: Zhu et al., arXiv 2605.11182: privileged information 'full'; Zhao
+    et al., Self-Distilled Reasoner (OPSD), arXiv 2601.18734.
+
+  Example:
+    >>> turns = [{'role': 'user', 'content': '1 + 1?'}]
+    >>> example = Example('a', turns, response='Two.')
+    >>> with_solution(example, template='{prompt} ({response})')[-1]['content']
+    '1 + 1? (Two.)'
+  """
+  return _last_turn(example, template, response=example.response)
+
+
+def _last_turn(example: Example, template: str, **fields) -> list[dict]:
+  """The messages, the last one's content put into a template with others."""
+  *before, last = example.messages
+  fields = {'prompt': last['content'], **fields}
+  for name, text in fields.items():
+    if f'{{{name}}}' not in template:
+      raise ValueError(
+        f'the template needs the field {{{name}}}, got {template[:80]!r}'
+      )
+    if text is None:
+      raise ValueError(
+        f'the example has no {name} to tell; name its field in the data'
+        f' ({name}_field), or take another context'
+      )
+  # One pass: a field inside a text that was put in is text.
+  field = re.compile('|'.join(f'{{{name}}}' for name in fields))
+  content = field.sub(lambda found: fields[found[0][1:-1]], template)
+  return [*before, {**last, 'content': content}]

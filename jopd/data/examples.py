@@ -1,5 +1,7 @@
-"""The one record that every source yields."""
+"""The one record that every source yields, and a sequence of them."""
 
+from collections.abc import Callable, Sequence
+import dataclasses
 from typing import NamedTuple
 
 
@@ -19,3 +21,21 @@ class Example(NamedTuple):
   messages: list[dict]
   answer: str | None = None
   response: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy(Sequence):
+  """`size` examples, each made by `make(index)` when it is asked for."""
+
+  size: int
+  make: Callable[[int], Example]
+
+  def __len__(self) -> int:
+    return self.size
+
+  def __getitem__(self, index):
+    # A range knows the rules of slices, negative and missing indices.
+    picked = range(self.size)[index]
+    if isinstance(picked, range):
+      return [self.make(i) for i in picked]
+    return self.make(picked)

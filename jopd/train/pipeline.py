@@ -10,6 +10,7 @@ import time
 
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 
 from jopd import sharding
 from jopd.models import hf
@@ -47,6 +48,8 @@ def train(
       run.say(f'{stage.name}: already finished')
       params[stage.student] = _reload(model, params[stage.student])
     else:
+      if stage.start:
+        params[stage.student] = jax.tree.map(jnp.copy, params[stage.start])
       params[stage.student], done = run_stage(stage, run, params, folder)
       _write_json(result, done)
       student = run.models[stage.student]

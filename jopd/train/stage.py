@@ -62,6 +62,7 @@ class Stage(NamedTuple):
   name: str
   index: int  # among the run's stages; part of every random key
   student: str  # name of the model that learns
+  start: str  # name of the model that it is a copy of at first; '' is itself
   teachers: Mapping[str, str]  # role -> name of a model
   # Role -> how that teacher follows the student; the others are frozen.
   moving: Mapping[str, Callable]

@@ -1,6 +1,10 @@
 """Contexts: what a model reads before the response."""
 
-from jopd.data import contexts
+import doctest
+
+import pytest
+
+from jopd.data import contexts, sources
 from jopd.data.examples import Example
 
 
@@ -22,4 +26,76 @@ def test_contexts_leave_their_example_as_it_was():
   example = _example('user')
   contexts.same(example).append({'role': 'user', 'content': 'more'})
   contexts.with_system(example, prompt='rule').append({})
+  contexts.with_template(example, template='{prompt}')[0]['content'] = 'more'
   assert example == _example('user')
+
+
+def test_examples_print_what_they_say():
+  assert doctest.testmod(contexts).failed == 0
+
+
+FULL = Example(
+  'a',
+  [
+    {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': 'first'},
+    {'role': 'assistant', 'content': 'reply'},
+    {'role': 'user', 'content': 'What is {answer}?'},
+  ],
+  answer='{prompt}',
+  response=r'\boxed{7}',
+)
+
+
+def test_only_the_last_turn_is_put_into_other_words():
+  # Kills: fields that are filled one after the other, so that a prompt which
+  # spells '{answer}' is filled too; str.format, which fails at '\boxed{}';
+  # another turn that is touched; a group reference in the text put in.
+  told = contexts.with_answer(FULL, template=r'{prompt} \boxed{} {answer}')
+  assert told[:-1] == FULL.messages[:-1]
+  assert told[-1] == {
+    'role': 'user',
+    'content': r'What is {answer}? \boxed{} {prompt}',
+  }
+  shown = contexts.with_solution(FULL, template='{response} {prompt} {answer}')
+  assert shown[-1]['content'] == r'\boxed{7} What is {answer}? {answer}'
+
+
+def test_the_default_templates_tell_what_they_should():
+  # Kills: a default that lacks one of its own fields.
+  for context, text in (
+    (contexts.with_answer, FULL.answer),
+    (contexts.with_solution, FULL.response),
+  ):
+    content = context(FULL)[-1]['content']
+    assert content.startswith('What is {answer}?') and text in content
+
+
+@pytest.mark.parametrize(
+  'context, template, example, message',
+  [
+    ('with_template', 'Think.', FULL, r'needs the field {prompt}, got .Think'),
+    ('with_answer', '{prompt}', FULL, 'needs the field {answer}'),
+    ('with_answer', '{answer}', FULL, 'needs the field {prompt}'),
+    ('with_solution', '{prompt}', FULL, 'needs the field {response}'),
+    (
+      *('with_answer', '{prompt}{answer}', FULL._replace(answer=None)),
+      'no answer to tell; .*answer_field',
+    ),
+    (
+      *('with_solution', '{prompt}{response}', FULL._replace(response=None)),
+      'no response to tell',
+    ),
+  ],
+)
+def test_what_cannot_be_told_is_refused(context, template, example, message):
+  with pytest.raises(ValueError, match=message):
+    getattr(contexts, context)(example, template=template)
+
+
+def test_a_told_rule_reads_as_the_task_writes_it():
+  # Kills: a self-teacher that meets other words than it was trained on.
+  untold, told = (sources.shift(count=9, told=share) for share in (0.0, 1.0))
+  for without, within in zip(untold, told, strict=True):
+    template = '{answer} + {prompt}'
+    assert contexts.with_answer(without, template=template) == within.messages

@@ -1,5 +1,6 @@
-"""Sources: the builtin task, JSON Lines files, prepared TFDS folders."""
+"""Sources: the builtin tasks, JSON Lines files, prepared TFDS folders."""
 
+import doctest
 import hashlib
 import json
 import logging
@@ -19,7 +20,11 @@ def _write(path, rows):
   return path
 
 
-# running_sum
+# tasks
+
+
+def test_examples_of_the_tasks_print_what_they_say():
+  assert doctest.testmod(sources.tasks).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -102,6 +107,68 @@ def test_an_example_depends_on_seed_split_and_index_alone():
     assert example.messages == [{'role': 'user', 'content': prompt}]
 
 
+def test_both_directions_have_one_prompt_and_one_answer():
+  # Kills: a backward line that is the forward one reversed (it begins with the
+  # answer), or that belongs to other prompts.
+  both = [
+    sources.running_sum(count=20, direction=direction)
+    for direction in ('forward', 'backward')
+  ]
+  for forward, backward in zip(*both, strict=True):
+    assert forward[:3] == backward[:3]
+    numbers = [int(word) for word in forward.messages[0]['content'].split()]
+    total, steps = 0, []
+    for number in reversed(numbers):
+      total = (total + number) % 10
+      steps.append(str(total))
+    assert backward.response == ' '.join(steps) + ' #### ' + forward.answer
+
+
+def _parts(example):
+  """Numbers and rule (None: not told) of a prompt, numbers and rule stated."""
+  told, _, numbers = example.messages[0]['content'].rpartition(' + ')
+  steps, _, answer = example.response.partition(' #### ')
+  ints = lambda text: np.array(text.split(), int)
+  rules, shifted = ints(steps).reshape(-1, 2).T
+  assert set(rules) == {int(answer)}
+  return ints(numbers), int(told) if told else None, shifted, int(answer)
+
+
+@pytest.mark.parametrize('rule', [None, 0, 6])
+def test_every_number_is_shifted_by_the_rule(rule):
+  # Kills: a rule that is drawn where one was given (0 too), another one in the
+  # prompt than in the response, or a sum without the modulus.
+  source = sources.shift(count=60, modulus=7, length=4, rule=rule, told=0.5)
+  rules, tellings = set(), 0
+  for example in source:
+    numbers, told, shifted, answer = _parts(example)
+    assert len(numbers) == 4 and numbers.max() < 7
+    assert told in (None, answer) and str(answer) == example.answer
+    np.testing.assert_array_equal((numbers + answer) % 7, shifted)
+    rules.add(answer)
+    tellings += told is not None
+  assert rules == (set(range(7)) if rule is None else {rule})
+  assert 15 < tellings < 45  # half of 60, standard deviation 3.9
+
+
+def test_telling_and_ruling_leave_the_numbers_alone():
+  # Kills: a told prompt that falls into the other split than the same untold,
+  # by which a test prompt would be trained on.
+  numbers = lambda **how: [
+    _parts(e)[0].tolist() for e in sources.shift(count=30, **how)
+  ]
+  assert numbers() == numbers(told=1.0) == numbers(rule=2)
+  told = {tuple(n) for n in numbers(told=1.0, length=3)}
+  kept = {tuple(n) for n in numbers(split='test', length=3)}
+  assert not told & kept
+
+
+def test_all_or_none_are_told():
+  for told in (0.0, 1.0):
+    source = sources.shift(count=100, told=told)
+    assert {_parts(e)[1] is not None for e in source} == {bool(told)}
+
+
 def test_a_lazy_source_is_a_sequence():
   # Kills: an index past the end that is made up instead of refused, which
   # makes a plain loop endless.
@@ -125,6 +192,20 @@ def test_a_lazy_source_is_a_sequence():
 def test_running_sum_refuses_what_it_cannot_draw(wrong, message):
   with pytest.raises(ValueError, match=message):
     sources.running_sum(**{'count': 5, **wrong})
+
+
+@pytest.mark.parametrize(
+  'task, wrong, message',
+  [
+    (sources.running_sum, {'direction': 'up'}, "'backward', got 'up'"),
+    (sources.shift, {'rule': 10}, 'rule must be from 0 to 9, got 10'),
+    (sources.shift, {'told': 1.5}, 'from 0 to 1; got 1.5'),
+    (sources.shift, {'length': 1}, 'shift needs .* at least 64'),
+  ],
+)
+def test_tasks_refuse_settings_out_of_range(task, wrong, message):
+  with pytest.raises(ValueError, match=message):
+    task(**{'count': 5, **wrong})
 
 
 # jsonl

@@ -145,6 +145,26 @@ def test_a_model_can_teach_itself(make_tiny, tmp_path):
   assert summary['teacher'] is None
 
 
+# Kills: a start that is read once the student has gone, or not at all.
+@pytest.mark.parametrize('start, apart', [('student', False), ('', True)])
+def test_a_model_can_begin_as_another_one(make_tiny, tmp_path, start, apart):
+  built = make_tiny(
+    **{
+      'stages': ('distil',),
+      'distil.student': 'teacher',
+      'distil.start': start,
+      'distil.teachers': {'teacher': 'student'},
+      'distil.steps': 1,
+      'eval.prompts': 8,
+    }
+  )
+  _, rows = _train(built, tmp_path)
+  first = next(
+    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
+  )
+  assert (abs(first['reverse_kl']) > 1e-4) == apart
+
+
 # Kills: a context that reaches the student too, or moves the response.
 def test_a_teacher_may_read_more_than_the_student(make_tiny, tmp_path):
   built = make_tiny(

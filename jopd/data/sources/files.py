@@ -1,14 +1,5 @@
-"""Sources: random-access sequences of `Example`.
+"""Sources that read files: JSON Lines, prepared TFDS folders."""
 
-Each function here returns a `Sequence[Example]`: anything with a length and
-an item per index, so that the iterator can shuffle without reading it all. To
-add a source, write a function that returns a list of examples.
-"""
-
-from collections.abc import Callable, Sequence
-import dataclasses
-import hashlib
-import itertools
 import json
 import logging
 from pathlib import Path
@@ -16,93 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from jopd.data import rows
-from jopd.data.examples import Example
+from jopd.data.examples import Example, Lazy
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Lazy(Sequence):
-  """`size` examples, each made by `make(index)` when it is asked for."""
-
-  size: int
-  make: Callable[[int], Example]
-
-  def __len__(self) -> int:
-    return self.size
-
-  def __getitem__(self, index):
-    # A range knows the rules of slices, negative and missing indices.
-    picked = range(self.size)[index]
-    if isinstance(picked, range):
-      return [self.make(i) for i in picked]
-    return self.make(picked)
-
-
-def running_sum(
-  *,
-  count: int,
-  length: int = 6,
-  modulus: int = 10,
-  seed: int = 0,
-  split: str = 'train',
-) -> Lazy:
-  """The builtin task: running sums modulo `modulus`, step by step.
-
-  The user gives `length` numbers below `modulus`; the response is their
-  running sums and then, after '####', the last of them. One wrong step makes
-  every later one wrong, so the task shows how errors grow along a rollout.
-  An example is a pure function of (seed, split, index) on every machine. The
-  split of a prompt is decided by its hash (one in eight is a test prompt), so
-  no test prompt is ever trained on, whatever the seeds and counts.
-
-  Args:
-    count: number of examples. Prompts may repeat, as they are drawn freely.
-    length: numbers per prompt.
-    modulus: 2 to 100; from 11 on some numbers have two digits.
-    seed: another seed gives other examples.
-    split: 'train' or 'test'.
-
-  Returns:
-    A lazy sequence; the answer is the last sum, the response the whole line.
-
-  Raises: ValueError for a modulus or split out of range, or when there are
-    fewer than 64 prompts to draw from.
-
-  Example:
-    >>> running_sum(count=1)[0].response
-    '8 3 1 3 8 4 #### 4'
-  """
-  if split not in ('train', 'test'):
-    raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-  if not 2 <= modulus <= 100:
-    raise ValueError(f'modulus must be from 2 to 100, got {modulus}')
-  if count < 1 or length < 1 or modulus**length < 64:
-    raise ValueError(
-      'running_sum needs count >= 1 and at least 64 different prompts '
-      f'(modulus ** length), got count={count}, modulus={modulus}, '
-      f'length={length}'
-    )
-
-  def make(index: int) -> Example:
-    for attempt in itertools.count():
-      # A hash, not a NumPy generator, whose streams may change with NumPy.
-      name = f'{seed}/{split}/{index}/{attempt}'
-      noise = hashlib.shake_256(name.encode()).digest(8 * length)
-      numbers = np.frombuffer(noise, '<u8') % modulus
-      prompt = ' '.join(map(str, numbers))
-      is_test = hashlib.sha256(prompt.encode()).digest()[0] < 32
-      if is_test == (split == 'test'):
-        break
-    sums = [str(total) for total in np.cumsum(numbers) % modulus]
-    return Example(
-      id=f'running_sum/{split}/{index}',
-      messages=[{'role': 'user', 'content': prompt}],
-      answer=sums[-1],
-      response=f'{" ".join(sums)} #### {sums[-1]}',
-    )
-
-  return Lazy(count, make)
 
 
 def jsonl(

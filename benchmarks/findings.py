@@ -1,0 +1,120 @@
+"""The findings of the founding papers, made again on a CPU with jopd.
+
+  python benchmarks/findings.py --workdir=runs/findings
+  python benchmarks/findings.py --only=topk_bias --seeds=1
+
+Each finding says beforehand what must come out, trains small models with
+ordinary configs, and says for each seed whether it did. Models that findings
+share are trained once. A finished run is kept, so the same command goes on
+where it stopped. Results go to WORKDIR/results.json and WORKDIR/pictures.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import pathlib
+import sys
+import time
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+from founding import FINDINGS
+from founding.lab import Lab
+from founding.pictures import draw
+from tqdm import tqdm
+
+from jopd.programs import cache_compilations
+
+
+def main():
+  """Runs the findings."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    '--only', action='append', choices=FINDINGS, help='may be repeated'
+  )
+  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--workdir', type=pathlib.Path, default='runs/findings')
+  parser.add_argument('--json', action='store_true', help='print results.json')
+  args = parser.parse_args()
+  if args.seeds < 1:
+    parser.error('--seeds must be at least 1')
+
+  cache_compilations()
+  path = args.workdir / 'results.json'
+  names = args.only or list(FINDINGS)
+  for name in names:
+    tqdm.write(promise(name), file=sys.stderr)
+  todo = [(seed, name) for seed in range(args.seeds) for name in names]
+  for seed, name in (bar := tqdm(todo, unit='finding')):
+    bar.set_description(f'{name}, seed {seed}')
+    found = examine(FINDINGS[name], Lab(args.workdir, seed))
+    tqdm.write(verdict(name, seed, found), file=sys.stderr)
+    # Read anew: another process may be at other findings.
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    results.setdefault(name, {})[str(seed)] = found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + '\n')
+    draw(name, FINDINGS[name], results[name], args.workdir)
+  if args.json:
+    print(json.dumps(results))
+  else:
+    print('\n\n'.join(table(name, results[name]) for name in names))
+
+
+def examine(finding, lab: Lab) -> dict:
+  """What one seed shows."""
+  start = time.perf_counter()
+  rows = finding.measure(lab)
+  held = dict(zip(finding.SIGNATURE, finding.judge(rows), strict=True))
+  return dict(
+    passed=all(held.values()),
+    statements=held,
+    rows=rows,
+    seconds=round(time.perf_counter() - start, 1),
+  )
+
+
+def promise(name: str) -> str:
+  """What must come out, said before anything is run."""
+  claim = inspect.getdoc(FINDINGS[name]).splitlines()[0]
+  statements = ''.join(f'\n  - {s}' for s in FINDINGS[name].SIGNATURE)
+  return f'{name}: {claim}{statements}'
+
+
+def verdict(name: str, seed: int, found: dict) -> str:
+  """One line per statement."""
+  lines = [
+    f'  {"pass" if held else "FAIL"}  {statement}'
+    for statement, held in found['statements'].items()
+  ]
+  return '\n'.join([f'{name}, seed {seed}, {found["seconds"]} s', *lines])
+
+
+def table(name: str, seeds: dict[str, dict]) -> str:
+  """The numbers of a finding, as the table of docs/findings.md."""
+  shown = FINDINGS[name].SHOWN
+  passed = [seed for seed, found in seeds.items() if found['passed']]
+  lines = [
+    f'{name}: passed with {len(passed)} of {len(seeds)} seeds',
+    '',
+    ' | '.join(['| variant', *(n.replace('_', ' ') for n in shown)]) + ' |',
+    '|---' * (1 + len(shown)) + '|',
+  ]
+  for variant in next(iter(seeds.values()))['rows']:
+    rows = [found['rows'][variant] for found in seeds.values()]
+    cells = [' / '.join(_digits(row.get(n)) for row in rows) for n in shown]
+    lines.append(' | '.join([f'| {variant}', *cells]) + ' |')
+  return '\n'.join(lines)
+
+
+def _digits(value: float | None) -> str:
+  if value is None:
+    return '-'
+  return f'{value:.3f}' if abs(value) < 10 else f'{value:.0f}'
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,93 @@
+"""What is measured of models beside what their runs write down."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from jopd import build, commands, sharding
+from jopd.data.batching import encode_batch
+from jopd.data.examples import Example
+from jopd.models import hf
+from jopd.recipe import make_examples
+from jopd.rollout.engine import decode, make_generate
+from jopd.rollout.stops import make_stops
+from jopd.train.phases import Phases, freeze
+from jopd.train.state import init_state, state_shardings
+
+
+def answers(folder: str, data: dict) -> Iterator[tuple[Example, str]]:
+  """Greedy answers of a model to all examples of a source."""
+  examples = make_examples(data)[:]
+  tokenizer = hf.load_tokenizer(folder)
+  prompts = encode_batch(examples, tokenizer, max_prompt_tokens=24)
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  model, params = hf.load(folder)
+  stops = make_stops(
+    hf.stop_ids(folder, tokenizer), strings=(), tokenizer=tokenizer
+  )
+  generate = make_generate(
+    model, mesh, stops=stops, max_new_tokens=12, vocab_size=len(tokenizer)
+  )
+  rollout = generate(
+    params,
+    prompts.prompt,
+    prompts.prompt_length,
+    jax.random.key(0),
+    temperature=0.0,
+  )
+  yield from zip(
+    examples, decode(tokenizer, jax.device_get(rollout)), strict=True
+  )
+
+
+def gradients(config, *, replicas: int) -> np.ndarray:
+  """[replicas, parameters]: the first step's gradient, each on new rollouts.
+
+  A gradient is what a step of plain descent at rate 1 takes away. Configs of
+  one seed have the same prompts and rollouts, so their gradients can be
+  compared one by one.
+
+  Args:
+    config: of `Lab.distilling`, with learning_rate=1.0, warmup_steps=0,
+      decay='constant', clip_norm=0.0, optimizer=dict(name='sgd').
+    replicas: how many.
+  """
+  run, [stage], params = build.build(config, say=commands.say)
+  frozen = freeze(stage, run, params)
+  params = params['student']
+  where = jax.tree.map(lambda p: p.sharding, params)
+  shardings = state_shardings(run.mesh, where, params, stage.tx)
+  phases = Phases(stage, run, frozen, shardings)
+  start = jax.jit(lambda p: init_state(p, stage.tx), out_shardings=shardings)
+  found = []
+  for replica in range(replicas):
+    state = start(jax.tree.map(lambda p: p.copy(), params))
+    before = _flat(state.params)
+    prompts = next(stage.batches)
+    key = jax.random.fold_in(run.key, replica)
+    batch = phases.place(prompts, phases.respond(state, prompts, key))
+    state, _ = phases.learn(state, phases.teach(batch), batch)
+    found.append(before - _flat(state.params))
+  return np.stack(found)
+
+
+def _flat(params) -> np.ndarray:
+  leaves = jax.tree.leaves(jax.device_get(params))
+  return np.concatenate([leaf.ravel() for leaf in leaves]).astype(np.float64)
+
+
+def total_variance(found: np.ndarray) -> float:
+  """The trace of the covariance of gradients, [replicas, parameters]."""
+  return float(np.sum(np.var(found, axis=0, ddof=1)))
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+  """Between two mean gradients."""
+  norms = np.linalg.norm(one) * np.linalg.norm(other)
+  return float(one @ other / norms)
+
+
+def share(examples, right: Callable[[Example, str], bool]) -> float:
+  """The share of (example, answer) pairs of which `right` is true."""
+  return float(np.mean([right(*pair) for pair in examples]))

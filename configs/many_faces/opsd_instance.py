@@ -1,0 +1,52 @@
+"""Self-distillation from a teacher that is told the answer.
+
+"The Many Faces of On-Policy Distillation" (arXiv 2605.11182), the third failure
+mechanism. The one difference from opd.py: the teacher is the student itself, as
+it was at the beginning, told the answer of each problem. What it is told
+differs from prompt to prompt, and the student can only learn the average.
+
+  jopd train --config=configs/many_faces/opsd_instance.py:tiny \\
+    --workdir=runs/opsd_instance
+
+Measured, tiny: @many_faces/opsd_instance@.
+At its published size, without ':tiny', it is not yet measured.
+"""
+
+from jopd import config as configs
+from jopd import presets
+
+
+def get_config(size='full'):
+  """Returns the config; size 'tiny' is the recipe on a builtin task."""
+  config = presets.mathematics(size, student='Qwen/Qwen3-1.7B')
+  config.stages = ('distil',)
+  config.distil = configs.stage(
+    teachers=dict(teacher='student'),
+    contexts=dict(teacher=dict(name='with_answer')),
+    max_context_tokens=1280,
+    terms=dict(
+      match=dict(
+        objective='matching',
+        divergence='stop_gradient_reverse_kl',
+        support=dict(name='top_k', k=20, of='intersection', tail='drop'),
+      )
+    ),
+    reduce='sequence_mean',
+    rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
+    steps=300,
+    batch_size=64,
+    optimizer=dict(name='adamw', b2=0.98, weight_decay=0.1),
+    learning_rate=2e-6,
+    warmup_steps=30,
+    decay='cosine',
+    eval_every=50,
+    chunk_tokens=2048,
+  )
+  if size == 'tiny':
+    rules = dict(name='shift', count=8192, length=5, modulus=5)
+    lesson = dict(data=rules | dict(told=0.5), steps=900, decay='cosine')
+    presets.tiny(config, data=rules, lessons=dict(student=lesson))
+    told = dict(name='with_answer', template='{prompt} + {answer}')
+    config.distil.contexts = dict(teacher=told)
+    config.distil.steps, config.distil.learning_rate = 120, 1e-3
+  return config

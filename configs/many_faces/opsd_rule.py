@@ -1,0 +1,58 @@
+"""Self-distillation from a teacher that is told a rule that all prompts share.
+
+"The Many Faces of On-Policy Distillation" (arXiv 2605.11182), where OPSD works.
+The one difference from opsd_instance.py: what the teacher is told is the same
+for all prompts, here to be concise. Such a rule survives the average.
+
+  jopd train --config=configs/many_faces/opsd_rule.py:tiny \\
+    --workdir=runs/opsd_rule
+
+Measured, tiny: @many_faces/opsd_rule@.
+At its published size, without ':tiny', it is not yet measured.
+"""
+
+from jopd import config as configs
+from jopd import presets
+
+CONCISE = (
+  'Reason as briefly as you can: no repetitions, no second thoughts that change'
+  ' nothing, and only the steps that the answer needs.'
+)
+
+
+def get_config(size='full'):
+  """Returns the config; size 'tiny' is the recipe on a builtin task."""
+  config = presets.mathematics(size, student='Qwen/Qwen3-8B')
+  config.stages = ('distil',)
+  config.distil = configs.stage(
+    teachers=dict(teacher='student'),
+    contexts=dict(teacher=dict(name='with_system', prompt=CONCISE)),
+    max_context_tokens=1280,
+    terms=dict(
+      match=dict(
+        objective='matching',
+        divergence='stop_gradient_reverse_kl',
+        support=dict(name='top_k', k=20, of='intersection', tail='drop'),
+      )
+    ),
+    reduce='sequence_mean',
+    rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
+    steps=300,
+    batch_size=64,
+    optimizer=dict(name='adamw', b2=0.98, weight_decay=0.1),
+    learning_rate=2e-6,
+    warmup_steps=30,
+    decay='cosine',
+    eval_every=50,
+    chunk_tokens=2048,
+  )
+  if size == 'tiny':
+    rules = dict(name='shift', count=8192, length=5, modulus=5, rule=3)
+    lesson = dict(
+      data=rules | dict(rule=None, told=0.5), steps=900, decay='cosine'
+    )
+    presets.tiny(config, data=rules, lessons=dict(student=lesson))
+    told = dict(name='with_answer', template='{prompt} + {answer}')
+    config.distil.contexts = dict(teacher=told)
+    config.distil.steps, config.distil.learning_rate = 120, 1e-3
+  return config

@@ -1,0 +1,11 @@
+"""Sources: random-access sequences of `Example`.
+
+Each function here returns a `Sequence[Example]`: anything with a length and
+an item per index, so that the iterator can shuffle without reading it all. To
+add a source, write a function that returns a list of examples.
+"""
+
+from jopd.data.sources.files import jsonl, tfds
+from jopd.data.sources.tasks import running_sum, shift
+
+__all__ = ['jsonl', 'running_sum', 'shift', 'tfds']

@@ -1,0 +1,131 @@
+"""Settings that recipes share: real models on mathematics, and all in small.
+
+Nothing is downloaded. The paths are those of the model hub, relative to where
+jopd is started: `hf download Qwen/Qwen3-1.7B --local-dir=Qwen/Qwen3-1.7B`.
+"""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from jopd.config import base, did_you_mean, stage
+
+_SHAPE = dict(
+  model_type='qwen3',
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  rope_theta=10_000.0,
+  initializer_range=0.1,
+  tie_word_embeddings=True,
+)
+LARGE = _SHAPE | dict(hidden_size=128, intermediate_size=256, head_dim=32)
+SMALL = _SHAPE | dict(hidden_size=64, intermediate_size=192, head_dim=16)
+
+SUMS = dict(name='running_sum', count=8192, length=6, modulus=10)
+IMITATE = dict(demo=dict(objective='negative_log_likelihood'))
+# Imitation before the recipe begins: of a teacher, and of a student, who sees
+# few demonstrations, so that something is left to learn.
+_MASTER = dict(steps=300, decay='cosine')
+_BEGINNER = dict(steps=250, data=SUMS | dict(count=280))
+
+
+def mathematics(size: str, *, tokens: int = 4096, **models: str) -> ConfigDict:
+  """The settings of a run on mathematics; its stages are still to come.
+
+  Args:
+    size: 'full' or 'tiny', the argument of the config file.
+    tokens: most tokens of a response.
+    models: name -> a Hugging Face folder.
+
+  Returns:
+    A config that reads data/train.jsonl and data/test.jsonl (`prompt`,
+    `answer`, and `response` where a stage imitates), wants answers in a box,
+    and computes in bfloat16. Chat templates are asked not to think, as far as
+    they listen.
+
+  Raises: ValueError when there is no such size.
+  """
+  if size not in ('full', 'tiny'):
+    raise ValueError(
+      f'there is no size {size!r}{did_you_mean(size, ("full", "tiny"))}'
+    )
+  config = base()
+  for name, path in models.items():
+    config.models[name] = ConfigDict(dict(path=path))
+  config.template.enable_thinking = False
+  config.data = ConfigDict(dict(name='jsonl', path='data/train.jsonl'))
+  config.eval_data = ConfigDict(dict(name='jsonl', path='data/test.jsonl'))
+  config.reward = ConfigDict(dict(name='boxed_match'))
+  config.max_prompt_tokens, config.max_response_tokens = 1024, tokens
+  config.buckets = 3
+  config.compute_dtype, config.remat = 'bfloat16', True
+  return config
+
+
+def tiny(
+  config: ConfigDict,
+  *,
+  lessons: Mapping[str, Mapping] | None = None,
+  data: Mapping = SUMS,
+) -> ConfigDict:
+  """The stages of a config with small models on a builtin task.
+
+  Losses, sources, contexts, rollouts and the order of stages stay; models,
+  data, lengths, batches, steps and learning rates become those of
+  configs/quickstart.py, nearly. Models that a stage does not make from another
+  one are first taught by imitation, each in a stage of its own, 'learn_NAME':
+  the one called 'teacher' is larger and masters the task, others have seen 280
+  demonstrations.
+
+  Args:
+    config: with models and stages; changed and returned.
+    lessons: model -> settings of its first stage that are not as above.
+    data: of all stages, a source and its arguments.
+
+  Returns:
+    The config.
+  """
+  lessons = dict(lessons or {})
+  made = {config[name].student for name in config.stages if config[name].start}
+  first = []
+  for model in config.models:
+    master = model == 'teacher' and model not in made
+    config.models[model] = ConfigDict(LARGE if master else SMALL)
+    if model in made:
+      continue
+    name = f'learn_{model}'
+    lesson = dict(student=model, source='dataset', terms=IMITATE)
+    lesson |= dict(learning_rate=3e-3, warmup_steps=20)
+    lesson |= (_MASTER if master else _BEGINNER) | lessons.get(model, {})
+    config[name] = stage(**lesson)
+    first.append(name)
+  for name in config.stages:
+    _shrink(config[name])
+  config.stages = (*first, *config.stages)
+  config.tokenizer, config.template = '', ConfigDict()
+  config.data = ConfigDict(data)
+  config.eval_data = ConfigDict({**data, 'count': 256, 'split': 'test'})
+  config.reward = ConfigDict(dict(name='exact_match'))
+  config.max_prompt_tokens, config.max_response_tokens = 32, 16
+  config.eval.prompts, config.eval.samples = 256, 0
+  config.buckets = 1
+  config.compute_dtype, config.remat = 'float32', False
+  return config
+
+
+def _shrink(settings: ConfigDict) -> None:
+  """The settings of a stage that depend on the size of models and data."""
+  settings.data = ConfigDict()
+  settings.steps = 200
+  settings.learning_rate = 1e-3 if settings.group_size > 1 else 2e-3
+  settings.warmup_steps = 10
+  if settings.group_size > 1:
+    settings.batch_size, settings.group_size = 16, 8
+  else:
+    settings.batch_size = 64
+  settings.micro_batches, settings.slots, settings.chunk_tokens = 1, 0, 256
+  settings.eval_every = 0
+  settings.mask_tokens = ()  # of real tokenizers
+  if settings.contexts:
+    settings.max_context_tokens = 48
