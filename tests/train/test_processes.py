@@ -15,6 +15,7 @@ from jopd.models import hf
 from jopd.train import pipeline
 
 TINY = pathlib.Path(__file__).parents[1] / 'tiny.py'
+SETTINGS = ['--config.distil.updates=2', '--config.distil.group_size=2']
 WORKER = """
 import sys, jax
 address, process, *arguments = sys.argv[1:]
@@ -26,7 +27,7 @@ run(arguments)
 
 def _start(address, process, workdir):
   flags = '--xla_force_host_platform_device_count=4'
-  arguments = ['train', f'--config={TINY}', f'--workdir={workdir}']
+  arguments = ['train', f'--config={TINY}', f'--workdir={workdir}', *SETTINGS]
   return subprocess.Popen(
     [sys.executable, '-c', WORKER, address, str(process), *arguments],
     env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
@@ -37,7 +38,8 @@ def _start(address, process, workdir):
 
 
 # Kills: rows that reach the wrong host, keys that depend on the process,
-# metrics of one host's rows only, two writers of one file.
+# metrics of one host's rows only, two writers of one file, updates that take
+# other prompts than those of one process.
 def test_two_processes_learn_what_one_learns(tmp_path):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -51,7 +53,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
   assert [w.returncode for w in workers] == [0, 0], said
   two = json.loads((tmp_path / 'two' / 'summary.json').read_text())
 
-  built = build.build(config.load(str(TINY)), say=lambda line: None)
+  built = build.build(config.load(str(TINY), SETTINGS), say=lambda line: None)
   one = pipeline.train(built.run, built.stages, built.params, tmp_path / 'one')
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
