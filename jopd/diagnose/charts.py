@@ -221,7 +221,14 @@ CHARTS = (
     'thinks too differently to learn from each other.',
     _panels(
       Panel('overlap ratio', (field('overlap'),), top=1),
-      Panel('student mass', (field('target_mass'),), top=1),
+      Panel(
+        'student mass',
+        (
+          field('target_mass', "on the target's 16"),
+          field('overlap_mass', 'on the shared ones'),
+        ),
+        top=1,
+      ),
     ),
   ),
   Chart(

@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 class TokenStats(NamedTuple):
   """Per-token scalars, [*B] float32, all under stop-gradient.
 
-  The five that compare with a target are None when there is none, so is the
+  Those that compare with a target are None when there is none, so is the
   mismatch where nothing was recorded, and the three of the outcome where nobody
   graded. Where the mask is False the scalars mean nothing, but are finite.
 
@@ -44,8 +44,12 @@ class TokenStats(NamedTuple):
     sampler_logp: the same under the distribution that sampled it.
     student_entropy: entropy of the student, nats.
     target_entropy: entropy of the target, nats.
+    entropy_gap: |target_entropy - student_entropy|.
     reverse_kl: KL(student || target), exact, over the whole vocabulary.
     overlap: share of the student's top 16 that is in the target's top 16.
+    overlap_mass: the student's probability on the tokens that the two share.
+    overlap_advantage: mean over these of p (log q - log p), both renormalised
+      on them, nats; 0 is agreement, and says nothing of what is not shared.
     target_mass: the student's probability on the target's top 16. When it falls
       while the loss falls, the student is fleeing the support.
     mismatch: |log p - log p'| of the token, p' the student as the sampler ran
@@ -61,8 +65,11 @@ class TokenStats(NamedTuple):
   sampler_logp: Float[Array, '*B']
   student_entropy: Float[Array, '*B']
   target_entropy: Float[Array, '*B'] | None
+  entropy_gap: Float[Array, '*B'] | None
   reverse_kl: Float[Array, '*B'] | None
   overlap: Float[Array, '*B'] | None
+  overlap_mass: Float[Array, '*B'] | None
+  overlap_advantage: Float[Array, '*B'] | None
   target_mass: Float[Array, '*B'] | None
   mismatch: Float[Array, '*B'] | None
   mask: Bool[Array, '*B']
@@ -173,16 +180,10 @@ def token_stats(
     (0.0, 1.0)
   """
   student_logp = finite(jax.lax.stop_gradient(student_logp))
-  stats = TokenStats(
+  stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
     student_logp=pick(student_logp, token),
-    target_logp=None,
     sampler_logp=finite(jax.lax.stop_gradient(sampler_logp)),
     student_entropy=entropy(student_logp),
-    target_entropy=None,
-    reverse_kl=None,
-    overlap=None,
-    target_mass=None,
-    mismatch=None,
     mask=jnp.ones(token.shape, bool) if mask is None else mask,
     **jax.lax.stop_gradient(outcome._asdict() if outcome else {}),
   )
@@ -197,10 +198,35 @@ def token_stats(
   target_top = top_indices(target_logp, k)
   shared = (student_top[..., :, None] == target_top[..., None, :]).any(-1)
   on_target = jnp.take_along_axis(student_logp, target_top, axis=-1)
+  target_entropy = entropy(target_logp)
+  mass, advantage = _on_shared(
+    jnp.take_along_axis(student_logp, student_top, axis=-1),
+    jnp.take_along_axis(target_logp, student_top, axis=-1),
+    shared,
+  )
   return stats._replace(
     target_logp=pick(target_logp, token),
-    target_entropy=entropy(target_logp),
+    target_entropy=target_entropy,
+    entropy_gap=jnp.abs(target_entropy - stats.student_entropy),
     reverse_kl=reverse_kl(student_logp, target_logp),
     overlap=jnp.mean(shared, axis=-1, dtype=jnp.float32),
+    overlap_mass=mass,
+    overlap_advantage=advantage,
     target_mass=jnp.sum(jnp.exp(on_target), axis=-1),
   )
+
+
+def _on_shared(student_logp, target_logp, shared):
+  """Mass and advantage of the student on the tokens that it shares, [*B]."""
+  count = jnp.maximum(jnp.sum(shared, axis=-1), 1)
+  p, q = (
+    jnp.where(shared, jnp.exp(logp), 0.0)
+    for logp in (student_logp, target_logp)
+  )
+  mass, target_mass = jnp.sum(p, axis=-1), jnp.sum(q, axis=-1)
+  # sum of p (log q - log p), all over the sum of p: then both are normalised.
+  gap = jnp.sum(p * jnp.where(shared, target_logp - student_logp, 0.0), axis=-1)
+  none = mass == 0
+  least = lambda x: jnp.where(none, 1.0, jnp.maximum(x, 1e-30))
+  advantage = gap / least(mass) + jnp.log(least(mass) / least(target_mass))
+  return mass, jnp.where(none, 0.0, advantage) / count

@@ -12,13 +12,21 @@ def oracle(student, target, token):
   p, q = oracles.softmax(student), oracles.softmax(target)
   k = min(16, len(p))
   top_p, top_q = oracles.top(p, k), oracles.top(q, k)
+  shared = [v for v in top_p if v in top_q]
+  mass, target_mass = sum(p[v] for v in shared), sum(q[v] for v in shared)
+  entropies = [-sum(x * np.log(x) for x in side) for side in (p, q)]
   return {
     'student_logp': np.log(p[token]),
     'target_logp': np.log(q[token]),
-    'student_entropy': -sum(x * np.log(x) for x in p),
-    'target_entropy': -sum(x * np.log(x) for x in q),
+    'student_entropy': entropies[0],
+    'target_entropy': entropies[1],
+    'entropy_gap': abs(entropies[0] - entropies[1]),
     'reverse_kl': oracles.reverse_kl(p, q),
-    'overlap': sum(v in top_q for v in top_p) / k,
+    'overlap': len(shared) / k,
+    'overlap_mass': mass,
+    'overlap_advantage': np.mean(
+      [p[v] / mass * np.log(q[v] / target_mass / (p[v] / mass)) for v in shared]
+    ),
     'target_mass': sum(p[v] for v in top_q),
   }
 
@@ -46,6 +54,14 @@ def test_stats_equal_the_oracle():
         )
 
 
+# Kills 0 / 0 where nothing is shared.
+def test_nothing_shared_is_no_mass_and_no_advantage():
+  logits = jnp.where(jnp.arange(40) < 20, 50.0, -50.0)
+  one, other = losses.log_probs(logits), losses.log_probs(-logits)
+  stats = losses.token_stats(one, other, jnp.array(0), jnp.array(0.0))
+  assert stats.overlap == stats.overlap_mass == stats.overlap_advantage == 0
+
+
 # p = (1/4, 3/4), q = (1/2, 1/2), token 1: log(1/2) - log(3/4) = -0.405465.
 # Kills a credit of the other sign, or of the KL instead of the token.
 def test_the_log_ratio_by_hand():
@@ -64,6 +80,7 @@ def test_stats_carry_no_gradient():
       target_logp,
       jnp.array(1),
       sampler_logp,
+      rollout_logp=sampler_logp,
       outcome=losses.Outcome(reward, reward, reward),
     )
     return sum(stats)
