@@ -18,6 +18,9 @@ same weights, float32, and are null where they are not installed.
   continuous_vs_static  seconds of four batches of 16 / of 64 rows through 16
                         slots, their limits drawn from a long-tailed law
   recompilations        by a second call with other settings, limits and key
+  mismatch              |log p of the sampler - log p of the learner in float32|
+                        of the sampled tokens, mean and largest, nats; for
+                        rollouts in float32, bfloat16 and int8
 
 Cases: 'small', 16 prompts x (32 + 128) tokens at V = 4,096, gives the ratios
 of the first line; 'large', 8 x (128 + 128) at V = 151,936, is left out by
@@ -49,6 +52,7 @@ import peers
 from jopd import sharding
 from jopd.models import hf
 from jopd.rollout.engine import make_generate
+from jopd.rollout.score import score
 from jopd.rollout.stops import make_stops
 
 TOP_P = 0.95
@@ -102,13 +106,13 @@ def make_prompts(case):
   return prompt.astype(np.int32), length.astype(np.int32)
 
 
-def make_sampler(model, case, *, slots=None):
+def make_sampler(model, case, **options):
   """`generate` on one device, where nothing stops a row."""
   generate = make_generate(
     model,
     sharding.make_mesh(devices=jax.devices()[:1]),
     max_new_tokens=case.new,
-    slots=slots,
+    **options,
   )
   return partial(generate, stops=make_stops(()))
 
@@ -251,6 +255,32 @@ def study_long_tail(model, params, rounds):
   }
 
 
+def measure_mismatch(model, params, case):
+  """How far coarser rollouts are from a learner in float32, by precision."""
+  prompts = make_prompts(case)
+
+  @jax.jit
+  def learner(params, rollout):
+    hidden = score(
+      model, params, rollout.prompt, rollout.prompt_length, rollout.response
+    )
+    logits = jnp.einsum('btd,vd->btv', hidden, model.head(params))
+    logp = jax.nn.log_softmax(logits)
+    return jnp.take_along_axis(logp, rollout.response[..., None], -1)[..., 0]
+
+  found = {}
+  for name, options in {
+    'float32': {},
+    'bfloat16': dict(compute_dtype=jnp.bfloat16),
+    'int8': dict(int8=True),
+  }.items():
+    generate = make_sampler(model, case, **options)
+    rollout = generate(params, *prompts, jax.random.key(0))
+    gap = np.abs(np.asarray(rollout.logp - learner(params, rollout)))
+    found[name] = dict(mean=float(gap.mean()), largest=float(gap.max()))
+  return found
+
+
 def count_recompilations(model, params, case):
   """Compilations by a second call that differs in everything but shapes."""
   generate = make_sampler(model, case).func
@@ -291,6 +321,7 @@ def main():
     'long_tailed': study_long_tail(*policy, rounds),
   }
   recompilations = count_recompilations(*policy, SMALL)
+  mismatch = measure_mismatch(*policy, SMALL)
   if not args.quick:
     policy = make_policy(args.large_student, LARGE.vocab)
     cases['large'] = study(*policy, LARGE, rounds)
@@ -299,6 +330,7 @@ def main():
   result = {
     **{name: wall[name] for name in cpu},
     'recompilations': recompilations,
+    'mismatch': mismatch,
     'cpu': cpu,
     'cases': cases,
     'device': jax.devices()[0].device_kind,
