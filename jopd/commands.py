@@ -18,6 +18,9 @@ from jopd.data.batching import encode_batch
 from jopd.data.examples import Example
 from jopd.data.prompts import encode_prompt
 from jopd.diagnose.report import report as draw
+from jopd.doctor.examine import examine
+from jopd.doctor.findings import worst
+from jopd.doctor.page import page
 from jopd.models import hf
 from jopd.programs import cache_compilations
 from jopd.rollout.engine import decode, make_generate
@@ -270,6 +273,24 @@ def _rows(asked, tokenizer, rollout) -> Iterator[dict]:
       logp=float(rollout.logp[i].sum(dtype=np.float64)),
       sampler_logp=float(rollout.sampler_logp[i].sum(dtype=np.float64)),
     )
+
+
+def doctor(arguments, overrides) -> int:
+  """Prints what speaks against training a config; returns the exit code."""
+  config = configs.load(arguments.config, overrides)
+  if arguments.workdir:
+    _refuse_other_work(pathlib.Path(arguments.workdir), config)
+  _prepare()
+  findings = examine(
+    config, workdir=arguments.workdir, prompts=arguments.prompts, say=say
+  )
+  status = worst(findings)
+  if arguments.json:
+    rows = [finding._asdict() for finding in findings]
+    print(json.dumps({'status': status, 'findings': rows}, indent=2))
+  else:
+    print(page(findings))
+  return {'ok': 0, 'warn': 3, 'refuse': 2}[status]
 
 
 def report(arguments, overrides) -> None:
