@@ -20,7 +20,7 @@ from jopd.data.prompts import encode_prompt
 from jopd.diagnose.report import report as draw
 from jopd.doctor.examine import examine
 from jopd.doctor.findings import worst
-from jopd.doctor.page import page
+from jopd.doctor.page import as_json, page
 from jopd.models import hf
 from jopd.programs import cache_compilations
 from jopd.rollout.engine import decode, make_generate
@@ -284,13 +284,8 @@ def doctor(arguments, overrides) -> int:
   findings = examine(
     config, workdir=arguments.workdir, prompts=arguments.prompts, say=say
   )
-  status = worst(findings)
-  if arguments.json:
-    rows = [finding._asdict() for finding in findings]
-    print(json.dumps({'status': status, 'findings': rows}, indent=2))
-  else:
-    print(page(findings))
-  return {'ok': 0, 'warn': 3, 'refuse': 2}[status]
+  print(as_json(findings) if arguments.json else page(findings))
+  return {'ok': 0, 'warn': 3, 'refuse': 2}[worst(findings)]
 
 
 def report(arguments, overrides) -> None:

@@ -21,6 +21,7 @@ FLOORS = (
   {'train', 'evaluate', 'diagnose'},
   {'recipe', 'checks'},
   {'build'},
+  {'doctor'},
   {'commands'},
   {'main'},
 )

@@ -1,6 +1,7 @@
-"""The findings as one page of plain text."""
+"""The findings as one page of plain text, or as JSON."""
 
 from collections.abc import Sequence
+import json
 import math
 import textwrap
 
@@ -35,6 +36,16 @@ def page(findings: Sequence[Finding]) -> str:
     **{status: statuses.count(status) for status in _END}
   )
   return '\n'.join([*lines, '', end])
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+  """The worst status and all findings as JSON; null for what is no number."""
+  rows = [finding._asdict() for finding in findings]
+  for row in rows:
+    if not math.isfinite(row['number']):
+      row['number'] = None
+  document = {'status': worst(findings), 'findings': rows}
+  return json.dumps(document, indent=2, allow_nan=False)
 
 
 def _lines(finding: Finding) -> list[str]:

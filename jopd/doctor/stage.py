@@ -19,7 +19,7 @@ from jopd.rollout.score import score
 from jopd.train.stage import Run, Stage
 
 _GROUP = 4  # most responses to a prompt
-_PRIVILEGES = 4  # in the place of an example's own, its own included
+_PRIVILEGES = 8  # in the place of an example's own, its own included
 _CUTS = (0.25, 0.5, 0.75)  # shares of the student's responses
 
 
@@ -32,6 +32,9 @@ class Examination:
     params: model name -> parameters on the mesh, as the stage begins.
     prompts: how many to take, at most; rounded to what the mesh divides.
     support: k of the stage's loss; None where it reads the whole vocabulary.
+
+  Attributes:
+    prompts: those that were taken.
   """
 
   def __init__(
@@ -48,7 +51,7 @@ class Examination:
     self._params = {n: jax.tree.map(cast, params[n]) for n in params}
     rows = sharding.batch_sharding(run.mesh)
     self._put = partial(sharding.put, sharding=rows)
-    self._prompts = _take(stage, prompts, sharding.batch_parts(run.mesh))
+    self.prompts = _take(stage, prompts, sharding.batch_parts(run.mesh))
     self._key = jax.random.fold_in(run.key, stage.index)
     names = {stage.student, *stage.teachers.values()}
     self._generate = {
@@ -65,7 +68,7 @@ class Examination:
   def observe(self) -> Seen:
     """What the models say, and what they think of it."""
     stage, name = self._stage, self._stage.student
-    own = self._prompts.prompt, self._prompts.prompt_length
+    own = self.prompts.prompt, self.prompts.prompt_length
     greedy = self._grade(self._ask(name, *own, temperature=0.0))
     rollouts = [
       self._ask(name, *own, seed=seed, **stage.sampling)
@@ -77,7 +80,7 @@ class Examination:
     student = self._hidden(name, *own, rollout), self._head(name)
     teachers = {
       role: (
-        self._hidden(teacher, *self._read(role, self._prompts), rollout),
+        self._hidden(teacher, *self._read(role, self.prompts), rollout),
         self._head(teacher),
       )
       for role, teacher in stage.teachers.items()
@@ -99,7 +102,7 @@ class Examination:
   def _see(self, role: str, student, teacher, rollout: Rollout) -> OfTeacher:
     """What is observed of one teacher."""
     name = self._stage.teachers[role]
-    read = self._read(role, self._prompts)
+    read = self._read(role, self.prompts)
     again = self._hidden(name, *read, rollout)
     return OfTeacher(
       # First a share of nothing, so that all are answered by one program.
@@ -133,7 +136,7 @@ class Examination:
   def _grade(self, rollout: Rollout, **prefix) -> Answers:
     return answers.graded(
       rollout,
-      self._prompts.examples,
+      self.prompts.examples,
       self._run.grade,
       self._run.tokenizer,
       **prefix,
@@ -172,19 +175,24 @@ class Examination:
     return sharding.local_rows(read(student, teacher, *arrays))
 
   def _privilege(self, role: str, student, rollout: Rollout):
-    """Information and distance, [B, T] each; None where all read the same."""
+    """Information and distance, [B, T] each; None where all read the same.
+
+    NaN where no other example's privilege fits in the place of the own one.
+    """
     if role not in self._stage.contexts:
       return None
-    name, count = self._stage.teachers[role], len(self._prompts.examples)
+    name, count = self._stage.teachers[role], len(self.prompts.examples)
     hidden = []
     for shift in range(count):
       try:
-        read = self._read(role, _swapped(self._prompts, shift))
+        read = self._read(role, _swapped(self.prompts, shift))
       except ValueError:  # too long in this place
         continue
       hidden.append(self._hidden(name, *read, rollout))
       if len(hidden) == _PRIVILEGES:
         break
+    if len(hidden) < 2:
+      return (np.full(rollout.response.shape, np.nan),) * 2
     measure = jax.jit(
       partial(
         states.privilege,

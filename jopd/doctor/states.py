@@ -124,7 +124,8 @@ def privilege(
   information, the generalised Jensen-Shannon divergence of the q_j, is what no
   training removes. It is also the mutual information between the next token
   and which of the J privileges was shown: 0 where swapping them changes nothing
-  (a rule shared by all examples), at most log J.
+  (a rule shared by all examples), at most log J. Of J privileges drawn from
+  many it sees, on average, no more than there is: it is a lower bound.
 
   Args:
     student: hidden states [B, T, D'] and head [V', D'], without privilege.

@@ -265,10 +265,13 @@ def _of_privilege(about: _About) -> Iterator[Finding]:
   if about.teacher.privilege is None:
     return
   information, distance = map(about.mean, about.teacher.privilege)
-  share = information / distance if distance else 0.0
+  if math.isnan(information):
+    text = 'not measured: no privilege of another example fits in its place'
+    yield about.judge('privilege', information, text, status='warn')
+    return
   yield about.judge(
     'privilege',
-    share,
+    information / distance if distance else 0.0,
     'of KL(teacher || student) tells which privilege was shown:'
     f' {information:.3f} of {distance:.3f} nats per token',
     status='ok' if information < _LITTLE else None,
