@@ -279,7 +279,10 @@ def doctor(arguments, overrides) -> int:
   """Prints what speaks against training a config; returns the exit code."""
   config = configs.load(arguments.config, overrides)
   if arguments.workdir:
-    _refuse_other_work(pathlib.Path(arguments.workdir), config)
+    workdir = pathlib.Path(arguments.workdir)
+    if not (workdir / 'config.json').is_file():
+      raise ValueError(f'--workdir={workdir} holds no run: no config.json')
+    _refuse_other_work(workdir, config)
   _prepare()
   findings = examine(
     config, workdir=arguments.workdir, prompts=arguments.prompts, say=say

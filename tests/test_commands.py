@@ -490,7 +490,8 @@ class TestDoctor:
     # One step of imitation, and a teacher that knows nothing.
     train, _, _ = trained
     stages = "--config.stages=('warm','distil')"
-    code, out, err = jopd('doctor', *train[1:], stages, '--prompts=16')
+    how = (stages, '--prompts=16', '--config.mesh.fsdp=2')
+    code, out, err = jopd('doctor', *train[1:], *how)
     assert code == 2, err
     assert max(map(len, out.splitlines())) <= 100
     assert '\ndistil\n' in out and 'not trained yet' not in out
@@ -503,7 +504,9 @@ class TestDoctor:
     message = refused('doctor', *train[1:], '--config.seed=3')
     assert 'finished with another config.seed' in message
 
-  def test_a_wrong_setting_is_refused_as_for_training(self):
+  def test_a_wrong_setting_is_refused_as_for_training(self, tmp_path):
+    message = refused('doctor', TINY, f'--workdir={tmp_path}')
+    assert message == f'--workdir={tmp_path} holds no run: no config.json'
     message = refused('doctor', TINY, '--config.distil.steps=0')
     assert message == 'config.distil: steps must be at least 1, got 0'
 

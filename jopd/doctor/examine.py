@@ -140,8 +140,7 @@ def examine_data(config, stage: Stage, run: Run) -> list[Finding]:
     judged(
       'dropped prompts',
       np.mean(lengths > config.max_prompt_tokens),
-      f'{of} exceed max_prompt_tokens = {config.max_prompt_tokens}; the longest'
-      f' has {max(lengths)}',
+      f'{of} exceed max_prompt_tokens (longest {max(lengths)})',
       longest=max(lengths),
     )
   ]

@@ -144,7 +144,7 @@ CHECKS = {
     'config.{stage}.terms: the whole vocabulary, without support; or SFT first',
   ),
   'truncation': Check(
-    *('at most', 0.2, 0.8, 'StableOPD, arXiv 2604.08527; S5 of docs/doctor.md'),
+    *('at most', 0.2, 0.8, f'StableOPD, arXiv 2604.08527; {_PILOT}'),
     'responses run into the limit; on cut-off and repeating text the teacher is'
     ' no guide, and lengths grow',
     'config.max_response_tokens = {longer}, if the text is sound; else SFT'
@@ -163,7 +163,7 @@ CHECKS = {
     'config.models.{teacher} = a teacher that solves more of these prompts',
   ),
   'prefixes': Check(
-    *('at least', 0.2, None, f'{_RETHINKING}, section 4.6'),
+    *('at least', 0.1, None, f'.42 trains, .06 collapses, {_RETHINKING}, 4.6'),
     "prefix distortion: half-way through the student's text the teacher cannot"
     ' save the answer any more, so its later tokens teach little',
     'config.max_response_tokens = {shorter} at first; or SFT first',

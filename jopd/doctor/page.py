@@ -25,12 +25,17 @@ def page(findings: Sequence[Finding]) -> str:
   Returns:
     Text of at most 100 columns, without colours.
   """
-  lines, stage = [], None
+  lines, stage, told = [], None, {}
   for finding in findings:
     if finding.stage != stage:
       stage = finding.stage
-      lines += [*([''] if lines else []), stage or 'all stages']
-    lines += _lines(finding)
+      lines += [*([''] if lines else []), stage or 'all models']
+    lines += _line(finding)
+    if finding.status != 'ok':
+      # One cause may show in many numbers, and is explained once.
+      cause = finding.mechanism, finding.fix
+      lines += _reasons(finding, told.get(cause))
+      told.setdefault(cause, finding.check)
   statuses = [f.status for f in findings]
   end = _END[worst(findings)].format(
     **{status: statuses.count(status) for status in _END}
@@ -48,30 +53,31 @@ def as_json(findings: Sequence[Finding]) -> str:
   return json.dumps(document, indent=2, allow_nan=False)
 
 
-def _lines(finding: Finding) -> list[str]:
+def _line(finding: Finding) -> list[str]:
   number = '-' if math.isnan(finding.number) else f'{finding.number:.3g}'
   status = finding.status if finding.status == 'ok' else finding.status.upper()
-  head = (
-    f'  {status:<7} {finding.check:<18} {number:>8}  {finding.threshold:<14} '
-  )
-  lines = textwrap.wrap(
+  limit = finding.threshold.replace('at most', '<=').replace('at least', '>=')
+  head = f'  {status:<6}  {finding.check:<18} {number:>8} {limit:<8}  '
+  return textwrap.wrap(
     finding.meaning,
     WIDTH,
     initial_indent=head,
     subsequent_indent=' ' * len(head),
   )
-  if finding.status == 'ok':
-    return lines
-  about = {
-    'why': finding.mechanism,
-    'fix': finding.fix,
-    'source': finding.source,
-  }
-  for word, text in about.items():
+
+
+def _reasons(finding: Finding, same_as: str | None) -> list[str]:
+  """Why, fix and source, each on lines of its own."""
+  told = {'why': finding.mechanism, 'fix': finding.fix}
+  if same_as:
+    told = {'why': f'as for {same_as}'}
+  lines = []
+  for word, text in (told | {'source': finding.source}).items():
+    head = f'{"":{_INDENT}}{word:<8}'
     lines += textwrap.wrap(
       text,
       WIDTH,
-      initial_indent=f'{"":{_INDENT}}{word:<8}',
-      subsequent_indent=' ' * (_INDENT + 8),
+      initial_indent=head,
+      subsequent_indent=' ' * len(head),
     )
   return lines

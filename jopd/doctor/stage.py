@@ -172,7 +172,7 @@ class Examination:
       )
     )
     arrays = self._put((rollout.response, _mask(rollout)))
-    return sharding.local_rows(read(student, teacher, *arrays))
+    return jax.tree.map(sharding.whole, read(student, teacher, *arrays))
 
   def _privilege(self, role: str, student, rollout: Rollout):
     """Information and distance, [B, T] each; None where all read the same.
@@ -201,9 +201,8 @@ class Examination:
       )
     )
     (mask,) = self._put((_mask(rollout),))
-    return sharding.local_rows(
-      measure(student, jnp.stack(hidden), self._head(name), mask)
-    )
+    found = measure(student, jnp.stack(hidden), self._head(name), mask)
+    return jax.tree.map(sharding.whole, found)
 
   def _pulls(self, student, teachers, rollout: Rollout):
     """Each term's pull, as host floats."""

@@ -146,27 +146,27 @@ def _of_student(about: _About) -> Iterator[Finding]:
   yield about.judge(
     'truncation',
     np.mean(samples[0].truncated),
-    f'of {rows} sampled responses hit the limit; mean length {length:.1f}',
+    f'of {rows} sampled responses hit the limit; length {length:.1f}',
     **about.why,
   )
   rewards = np.stack([answers.reward for answers in samples])
   every = [rewards, greedy.reward, about.teacher.alone.reward]
   values = {float(r) for x in every for r in x.ravel() if not math.isnan(r)}
   if values:
-    text = 'different rewards, of the student and of the teacher'
+    text = 'different values, of student and teacher'
     yield about.judge('rewards', len(values), text)
   graded = rewards[:, ~np.isnan(rewards[0])]
   if len(samples) > 1 and graded.size:
     yield about.judge(
       'equal groups',
       np.mean(np.all(graded == graded[0], axis=0)),
-      f'of {graded.shape[1]} prompts: {len(samples)} responses, one reward',
+      f'of {graded.shape[1]} prompts: one reward for {len(samples)} samples',
     )
   gap = about.seen.sampler_gap
   yield about.judge(
     'sampler',
     abs(gap.mean()),
-    f'nats per token, sampler minus learner; largest {np.abs(gap).max():.1e}',
+    f'nats per token to the learner, at most {np.abs(gap).max():.1e}',
   )
 
 
@@ -181,14 +181,14 @@ def _of_teacher(about: _About) -> Iterator[Finding]:
     yield about.judge(
       'headroom',
       gain,
-      f'accuracy of the teacher, {alone.accuracy:.3f}, minus that of the'
-      f' student; 95 % interval {low:.2f} to {high:.2f}',
+      f'teacher {alone.accuracy:.3f} minus student; 95 % {low:.2f} to'
+      f' {high:.2f}',
       status=status,
     )
   yield about.judge(
     'teacher truncation',
     np.mean(alone.truncated),
-    'of its greedy responses hit the limit; mean length'
+    'of greedy responses hit the limit; length'
     f' {np.mean(alone.response_length):.1f}',
   )
   base = seen.samples[0].accuracy
@@ -198,14 +198,9 @@ def _of_teacher(about: _About) -> Iterator[Finding]:
     share: kept_headroom(alone.accuracy, answers.accuracy, base)
     for share, answers in after.items()
   }
-  others = ', '.join(f'{x:.2f} after {s:.0%}' for s, x in left.items())
-  yield about.judge(
-    'prefixes',
-    left[0.5],
-    "of the teacher's headroom is left half-way through the student's text;"
-    f' {others}',
-    **about.why,
-  )
+  others = (f'{x:.2f} at {s:.0%}' for s, x in left.items() if s != 0.5)
+  text = f'of headroom left half-way; {", ".join(others)}'
+  yield about.judge('prefixes', left[0.5], text, **about.why)
 
 
 def _of_states(about: _About) -> Iterator[Finding]:
@@ -214,23 +209,22 @@ def _of_states(about: _About) -> Iterator[Finding]:
   yield about.judge(
     'repeatability',
     about.teacher.repeats,
-    'largest difference when the teacher scores the same twice',
+    'largest difference, the same text scored twice',
   )
   padding = mean(readings.padding)
-  text = "of the student's probability is on ids beyond the tokenizer"
+  text = "student's mass on ids beyond the tokenizer"
   yield about.judge('padding', padding, text)
   yield about.judge(
     'distance',
     mean(readings.reverse_kl),
-    f'nats per token, KL(student || teacher) on {about.seen.mask.sum()} tokens'
-    ' of the student',
+    f'nats per token to the teacher, {about.seen.mask.sum()} tokens',
     **about.why,
   )
-  text = "of its tokens: the likeliest id is the teacher's likeliest"
+  text = 'of tokens: both have the same likeliest id'
   yield about.judge('agreement', mean(readings.agreement), text, **about.why)
-  text = f"of the student's {k} likeliest ids are among the teacher's {k}"
+  text = f"of the {k} likeliest ids are the teacher's, too"
   yield about.judge('overlap', mean(readings.overlap), text, **about.why)
-  text = "of the student's probability is on ids that are in both sets"
+  text = "student's mass on ids that are likely to both"
   yield about.judge(
     'overlap mass', mean(readings.overlap_mass), text, **about.why
   )
@@ -238,8 +232,7 @@ def _of_states(about: _About) -> Iterator[Finding]:
   yield about.judge(
     'entropy',
     entropies[0] / math.log(about.names['vocab_size']),
-    f"of log V: the student's entropy, {entropies[0]:.2f} nats; the teacher's"
-    f' {entropies[1]:.2f}',
+    f'of log V; student {entropies[0]:.2f} nats, teacher {entropies[1]:.2f}',
     **about.why,
   )
 
@@ -253,11 +246,11 @@ def _of_support(about: _About, settings) -> Iterator[Finding]:
   yield about.judge(
     'support mass',
     min(masses),
-    f'of the probability is on {k} ids: {masses[0]:.3f} of the student on its'
-    f' own, {masses[1]:.3f} of the teacher; overlap of the two'
+    f'on {k} ids: student {masses[0]:.3f}, teacher {masses[1]:.3f}; overlap'
     f' {mean(readings.overlap):.2f}',
     term=term,
     more=4 * k,
+    **about.why,
   )
 
 
@@ -272,8 +265,8 @@ def _of_privilege(about: _About) -> Iterator[Finding]:
   yield about.judge(
     'privilege',
     information / distance if distance else 0.0,
-    'of KL(teacher || student) tells which privilege was shown:'
-    f' {information:.3f} of {distance:.3f} nats per token',
+    f'of the loss tells which one was shown: {information:.3f} of'
+    f' {distance:.3f} nats',
     status='ok' if information < _LITTLE else None,
   )
 
@@ -289,7 +282,6 @@ def _of_loss(about: _About, settings) -> Iterator[Finding]:
     yield about.judge(
       'rest',
       pull.at_rest / pull.apart,
-      f'of that is left where the student is its teacher (value'
-      f' {pull.value:.1e})',
+      f'of that left at student = teacher; value {pull.value:.1e}',
       term=term,
     )

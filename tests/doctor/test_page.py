@@ -3,7 +3,7 @@
 import json
 import math
 
-from jopd.doctor.findings import CHECKS, judge
+from jopd.doctor.findings import CHECKS, COLD, WARM, judge
 from jopd.doctor.page import as_json, page
 
 NAMES = dict(first='a', model='b', teacher='t', longer=64, stage='distil')
@@ -13,7 +13,7 @@ def test_a_healthy_page():
   text = page([judge('agreement', 0.921, 'share of tokens', stage='distil')])
   assert text.splitlines() == [
     'distil',
-    '  ok      agreement             0.921  at least 0.6   share of tokens',
+    '  ok      agreement             0.921 >= 0.6    share of tokens',
     '',
     'healthy: nothing found',
   ]
@@ -28,7 +28,7 @@ def test_what_is_wrong_comes_with_why_fix_and_source():
   text = page(findings)
   lines = text.splitlines()
   assert max(map(len, lines)) <= 100
-  assert lines[0] == 'all stages' and 'distil' in lines
+  assert lines[0] == 'all models' and 'distil' in lines
   assert lines[1].split()[:3] == ['REFUSE', 'tokenizer', '84']
   words = ' '.join(text.split())
   for finding in findings:
@@ -43,7 +43,18 @@ def test_numbers_line_up():
   ]
   lines = page(findings).splitlines()[1:-2]
   assert {line.rindex('x') for line in lines} == {lines[0].rindex('x')}
-  assert all(' 0.333  at ' in line for line in lines)
+  assert all(' 0.333 ' in line for line in lines)
+
+
+def test_one_cause_is_explained_once():
+  cause = dict(mechanism=COLD, fix=WARM)
+  findings = [
+    judge(check, 0.0, 'x', status='warn', **NAMES, **cause)
+    for check in ('student', 'agreement', 'overlap')
+  ]
+  text = page(findings)
+  assert text.count('cold student') == text.count('SFT first') == 1
+  assert text.count('why     as for student') == 2
 
 
 def test_nothing_to_say():

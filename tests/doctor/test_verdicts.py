@@ -218,7 +218,7 @@ class TestLoss:
     found = judged(seen, match=TERM | dict(support=support))['support mass']
     assert (found.status, found.number) == ('warn', pytest.approx(0.6))
     assert found.fix.startswith('config.distil.terms.match.support.k = 16')
-    assert 'overlap of the two 0.25' in found.meaning
+    assert 'overlap 0.25' in found.meaning
 
 
 def test_several_teachers_are_told_apart():
