@@ -190,7 +190,8 @@ CHECKS = {
   'signal': Check(
     *('at least', 1e-6, 1e-6, 'losses/probe.py'),
     'the loss has no gradient on these responses: nothing will be learnt',
-    'config.{stage}.terms.{term}: another objective',
+    'config.{stage}.terms.{term}: another objective; or, where the teacher is'
+    ' the student itself, contexts that tell it more',
   ),
   'overlap': Check(
     *(
