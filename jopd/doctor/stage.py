@@ -239,14 +239,13 @@ def _swapped(prompts: PromptBatch, shift: int) -> PromptBatch:
 
 def _take(stage: Stage, most: int, parts: int) -> PromptBatch:
   """Different prompts of the stage, as many as the mesh divides."""
-  rows, seen = [], set()
+  rows = {}  # name -> where it is
   while len(rows) < max(most, parts):
-    batch = next(stage.batches)
-    new = [i for i, name in enumerate(batch.ids) if name not in seen]
-    if not new:
+    batch, before = next(stage.batches), len(rows)
+    rows |= {n: (batch, i) for i, n in enumerate(batch.ids) if n not in rows}
+    if len(rows) == before:
       break  # the source has no more
-    seen.update(batch.ids)
-    rows += [(batch, i) for i in new]
+  rows = list(rows.values())
   # A source smaller than the mesh is repeated.
   count = max(parts, min(most, len(rows)) // parts * parts)
   rows = [rows[i % len(rows)] for i in range(count)]

@@ -2,11 +2,13 @@
 
 from functools import partial
 
-import numpy as np
 import pytest
 import scripted
 
+from jopd.data import sources
+from jopd.data.batching import make_iterator
 from jopd.data.contexts import with_system
+from jopd.data.prompts import encode_prompt
 from jopd.doctor.examine import examine_stage
 from jopd.doctor.stage import Examination
 
@@ -90,19 +92,26 @@ def test_a_privilege_that_all_share():
   assert found['privilege'].number == pytest.approx(0, abs=1e-6)
 
 
-def test_prompts_are_taken_once_and_as_the_mesh_divides():
+@pytest.mark.parametrize('prompts, batch_size', [(20, 8), (1000, 8), (9, 150)])
+def test_each_prompt_is_taken_once(prompts, batch_size):
+  # Kills: a source that is smaller than asked for, or than its batches, and is
+  # counted several times.
   case = scripted.case(scripted.student, scripted.teacher)
-  beginning = case.stage.batches.get_state()
-  taken = {}
-  for prompts in (20, 1000):
-    case.stage.batches.set_state(beginning)
-    examination = Examination(
-      *(case.stage, case.run, case.params), prompts=prompts, support=None
-    )
-    taken[prompts] = examination.prompts
-  assert len(taken[20].ids) == len(set(taken[20].ids)) == 20
-  # The source has 64; the iterator would go on for ever.
-  assert len(taken[1000].ids) == len(set(taken[1000].ids)) == 64
-  first = taken[20]
-  assert first.prompt.shape == (20, 24)
-  np.testing.assert_array_equal(first.prompt, taken[1000].prompt[:20])
+  batches = make_iterator(
+    sources.running_sum(count=64, length=2),
+    scripted.TOKENIZER,
+    **dict(batch_size=batch_size, max_prompt_tokens=24),
+  )
+  taken = Examination(
+    *(case.stage._replace(batches=batches), case.run, case.params),
+    **dict(prompts=prompts, support=None),
+  ).prompts
+  count = min(prompts, 64)
+  assert len(taken.ids) == len(set(taken.ids)) == count
+  assert taken.prompt.shape == (count, 24)
+  # Rows, names and examples are still of one another.
+  for row, length, example in zip(
+    taken.prompt, taken.prompt_length, taken.examples, strict=True
+  ):
+    asked = encode_prompt(scripted.TOKENIZER, example.messages)
+    assert row[:length].tolist() == asked
