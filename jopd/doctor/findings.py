@@ -73,6 +73,14 @@ WARM = (
   "config.stages: SFT first, a stage with source='dataset' on responses of"
   ' {teacher}, before {stage!r}'
 )
+UNREAD = (
+  'unread context: under its context the student is not itself any more, as one'
+  ' that has never learnt to read such a context'
+)
+READABLE = (
+  'config.{stage}.contexts.{role} = a context of a form that the model knows;'
+  ' or another model for a teacher'
+)
 
 CHECKS = {
   'tokenizer': Check(
@@ -242,8 +250,8 @@ CHECKS = {
     *('at most', 0, None, 'a stage begins with what the one before it made'),
     'these weights come from stages that have not run; nothing that is measured'
     ' now would hold then',
-    'run those stages, jopd train --workdir=DIR'
-    " '--config.stages={earlier}', then jopd doctor --workdir=DIR",
+    'run those stages, jopd train --workdir=DIR "--config.stages={earlier}",'
+    ' then jopd doctor --workdir=DIR',
   ),
 }
 

@@ -7,7 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from jopd.doctor.answers import Answers, difference, kept_headroom
-from jopd.doctor.findings import CHECKS, COLD, WARM, Finding, judge
+from jopd.doctor.findings import (
+  CHECKS,
+  COLD,
+  READABLE,
+  UNREAD,
+  WARM,
+  Finding,
+  judge,
+)
 from jopd.doctor.states import Pull, Readings
 from jopd.losses.stats import TOP
 
@@ -93,16 +101,18 @@ def judge_stage(
   why = dict(mechanism=COLD, fix=WARM) if _is_cold(seen) else {}
   findings = []
   for role, teacher in seen.teachers.items():
-    of = f', {role}' if len(seen.teachers) > 1 else ''
+    of = f'{role}: ' if len(seen.teachers) > 1 else ''
     own = dict(teacher=stage.teachers[role], role=role)
-    about = _About(seen, teacher, why, of, names | own)
+    itself = own['teacher'] == stage.student and teacher.privilege is not None
+    alone = dict(mechanism=UNREAD, fix=READABLE) if itself else {}
+    about = _About(seen, teacher, why, alone, of, names | own)
     if not findings:
-      findings += _of_student(about)
+      findings += _of_student(about._replace(of=''))
     findings += _of_teacher(about)
     findings += _of_states(about)
     findings += _of_support(about, settings)
     findings += _of_privilege(about)
-  return [*findings, *_of_loss(about, settings)]
+  return [*findings, *_of_loss(about._replace(of=''), settings)]
 
 
 class _About(NamedTuple):
@@ -111,11 +121,12 @@ class _About(NamedTuple):
   seen: Seen
   teacher: OfTeacher
   why: dict  # mechanism and fix of what a cold student explains
+  alone: dict  # the same of what a context explains of a student that teaches
   of: str  # which teacher, where there are several
   names: dict
 
   def judge(self, check: str, number, meaning: str, **options) -> Finding:
-    return judge(check, number, meaning + self.of, **options, **self.names)
+    return judge(check, number, self.of + meaning, **options, **self.names)
 
   def mean(self, numbers: np.ndarray) -> float:
     """Over the tokens that count."""
@@ -162,6 +173,9 @@ def _of_student(about: _About) -> Iterator[Finding]:
       np.mean(np.all(graded == graded[0], axis=0)),
       f'of {graded.shape[1]} prompts: one reward for {len(samples)} samples',
     )
+  padding = about.mean(about.teacher.readings.padding)
+  text = "student's mass on ids beyond the tokenizer"
+  yield about.judge('padding', padding, text)
   gap = about.seen.sampler_gap
   yield about.judge(
     'sampler',
@@ -184,12 +198,14 @@ def _of_teacher(about: _About) -> Iterator[Finding]:
       f'teacher {alone.accuracy:.3f} minus student; 95 % {low:.2f} to'
       f' {high:.2f}',
       status=status,
+      **about.alone,
     )
   yield about.judge(
     'teacher truncation',
     np.mean(alone.truncated),
     'of greedy responses hit the limit; length'
     f' {np.mean(alone.response_length):.1f}',
+    **about.alone,
   )
   base = seen.samples[0].accuracy
   if alone.accuracy - base < _HEADROOM or math.isnan(base):
@@ -205,29 +221,25 @@ def _of_teacher(about: _About) -> Iterator[Finding]:
 
 def _of_states(about: _About) -> Iterator[Finding]:
   readings, mean = about.teacher.readings, about.mean
+  why = about.why or about.alone
   k = min(TOP, about.names['vocab_size'])
   yield about.judge(
     'repeatability',
     about.teacher.repeats,
     'largest difference, the same text scored twice',
   )
-  padding = mean(readings.padding)
-  text = "student's mass on ids beyond the tokenizer"
-  yield about.judge('padding', padding, text)
   yield about.judge(
     'distance',
     mean(readings.reverse_kl),
     f'nats per token to the teacher, {about.seen.mask.sum()} tokens',
-    **about.why,
+    **why,
   )
   text = 'of tokens: both have the same likeliest id'
-  yield about.judge('agreement', mean(readings.agreement), text, **about.why)
+  yield about.judge('agreement', mean(readings.agreement), text, **why)
   text = f"of the {k} likeliest ids are the teacher's, too"
-  yield about.judge('overlap', mean(readings.overlap), text, **about.why)
+  yield about.judge('overlap', mean(readings.overlap), text, **why)
   text = "student's mass on ids that are likely to both"
-  yield about.judge(
-    'overlap mass', mean(readings.overlap_mass), text, **about.why
-  )
+  yield about.judge('overlap mass', mean(readings.overlap_mass), text, **why)
   entropies = mean(readings.student_entropy), mean(readings.target_entropy)
   yield about.judge(
     'entropy',

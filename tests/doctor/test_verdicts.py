@@ -66,10 +66,10 @@ HEALTHY = Seen(
 TERM = dict(objective='matching', divergence='reverse_kl')
 
 
-def judged(seen, **terms):
+def judged(seen, student='s', **terms):
   """Check -> finding; the last one of those that are there per teacher."""
-  names = {role: f'{role}-model' for role in seen.teachers}
-  stage = types.SimpleNamespace(name='distil', student='s', teachers=names)
+  names = {role: role[0] for role in seen.teachers}
+  stage = types.SimpleNamespace(name='distil', student=student, teachers=names)
   findings = judge_stage(
     seen,
     stage=stage,
@@ -136,6 +136,22 @@ def test_a_privileged_teacher_may_be_no_better_at_the_task():
   nothing = (np.zeros(MASK.shape), np.ones(MASK.shape))
   seen = with_teacher(alone=answers(20), privilege=nothing)
   assert statuses(seen) == {'headroom': 'warn'}
+
+
+def test_a_student_that_its_context_makes_a_stranger():
+  # Kills: the advice to take another model, for a model that teaches itself.
+  nothing = (np.zeros(MASK.shape), np.ones(MASK.shape))
+  far = readings(agreement=0.1)
+  seen = with_teacher(
+    alone=answers(0, truncated=90), readings=far, privilege=nothing
+  )
+  for student, mechanism in (('t', 'unread context'), ('s', 'stranger')):
+    found = judged(seen, student=student)
+    assert found['agreement'].mechanism.startswith(mechanism)
+  found = judged(seen, student='t')
+  assert found['agreement'].fix.startswith('config.distil.contexts.teacher')
+  assert found['headroom'].mechanism == found['agreement'].mechanism
+  assert found['teacher truncation'].fix == found['agreement'].fix
 
 
 def test_a_privilege_that_tells_little_in_nats_is_fine():
@@ -225,8 +241,11 @@ def test_several_teachers_are_told_apart():
   sick = teacher(readings=readings(agreement=0.1))
   seen = HEALTHY._replace(teachers={'good': teacher(), 'odd': sick})
   found = judged(seen)['agreement']
-  assert found.status == 'refuse' and found.meaning.endswith(', odd')
-  assert 'config.models.odd-model.path' in found.fix
+  assert found.status == 'refuse' and found.meaning.startswith('odd: ')
+  assert 'config.models.o.path' in found.fix
+  # What is said of the student is of no teacher.
+  assert not judged(seen)['student'].meaning.startswith('good: ')
+  assert not judged(seen)['rest'].meaning.startswith('odd: ')
 
 
 def test_the_support_of_a_stage():
