@@ -14,6 +14,9 @@ from jopd import config as configs
 from jopd.data import sources
 from jopd.data.examples import Example
 from jopd.diagnose.report import report as draw
+from jopd.doctor.examine import examine
+from jopd.doctor.findings import worst
+from jopd.doctor.page import as_json, page
 from jopd.programs import cache_compilations
 from jopd.rollout.pick import sampling
 from jopd.train import pipeline
@@ -195,6 +198,22 @@ def _finished(workdir: str, stage: str | None) -> str:
       f'{configs.did_you_mean(stage, done)}'
     )
   return str(root / (stage or done[-1]) / 'model')
+
+
+def doctor(arguments, overrides) -> int:
+  """Prints what speaks against training a config; returns the exit code."""
+  config = configs.load(arguments.config, overrides)
+  if arguments.workdir:
+    workdir = pathlib.Path(arguments.workdir)
+    if not (workdir / 'config.json').is_file():
+      raise ValueError(f'--workdir={workdir} holds no run: no config.json')
+    _refuse_other_work(workdir, config)
+  _prepare()
+  findings = examine(
+    config, workdir=arguments.workdir, prompts=arguments.prompts, say=say
+  )
+  print(as_json(findings) if arguments.json else page(findings))
+  return {'ok': 0, 'warn': 3, 'refuse': 2}[worst(findings)]
 
 
 def report(arguments, overrides) -> None:

@@ -41,6 +41,17 @@ prompts of a config; prints JSON with 95 % intervals.
 Any setting can be overridden: --config.eval.samples=16
 --config.eval_data.count=1000. The stages of the config play no part.
 """
+_DOCTOR = """\
+Says before training whether these models, this data and this loss can work, and
+why not: tokenizers and stops, accuracies, what the teacher thinks of the
+student's own responses, what the loss does there. docs/doctor.md explains it.
+
+  jopd doctor --config=configs/quickstart.py --workdir=runs/quickstart
+
+Any setting can be overridden. With --workdir, models are as its finished stages
+left them. Exit code 0 if nothing was found, 3 with warnings, 2 if it will not
+work, as for any other wrong input.
+"""
 _SAMPLE = """\
 Lets a model answer one prompt, or each row of a JSONL file (`messages` or
 `prompt` rows). Answers go to standard output. To --prompt as text, while it is
@@ -121,6 +132,11 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
   add = command('eval', 'accuracy of a Hugging Face folder', _EVAL)
   add('--config', required=True, metavar='FILE', help='whose eval_data to use')
   add('--model', required=True, metavar='DIR', help='a Hugging Face folder')
+  add = command('doctor', 'examine a config before training', _DOCTOR)
+  add('--config', required=True, metavar='FILE', help='a file of configs/')
+  add('--workdir', metavar='DIR', help='of jopd train, if stages have run')
+  add('--prompts', type=int, default=64, help='of each stage (64)')
+  add('--json', action='store_true', help='for machines')
   _sample_flags(command('sample', 'let a model answer', _SAMPLE))
   add = command('report', 'draw the metrics of runs', _REPORT)
   add('runs', nargs='+', metavar='RUN', help='a --workdir of jopd train')
@@ -179,9 +195,9 @@ def _run(name: str, arguments, overrides: Sequence[str]) -> int:
     # Late, so that --help and a wrong flag do not wait for JAX.
     from jopd import commands
 
-    getattr(commands, name)(arguments, overrides)
+    code = getattr(commands, name)(arguments, overrides)
     sys.stdout.flush()
-    return 0
+    return code or 0
   except BrokenPipeError:
     # Whoever read (`| head`) has enough; the interpreter flushes once more.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

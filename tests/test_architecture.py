@@ -22,6 +22,7 @@ FLOORS = (
   {'recipe', 'optimizers', 'checks', 'tokens'},
   {'stages'},
   {'build'},
+  {'doctor'},
   {'commands'},
   {'main'},
 )

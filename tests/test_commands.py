@@ -522,6 +522,47 @@ class TestSample:
     assert out.read_text() == before
 
 
+class TestDoctor:
+  def test_a_run_that_has_not_begun(self, trained):
+    # Kills: a verdict on weights that no stage will ever begin with.
+    train, _, _ = trained
+    stages = "--config.stages=('warm','distil')"
+    code, out, _ = jopd('doctor', train[1], stages, '--json')
+    assert code == 3
+    document = json.loads(out)
+    assert document['status'] == 'warn'
+    checks = {(f['stage'], f['check']) for f in document['findings']}
+    assert ('warm', 'demonstrations') in checks
+    assert ('distil', 'not trained yet') in checks
+    assert ('distil', 'student') not in checks
+
+  def test_a_stage_is_examined_with_the_models_before_it(
+    self, trained, workdir
+  ):
+    # One step of imitation, and a teacher that knows nothing.
+    train, _, _ = trained
+    stages = "--config.stages=('warm','distil')"
+    how = (stages, '--prompts=16', '--config.mesh.fsdp=2')
+    code, out, err = jopd('doctor', *train[1:], *how)
+    assert code == 2, err
+    assert max(map(len, out.splitlines())) <= 100
+    assert '\ndistil\n' in out and 'not trained yet' not in out
+    assert '  REFUSE  student ' in out and 'cold student' in out
+    assert out.splitlines()[-1].startswith('will not work: ')
+    assert 'examining distil' in err
+
+  def test_another_config_than_that_of_the_workdir(self, trained, workdir):
+    train, _, _ = trained
+    message = refused('doctor', *train[1:], '--config.seed=3')
+    assert 'finished with another config.seed' in message
+
+  def test_a_wrong_setting_is_refused_as_for_training(self, tmp_path):
+    message = refused('doctor', TINY, f'--workdir={tmp_path}')
+    assert message == f'--workdir={tmp_path} holds no run: no config.json'
+    message = refused('doctor', TINY, '--config.distil.steps=0')
+    assert message == 'config.distil: steps must be at least 1, got 0'
+
+
 class TestReport:
   def test_it_prints_where_the_page_is(self, trained, workdir, tmp_path):
     code, out, _ = jopd('report', workdir, f'--out={tmp_path}')
