@@ -169,6 +169,8 @@ def _collect(collect, student, teachers, token, mask, chunk_tokens):
     teachers={name: hidden for name, (hidden, _) in named.items()},
     token=token,
     sampler_logp=zeros,
+    rollout_logp=None,
+    outcome=None,
     mask=mask,
     weight=zeros,
     factors=None,
