@@ -237,6 +237,7 @@ def _trace(spec: Mapping, roles, vocab_size: int, *, graded=True) -> None:
     dict.fromkeys(roles, logp),
     token=jax.ShapeDtypeStruct((1, 1), jnp.int32),
     sampler_logp=scalars,
+    rollout_logp=scalars,
     outcome=losses.Outcome(scalars, scalars, scalars) if graded else None,
   )
   # For what weights read any teacher will do: only shapes matter here.
