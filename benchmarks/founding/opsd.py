@@ -24,7 +24,13 @@ SIGNATURE = (
   'fresh rules, forward KL: right at most 0.25, KL above 0.5, consistent below'
   ' 0.5',
 )
-SHOWN = ('right', 'consistent', 'reverse_kl_before', 'reverse_kl_after')
+SHOWN = (
+  'right',
+  'consistent',
+  'consistent_sampled',
+  'reverse_kl_before',
+  'reverse_kl_after',
+)
 RULES = dict(name='shift', count=8192, length=4, modulus=10)
 TOLD = dict(name='with_answer', template='{answer} + {prompt}')
 
@@ -68,9 +74,11 @@ def measure(lab) -> dict[str, dict[str, float]]:
 def _graded(folder: str, data: dict) -> dict[str, float]:
   """How many answers are right, and how many follow some rule at all."""
   found = list(answers(folder, data))
+  drawn = answers(folder, data, temperature=1.0)
   return dict(
     right=share(found, lambda example, text: text == example.response),
     consistent=share(found, _is_consistent),
+    consistent_sampled=share(drawn, _is_consistent),
   )
 
 

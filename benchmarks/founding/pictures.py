@@ -27,12 +27,13 @@ def draw(name: str, finding, seeds: dict[str, dict], workdir: pathlib.Path):
         workdir / f'seed{min(seeds)}' / name / v for v in finding.VARIANTS
       ]
       figure = draw_panels(read_runs(runs), LIGHT, panels=PANELS)
+      figure.set_figwidth(8.8)  # room for the names of the variants
       save(figure, folder / f'{name}-curves.png')
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
   """Writes a picture, small and without a date in it."""
-  figure.savefig(path, dpi=110, metadata={'Software': None})
+  figure.savefig(path, dpi=90, metadata={'Software': None})
 
 
 def draw_variants(finding, seeds: dict[str, dict]) -> Figure:

@@ -16,8 +16,10 @@ from jopd.train.phases import Phases, freeze
 from jopd.train.state import init_state, state_shardings
 
 
-def answers(folder: str, data: dict) -> Iterator[tuple[Example, str]]:
-  """Greedy answers of a model to all examples of a source."""
+def answers(
+  folder: str, data: dict, *, temperature: float = 0.0
+) -> Iterator[tuple[Example, str]]:
+  """A model's answers to all examples of a source, by default greedy ones."""
   examples = make_examples(data)[:]
   tokenizer = hf.load_tokenizer(folder)
   prompts = encode_batch(examples, tokenizer, max_prompt_tokens=24)
@@ -34,7 +36,7 @@ def answers(folder: str, data: dict) -> Iterator[tuple[Example, str]]:
     prompts.prompt,
     prompts.prompt_length,
     jax.random.key(0),
-    temperature=0.0,
+    temperature=temperature,
   )
   yield from zip(
     examples, decode(tokenizer, jax.device_get(rollout)), strict=True
