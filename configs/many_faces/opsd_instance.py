@@ -3,7 +3,8 @@
 "The Many Faces of On-Policy Distillation" (arXiv 2605.11182), the third failure
 mechanism. The one difference from opd.py: the teacher is the student itself, as
 it was at the beginning, told the answer of each problem. What it is told
-differs from prompt to prompt, and the student can only learn the average.
+differs from prompt to prompt, and the student can only learn the average. (The
+support is the whole vocabulary, as in scripts of the paper for such teachers.)
 
   jopd train --config=configs/many_faces/opsd_instance.py:tiny \\
     --workdir=runs/opsd_instance
@@ -24,13 +25,7 @@ def get_config(size='full'):
     teachers=dict(teacher='student'),
     contexts=dict(teacher=dict(name='with_answer')),
     max_context_tokens=1280,
-    terms=dict(
-      match=dict(
-        objective='matching',
-        divergence='stop_gradient_reverse_kl',
-        support=dict(name='top_k', k=20, of='intersection', tail='drop'),
-      )
-    ),
+    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
     reduce='sequence_mean',
     rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
     steps=300,

@@ -28,13 +28,7 @@ def get_config(size='full'):
     teachers=dict(teacher='student'),
     contexts=dict(teacher=dict(name='with_system', prompt=CONCISE)),
     max_context_tokens=1280,
-    terms=dict(
-      match=dict(
-        objective='matching',
-        divergence='stop_gradient_reverse_kl',
-        support=dict(name='top_k', k=20, of='intersection', tail='drop'),
-      )
-    ),
+    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
     reduce='sequence_mean',
     rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
     steps=300,
