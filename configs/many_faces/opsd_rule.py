@@ -41,12 +41,13 @@ def get_config(size='full'):
     chunk_tokens=2048,
   )
   if size == 'tiny':
-    rules = dict(name='shift', count=8192, length=5, modulus=5, rule=3)
+    rules = dict(name='shift', count=8192, length=4, modulus=10, rule=3)
     lesson = dict(
-      data=rules | dict(rule=None, told=0.5), steps=900, decay='cosine'
+      data=rules | dict(rule=None, told=0.5), steps=700, decay='cosine'
     )
     presets.tiny(config, data=rules, lessons=dict(student=lesson))
-    told = dict(name='with_answer', template='{prompt} + {answer}')
+    config.models.student.update(presets.LARGE)
+    told = dict(name='with_answer', template='{answer} + {prompt}')
     config.distil.contexts = dict(teacher=told)
     config.distil.steps, config.distil.learning_rate = 120, 1e-3
   return config
