@@ -33,7 +33,7 @@ def refill(path: pathlib.Path, results: dict[str, dict]) -> None:
 
 def summary(results: dict[str, dict]) -> str:
   """The table of all findings."""
-  lines = ['| finding | it says | passed, of seeds run |', '|---|---|---|']
+  lines = ['| finding | paper says | passed, of seeds run |', '|---|---|---|']
   for name, finding in FINDINGS.items():
     claim = inspect.getdoc(finding).splitlines()[0]
     seeds = results.get(name, {}).values()
