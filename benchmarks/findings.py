@@ -2,6 +2,7 @@
 
   python benchmarks/findings.py --workdir=runs/findings
   python benchmarks/findings.py --only=topk_bias --seeds=1
+  python benchmarks/findings.py --page=docs/findings.md  # runs nothing
 
 Each finding says beforehand what must come out, trains small models with
 ordinary configs, and says for each seed whether it did. Models that findings
@@ -21,6 +22,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 from founding import FINDINGS
 from founding.lab import Lab
+from founding.page import refill, table
 from founding.pictures import draw
 from tqdm import tqdm
 
@@ -38,12 +40,18 @@ def main():
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--workdir', type=pathlib.Path, default='runs/findings')
   parser.add_argument('--json', action='store_true', help='print results.json')
+  parser.add_argument(
+    '--page', type=pathlib.Path, help='only write the results into this page'
+  )
   args = parser.parse_args()
   if args.seeds < 1:
     parser.error('--seeds must be at least 1')
 
-  cache_compilations()
   path = args.workdir / 'results.json'
+  if args.page:
+    refill(args.page, json.loads(path.read_text()))
+    return
+  cache_compilations()
   names = args.only or list(FINDINGS)
   for name in names:
     tqdm.write(promise(name), file=sys.stderr)
@@ -61,7 +69,7 @@ def main():
   if args.json:
     print(json.dumps(results))
   else:
-    print('\n\n'.join(table(name, results[name]) for name in names))
+    print('\n\n'.join(f'{n}\n\n{table(n, results[n])}' for n in names))
 
 
 def examine(finding, lab: Lab) -> dict:
@@ -91,29 +99,6 @@ def verdict(name: str, seed: int, found: dict) -> str:
     for statement, held in found['statements'].items()
   ]
   return '\n'.join([f'{name}, seed {seed}, {found["seconds"]} s', *lines])
-
-
-def table(name: str, seeds: dict[str, dict]) -> str:
-  """The numbers of a finding, as the table of docs/findings.md."""
-  shown = FINDINGS[name].SHOWN
-  passed = [seed for seed, found in seeds.items() if found['passed']]
-  lines = [
-    f'{name}: passed with {len(passed)} of {len(seeds)} seeds',
-    '',
-    ' | '.join(['| variant', *(n.replace('_', ' ') for n in shown)]) + ' |',
-    '|---' * (1 + len(shown)) + '|',
-  ]
-  for variant in next(iter(seeds.values()))['rows']:
-    rows = [found['rows'][variant] for found in seeds.values()]
-    cells = [' / '.join(_digits(row.get(n)) for row in rows) for n in shown]
-    lines.append(' | '.join([f'| {variant}', *cells]) + ' |')
-  return '\n'.join(lines)
-
-
-def _digits(value: float | None) -> str:
-  if value is None:
-    return '-'
-  return f'{value:.3f}' if abs(value) < 10 else f'{value:.0f}'
 
 
 if __name__ == '__main__':

@@ -15,10 +15,11 @@ import json
 import pathlib
 import shutil
 
-from founding.lab import LARGE, matching
+from founding.lab import matching
 from jopd import build
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models import hf
+from jopd.presets import LARGE
 
 SIGNATURE = (
   'matched: truncated below 0.05',

@@ -5,10 +5,13 @@ whole rest: the exact gradient of the sequence's KL, whose variance grows with
 the fourth power of the length instead of the second (Fu et al., Revisiting
 On-Policy Distillation, arXiv 2603.25562, section 3 and its toy study).
 
-Set-up: variances as in `variance`; then 150 steps with each gamma.
+Set-up: sums of twelve numbers, in responses of 15 tokens; a student and a
+teacher made for them. Variances as in `variance`; then 150 steps with each
+gamma.
 """
 
 from founding.variance import discounted, spread
+from jopd.presets import LARGE, SMALL, SUMS
 
 SIGNATURE = (
   'the variance of the gradient grows with gamma, at every step from 0 to 1',
@@ -17,14 +20,26 @@ SIGNATURE = (
 )
 SHOWN = ('variance', 'cosine', 'accuracy_after')
 GAMMAS = (0.0, 0.5, 0.9, 1.0)
+LONG = SUMS | dict(length=12)
+TASK = dict(
+  data=LONG,
+  eval_data=LONG | dict(count=256, split='test'),
+  max_prompt_tokens=24,
+  max_response_tokens=18,
+)
 
 
 def measure(lab) -> dict[str, dict[str, float]]:
   """Takes gradients and trains, with each gamma."""
+  teacher = lab.sft('gamma/teacher', LARGE, run=TASK, steps=300, decay='cosine')
+  student = lab.sft(
+    'gamma/student', SMALL, run=TASK, data=LONG | dict(count=400), steps=250
+  )
+  how = dict(run=TASK, teacher=teacher, student=student)
   losses = {f'gamma {gamma}': discounted(gamma) for gamma in GAMMAS}
-  rows = spread(lab, 'gamma', losses)
+  rows = spread(lab, 'gamma', losses, **how)
   for gamma in GAMMAS:
-    record = lab.distil(f'gamma/{gamma}', discounted(gamma))
+    record = lab.distil(f'gamma/{gamma}', discounted(gamma), **how)
     rows[f'gamma {gamma}'] |= record.row()
   return rows
 

@@ -8,22 +8,7 @@ import numpy as np
 from jopd import commands
 from jopd import config as configs
 from jopd.diagnose.runs import Row, number, read_runs
-
-_SIZE = dict(
-  model_type='qwen3',
-  num_hidden_layers=2,
-  num_attention_heads=4,
-  num_key_value_heads=2,
-  rope_theta=10_000.0,
-  initializer_range=0.1,
-  tie_word_embeddings=True,
-)
-# Those of configs/quickstart.py.
-LARGE = _SIZE | dict(hidden_size=128, intermediate_size=256, head_dim=32)
-SMALL = _SIZE | dict(hidden_size=64, intermediate_size=192, head_dim=16)
-
-IMITATE = dict(demo=dict(objective='negative_log_likelihood'))
-SUMS = dict(name='running_sum', count=8192, length=6, modulus=10)
+from jopd.presets import IMITATE, LARGE, SMALL, SUMS
 
 
 def top_k(of: str, tail: str, k: int = 4) -> dict:
@@ -121,8 +106,8 @@ class Lab:
     return self.sft('teacher', LARGE, steps=300, decay='cosine')
 
   def student(self, steps: int = 250) -> str:
-    """The folder of the one that saw 280 demonstrations of it."""
-    few = SUMS | dict(count=280)
+    """The folder of the one that saw 320 demonstrations of it."""
+    few = SUMS | dict(count=320)
     return self.sft(f'student{steps}', SMALL, data=few, steps=steps)
 
   def distil(self, name: str, terms: dict, **how) -> Record:

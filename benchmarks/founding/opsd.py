@@ -11,9 +11,10 @@ frozen copy, which is told the answer: the rule. The runs differ by their data
 alone: one rule for all examples, or a fresh one for each.
 """
 
-from founding.lab import LARGE, matching
+from founding.lab import matching
 from founding.probes import answers, share
 from jopd import config as configs
+from jopd.presets import LARGE
 
 SIGNATURE = (
   'before: right below 0.3, consistent above 0.9',

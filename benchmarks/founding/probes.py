@@ -68,8 +68,10 @@ def gradients(config, *, replicas: int) -> np.ndarray:
     before = _flat(state.params)
     prompts = next(stage.batches)
     key = jax.random.fold_in(run.key, replica)
-    batch = phases.place(prompts, phases.respond(state, prompts, key))
-    state, _ = phases.learn(state, phases.teach(batch), batch)
+    rollouts = phases.respond(state, prompts, key)
+    grades = phases.grade(prompts, rollouts)
+    [batch] = phases.place(prompts, rollouts, grades)
+    state, _ = phases.learn(state, phases.teach(state, batch), batch)
     found.append(before - _flat(state.params))
   return np.stack(found)
 

@@ -9,8 +9,9 @@ student has read both forms, and knows both equally little. Then both read plain
 prompts, or both the template, or only the teacher does.
 """
 
-from founding.lab import IMITATE, LARGE, SUMS, matching
+from founding.lab import matching
 from jopd import config as configs
+from jopd.presets import IMITATE, LARGE, SUMS
 
 SIGNATURE = (
   'aligned prompts: less reverse KL at the first step than plain ones',

@@ -5,11 +5,12 @@ or a larger model: scores go where the teacher is, not where the better of the
 two was (Li et al., Rethinking On-Policy Distillation, arXiv 2604.13016).
 
 Set-up: the student that full-vocabulary distillation made strong in
-`topk_bias`; as teachers the student that it was before, and a larger model that
-saw as few demonstrations.
+`topk_bias`, and 300 steps; as teachers the student that it was before, and a
+larger model that saw fewer demonstrations.
 """
 
-from founding.lab import LARGE, SUMS, matching
+from founding.lab import matching
+from jopd.presets import LARGE, SUMS
 
 SIGNATURE = (
   'the student begins above 0.9, at least 0.2 above its own past',
@@ -31,6 +32,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
       matching('reverse_kl'),
       student=strong.model,
       teacher=teacher,
+      steps=300,
     )
     level = record.run.summary['teacher']
     rows[name] = dict(teacher=level) | record.row()

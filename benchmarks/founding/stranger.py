@@ -1,31 +1,36 @@
 """A good teacher that works in another way pulls a student down.
 
 What counts is not the teacher's score but whether its way is within the
-student's reach; the overlap of the two, measured before training, tells (Zhu et
-al., arXiv 2605.11182, teachers adapted by rewards; Li et al., arXiv 2604.13016,
-compatible thinking patterns).
+student's reach; the two models compared before training tell (Zhu et al., arXiv
+2605.11182, teachers adapted by rewards; Li et al., arXiv 2604.13016, compatible
+thinking patterns).
 
 Set-up: sums can be taken from the first number or from the last. The student
-goes forward. The stranger is a larger model that goes backward and is right
-more often than the student; the familiar teacher goes forward.
+goes forward. The stranger is a larger model that goes backward; the adapted
+teacher is the student itself after learning from rewards; the familiar teacher
+is a larger model that goes forward.
 """
 
-from founding.lab import LARGE, SUMS, matching, top_k
+from founding.lab import matching, top_k
 from founding.variance import sampled
 from jopd import config as configs
+from jopd.presets import LARGE, SUMS
 
 SIGNATURE = (
-  'the stranger is right at least 0.2 more often than the student',
-  'before training, its overlap with the student is the lower one and its'
-  ' reverse KL the higher one',
+  'the stranger and the adapted teacher are right at least 0.2 more often than'
+  ' the student, the stranger at least as often as the adapted one',
+  'before training, of the three the stranger has the lowest overlap mass with'
+  ' the student, and the highest reverse KL',
   'from the stranger, with each loss: ends below its start',
+  'from the adapted teacher, with each loss: gains at least 0.2',
   'from the familiar teacher, with each loss: gains at least 0.2',
 )
 SHOWN = (
   'accuracy_after',
   'accuracy_before',
   'teacher',
-  'overlap_at_start',
+  'overlap_mass_at_start',
+  'overlap_advantage_at_start',
   'reverse_kl_at_start',
 )
 LOSSES = {
@@ -43,6 +48,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
     'stranger': lab.sft(
       'stranger', LARGE, data=backward, steps=900, decay='cosine'
     ),
+    'adapted': _adapted(lab),
     'familiar': lab.teacher(),
   }
   rows = {}
@@ -50,18 +56,19 @@ def measure(lab) -> dict[str, dict[str, float]]:
     for loss, terms in LOSSES.items():
       name = f'{who}, {loss}'
       record = lab.distil(f'stranger/{name}', terms, teacher=teacher)
-      rows[name] = record.row() | dict(
-        teacher=record.run.summary['teacher'],
-        overlap_at_start=float(record.trained('overlap')[0]),
-        reverse_kl_at_start=float(record.trained('reverse_kl')[0]),
-      )
+      first = {
+        f'{metric}_at_start': float(record.trained(metric)[0])
+        for metric in ('overlap_mass', 'overlap_advantage', 'reverse_kl')
+      }
+      level = record.run.summary['teacher']
+      rows[name] = dict(teacher=level) | record.row() | first
   return rows
 
 
-def adapted(lab) -> str:
+def _adapted(lab) -> str:
   """The student after learning from rewards: a teacher in its own style.
 
-  Not among the teachers of `measure` yet: no loss reads rewards so far.
+  With the settings of configs/many_faces/rlvr_teacher.py:tiny.
   """
   config = lab.config()
   config.models.student = dict(path=lab.student())
@@ -70,32 +77,39 @@ def adapted(lab) -> str:
     terms=dict(
       reward=dict(
         objective='policy_gradient',
-        surrogate='clipped',
+        surrogate=dict(name='clipped', low=0.2, high=0.28),
         credit=dict(name='group_advantage'),
+        anchor='sampler',
       )
     ),
+    select='mixed_rewards',
+    steps=200,
     batch_size=16,
     group_size=8,
-    steps=200,
+    updates=2,
     learning_rate=1e-3,
     warmup_steps=10,
+    decay='cosine',
   )
   return lab.run('stranger/adapted', config).model
 
 
 def judge(rows) -> list[bool]:
   """The statements of SIGNATURE, in order."""
-  stranger, familiar = (
+  stranger, adapted, familiar = (
     [row for name, row in rows.items() if name.startswith(who)]
-    for who in ('stranger', 'familiar')
+    for who in ('stranger', 'adapted', 'familiar')
   )
+  before = stranger[0]['accuracy_before']
+  lead = lambda who: who[0]['teacher'] - before
   gain = lambda row: row['accuracy_after'] - row['accuracy_before']
-  overlap = lambda row: row['overlap_at_start']
+  mass = lambda row: row['overlap_mass_at_start']
   distance = lambda row: row['reverse_kl_at_start']
   return [
-    stranger[0]['teacher'] >= stranger[0]['accuracy_before'] + 0.2,
-    max(map(overlap, stranger)) < min(map(overlap, familiar))
-    and min(map(distance, stranger)) > max(map(distance, familiar)),
+    lead(stranger) >= lead(adapted) >= 0.2,
+    max(map(mass, stranger)) < min(map(mass, adapted + familiar))
+    and min(map(distance, stranger)) > max(map(distance, adapted + familiar)),
     all(gain(row) < 0 for row in stranger),
+    all(gain(row) >= 0.2 for row in adapted),
     all(gain(row) >= 0.2 for row in familiar),
   ]

@@ -63,12 +63,15 @@ VARIANTS = {
 }
 
 
-def spread(lab, name: str, variants: dict) -> dict[str, dict[str, float]]:
+def spread(
+  lab, name: str, variants: dict, **how
+) -> dict[str, dict[str, float]]:
   """The variance of each variant's gradient, and where its mean points.
 
-  Kept in a folder of that name, and made again if a setting changes.
+  Kept in a folder of that name, and made again if a setting changes. `how`
+  goes to `lab.distilling`.
   """
-  configs = {v: lab.distilling(t, **PLAIN) for v, t in variants.items()}
+  configs = {v: lab.distilling(t, **how, **PLAIN) for v, t in variants.items()}
   settings = [c.to_json_best_effort() for c in configs.values()]
   path = lab.folder / name / 'gradients.json'
   if path.is_file():
