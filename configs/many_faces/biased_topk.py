@@ -8,8 +8,9 @@ leaves the support, down to 1/e of the teacher's mass there.
   jopd train --config=configs/many_faces/biased_topk.py:tiny \\
     --workdir=runs/biased_topk
 
-Measured, tiny: @many_faces/biased_topk@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.625 -> 0.000, teacher 1.000, while
+its loss fell from 0.355 to 0.083. At its published size, without ':tiny', it
+is not yet measured.
 """
 
 from jopd import config as configs

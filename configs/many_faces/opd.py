@@ -8,8 +8,8 @@ of the paper differ from.
   jopd train --config=configs/many_faces/opd.py:tiny \\
     --workdir=runs/opd
 
-Measured, tiny: @many_faces/opd@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.625 -> 0.918, teacher 1.000. At its
+published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs

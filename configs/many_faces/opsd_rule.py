@@ -7,8 +7,8 @@ for all prompts, here to be concise. Such a rule survives the average.
   jopd train --config=configs/many_faces/opsd_rule.py:tiny \\
     --workdir=runs/opsd_rule
 
-Measured, tiny: @many_faces/opsd_rule@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.066 -> 1.000, reverse KL 0.550 ->
+0.000 nats. At its published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs

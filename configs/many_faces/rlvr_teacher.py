@@ -8,8 +8,9 @@ no KL, as in arXiv 2503.14476), and thinks as the student does.
   jopd train --config=configs/many_faces/rlvr_teacher.py:tiny \\
     --workdir=runs/rlvr_teacher
 
-Measured, tiny: @many_faces/rlvr_teacher@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: teacher 0.625 -> 0.949 by its rewards; student 0.625 ->
+0.934, teacher 0.949. At its published size, without ':tiny', it is not yet
+measured.
 """
 
 from jopd import config as configs

@@ -8,8 +8,8 @@ that are right, sampled here, at temperature 0.3.
   jopd train --config=configs/many_faces/sft_student.py:tiny \\
     --workdir=runs/sft_student
 
-Measured, tiny: @many_faces/sft_student@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.109 -> 0.746 by imitation -> 0.754,
+teacher 1.000. At its published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs

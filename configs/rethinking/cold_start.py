@@ -8,8 +8,8 @@ repetitive ones left out), data/traces.jsonl.
   jopd train --config=configs/rethinking/cold_start.py:tiny \\
     --workdir=runs/cold_start
 
-Measured, tiny: @rethinking/cold_start@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.109 -> 0.746 by imitation -> 0.996,
+teacher 1.000. At its published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs

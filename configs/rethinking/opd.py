@@ -9,8 +9,8 @@ best.
   jopd train --config=configs/rethinking/opd.py:tiny \\
     --workdir=runs/opd
 
-Measured, tiny: @rethinking/opd@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.625 -> 0.961, teacher 1.000. At its
+published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs

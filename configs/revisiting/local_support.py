@@ -8,8 +8,8 @@ spell differently, every '<think>' and '</think>', is learnt nowhere.
   jopd train --config=configs/revisiting/local_support.py:tiny \\
     --workdir=runs/local_support
 
-Measured, tiny: @revisiting/local_support@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.625 -> 0.988, teacher 1.000. At its
+published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs
