@@ -9,8 +9,8 @@ support is the whole vocabulary, as in scripts of the paper for such teachers.)
   jopd train --config=configs/many_faces/opsd_instance.py:tiny \\
     --workdir=runs/opsd_instance
 
-Measured, tiny: @many_faces/opsd_instance@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.082 -> 0.129, reverse KL 0.856 ->
+0.907 nats. At its published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs

@@ -8,8 +8,8 @@ its teacher.
   jopd train --config=configs/rethinking/reverse.py:tiny \\
     --workdir=runs/reverse
 
-Measured, tiny: @rethinking/reverse@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 1.000 -> 0.715, teacher 0.164. At its
+published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs
