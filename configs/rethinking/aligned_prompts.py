@@ -8,8 +8,8 @@ those are a choice of config.data.)
   jopd train --config=configs/rethinking/aligned_prompts.py:tiny \\
     --workdir=runs/aligned_prompts
 
-Measured, tiny: @rethinking/aligned_prompts@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.566 -> 0.891, teacher 1.000. At its
+published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs

@@ -7,8 +7,8 @@ teacher's opinion of the sampled token alone, log q - log p, is its credit.
   jopd train --config=configs/revisiting/sampled_token.py:tiny \\
     --workdir=runs/sampled_token
 
-Measured, tiny: @revisiting/sampled_token@.
-At its published size, without ':tiny', it is not yet measured.
+Measured, tiny, seed 0: greedy accuracy 0.625 -> 0.918, teacher 1.000. At its
+published size, without ':tiny', it is not yet measured.
 """
 
 from jopd import config as configs
