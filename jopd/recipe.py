@@ -1,4 +1,4 @@
-"""From names to functions: the only place where a string becomes one.
+"""From names to functions; but for optimizers.py, the only place for it.
 
 What is wrong with a name or its arguments is one ValueError that says what was
 expected, what came, what to do; it is raised before any weight is loaded.

@@ -29,13 +29,14 @@ def answers(
     hf.stop_ids(folder, tokenizer), strings=(), tokenizer=tokenizer
   )
   generate = make_generate(
-    model, mesh, stops=stops, max_new_tokens=12, vocab_size=len(tokenizer)
+    model, mesh, max_new_tokens=12, vocab_size=len(tokenizer)
   )
   rollout = generate(
     params,
     prompts.prompt,
     prompts.prompt_length,
     jax.random.key(0),
+    stops=stops,
     temperature=temperature,
   )
   yield from zip(
