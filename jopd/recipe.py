@@ -164,6 +164,7 @@ def make_terms(
   roles: Collection[str],
   vocab_size: int,
   *,
+  updates: int = 1,
   micro_batches: int = 1,
   group_size: int = 1,
 ) -> Callable:
@@ -179,6 +180,7 @@ def make_terms(
     specs: name -> term, see `make_term`.
     roles: names of the teachers.
     vocab_size: V.
+    updates: of the student, on the responses to a batch of prompts.
     micro_batches: parts that a batch is cut into.
     group_size: responses per prompt.
 
@@ -189,6 +191,8 @@ def make_terms(
   for name, spec in specs.items():
     with about(f'terms.{name}'):
       _trace(spec, roles, vocab_size)
+      if updates > 1 and 'surrogate' in spec:
+        _check_anchor(spec, updates)
       settings = _COMMON | dict(spec) | {'weight': 'uniform'}
       # More than two are as good as two, and probed once with them.
       graded = _reads_rewards(settings, roles, vocab_size)
@@ -205,6 +209,15 @@ def make_terms(
           f' {micro_batches} micro_batches cut up: use 1'
         )
   return lambda step: {n: make_term(spec, step) for n, spec in specs.items()}
+
+
+def _check_anchor(spec: Mapping, updates: int) -> None:
+  """Refuses a policy gradient that takes old tokens for the student's own."""
+  if spec.get('anchor', 'student') != 'sampler':
+    raise ValueError(
+      f"anchor is 'student', but with {updates} updates on the same responses"
+      " all but the first are of an older student: use anchor='sampler'"
+    )
 
 
 def reads_rewards(

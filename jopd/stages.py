@@ -55,6 +55,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     terms,
     roles,
     run.vocab_size,
+    updates=settings.updates,
     micro_batches=settings.micro_batches,
     group_size=settings.group_size,
   )

@@ -469,6 +469,17 @@ def test_a_wrong_reduction_is_refused(spec, part):
   assert str(error.value).startswith('reduce: ') and part in str(error.value)
 
 
+# Kills: importance weights that are left out where responses are older.
+def test_several_updates_need_the_sampler_as_anchor():
+  pg = dict(objective='policy_gradient', surrogate='reinforce')
+  make = lambda spec, n: recipe.make_terms({'a': spec}, ['teacher'], 8, updates=n)
+  make(pg, 1)
+  make(pg | {'anchor': 'sampler'}, 2)
+  make(dict(objective='matching', divergence='reverse_kl'), 2)
+  with pytest.raises(ValueError, match="anchor='sampler'"):
+    make(pg, 2)
+
+
 # A quantile over each of two halves is not one over the whole. Kills a weight
 # that means something else when memory is short; a row is never cut.
 def test_what_looks_at_the_whole_batch_is_not_cut_into_micro_batches():
