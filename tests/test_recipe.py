@@ -472,7 +472,8 @@ def test_a_wrong_reduction_is_refused(spec, part):
 # Kills: importance weights that are left out where responses are older.
 def test_several_updates_need_the_sampler_as_anchor():
   pg = dict(objective='policy_gradient', surrogate='reinforce')
-  make = lambda spec, n: recipe.make_terms({'a': spec}, ['teacher'], 8, updates=n)
+  roles = ['teacher']
+  make = lambda spec, n: recipe.make_terms({'a': spec}, roles, 8, updates=n)
   make(pg, 1)
   make(pg | {'anchor': 'sampler'}, 2)
   make(dict(objective='matching', divergence='reverse_kl'), 2)
