@@ -43,11 +43,10 @@ os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # it takes no device
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
-import tpu_hlo
-import tpu_losses
 
 from jopd import sharding
 from jopd.models.decoder import DecoderConfig, make_model
+from jopd.plan import hlo
 from jopd.rollout.pick import sampling
 from jopd.rollout.sampler import Rollout, sample
 from jopd.rollout.stops import make_stops
@@ -145,7 +144,7 @@ def find_copies(rows, known):
   known = {plain(x.shape) for x in known if len(plain(x.shape)) > 1}
   copies = collections.Counter()
   for row in rows:
-    for size, in_hbm, dims in tpu_hlo.arrays(row.shape):
+    for size, in_hbm, dims in hlo.arrays(row.shape):
       if in_hbm and plain(dims) in known and row.written >= size:
         copies[f'{row.op} {dims}'] += size / MIB
   return copies
@@ -155,10 +154,9 @@ def find_collectives(body):
   """{kind and devices: MiB} of a loop's body."""
   found = collections.Counter()
   for line in body.values():
-    if 'channel_id=' in line.attributes and not line.op.endswith('-done'):
-      count = tpu_losses.group_size(line.attributes)
-      size = sum(size for size, *_ in tpu_hlo.arrays(line.shape))
-      found[f'{line.op} over {count}'] += size / MIB
+    if crossing := hlo.collective(line):
+      kind, count, size = crossing
+      found[f'{kind} over {count}'] += size / MIB
   return found
 
 
@@ -172,9 +170,17 @@ def study(model, mesh, rows, prompt, new, bandwidth):
     return {'fits': str(error).splitlines()[0][:200]}
   seconds = time.perf_counter() - start
   text, memory = compiled.as_text(), compiled.memory_analysis()
-  computations = tpu_hlo.parse(text)
+  computations = hlo.parse(text)
+  # Of the sampler's loops only; those inside of a step turn once here.
   loops = {
-    name: tpu_hlo.traffic(computations, name) for name in tpu_hlo.loops(text)
+    line.attribute('body'): [
+      row
+      for name, _ in hlo.visits(computations, line.attribute('body'), 1)
+      for row in hlo.moves(computations, name)
+    ]
+    for body in computations.values()
+    for line in body.values()
+    if line.op == 'while'
   }
   read = lambda name: sum(row.read for row in loops[name])
   loop = max(loops, key=read)

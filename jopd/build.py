@@ -3,7 +3,7 @@
 All that can be known before a weight is loaded is checked first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -47,14 +47,44 @@ def build(config, *, say: Callable[[str], None] = print) -> Built:
   Raises:
     ValueError, FileNotFoundError: a setting is wrong; nothing was written.
   """
+  run, stages = _prepare(config, say, None)
+  return Built(run, stages, _params(config, run))
+
+
+def outline(
+  config,
+  devices: Sequence[jax.Device],
+  *,
+  say: Callable[[str], None] = print,
+) -> Built:
+  """The same on devices that need not be here, with shapes for parameters.
+
+  No weight is loaded and nothing is allocated.
+  """
+  run, stages = _prepare(config, say, devices)
+  params = {}
+  for name, model in run.models.items():
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    with about(f'config.models.{name}'):
+      where = sharding.param_shardings(run.mesh, model.axes, shapes)
+    params[name] = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      shapes,
+      where,
+    )
+  return Built(run, stages, params)
+
+
+def _prepare(config, say, devices) -> tuple[Run, tuple[Stage, ...]]:
+  """All but the parameters."""
   checks.check(config)
   checks.check_stages(config)
-  run, encoding = _run(config, say)
+  run, encoding = _run(config, say, devices)
   stages = []
   for index, name in enumerate(config.stages):
     with about(f'config.{name}'):
       stages.append(make_stage(config, index, run, encoding))
-  return Built(run, tuple(stages), _params(config, run))
+  return run, tuple(stages)
 
 
 def build_evaluation(
@@ -83,10 +113,10 @@ def build_evaluation(
   return lambda: run.evaluate('model', params['model'])
 
 
-def _run(config, say) -> tuple[Run, dict]:
+def _run(config, say, devices=None) -> tuple[Run, dict]:
   """What all stages share, and how text becomes tokens. No weights yet."""
   with about('config.mesh'):
-    mesh = sharding.make_mesh(**config.mesh)
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
   with about('config.eval.batch_size'):
     sharding.check_batch(mesh, config.eval.batch_size)
   where, tokenizer, stops = find_tokenizer(config)

@@ -17,9 +17,13 @@ from jopd.diagnose.report import report as draw
 from jopd.doctor.examine import examine
 from jopd.doctor.findings import worst
 from jopd.doctor.page import as_json, page
+from jopd.plan import page as plans
+from jopd.plan.plan import plan as make_plan
 from jopd.programs import cache_compilations
 from jopd.rollout.pick import sampling
 from jopd.train import pipeline
+
+_EXIT = {'ok': 0, 'warn': 3, 'refuse': 2}  # of doctor and plan
 
 
 def say(line: str) -> None:
@@ -213,7 +217,16 @@ def doctor(arguments, overrides) -> int:
     config, workdir=arguments.workdir, prompts=arguments.prompts, say=say
   )
   print(as_json(findings) if arguments.json else page(findings))
-  return {'ok': 0, 'warn': 3, 'refuse': 2}[worst(findings)]
+  return _EXIT[worst(findings)]
+
+
+def plan(arguments, overrides) -> int:
+  """Prints what a config will need on some devices; returns the exit code."""
+  config = configs.load(arguments.config, overrides)
+  _prepare()
+  found = make_plan(config, arguments.topology, say=say)
+  print(plans.as_json(found) if arguments.json else plans.page(found))
+  return _EXIT[plans.status(found)]
 
 
 def report(arguments, overrides) -> None:

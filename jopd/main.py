@@ -52,6 +52,18 @@ Any setting can be overridden. With --workdir, models are as its finished stages
 left them. Exit code 0 if nothing was found, 3 with warnings, 2 if it will not
 work, as for any other wrong input.
 """
+_PLAN = """\
+Compiles every phase of a config from shapes, without a weight, and prints what
+each needs of a device: memory by kind, operations, bytes, what travels between
+devices, estimated seconds. For a TPU that is not here, too (pip install
+'jopd[tpu]'). docs/plan.md explains it.
+
+  jopd plan --config=configs/quickstart.py
+  jopd plan --config=FILE --topology=v5p:4x4x4 --config.mesh.fsdp=64
+
+Any setting can be overridden. Exit code 0 if all fits with a tenth of the
+memory to spare, 3 if with less, 2 if it does not fit, as for any wrong input.
+"""
 _SAMPLE = """\
 Lets a model answer one prompt, or each row of a JSONL file (`messages` or
 `prompt` rows). Answers go to standard output. To --prompt as text, while it is
@@ -136,6 +148,14 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
   add('--config', required=True, metavar='FILE', help='a file of configs/')
   add('--workdir', metavar='DIR', help='of jopd train, if stages have run')
   add('--prompts', type=int, default=64, help='of each stage (64)')
+  add('--json', action='store_true', help='for machines')
+  add = command('plan', 'memory and time of a config, by the compiler', _PLAN)
+  add('--config', required=True, metavar='FILE', help='a file of configs/')
+  add(
+    '--topology',
+    **dict(default='', metavar='TPU:SHAPE'),
+    help="such as 'v5p:4x4x4'; default: the devices that are here",
+  )
   add('--json', action='store_true', help='for machines')
   _sample_flags(command('sample', 'let a model answer', _SAMPLE))
   add = command('report', 'draw the metrics of runs', _REPORT)

@@ -40,6 +40,10 @@ class Program:
     self._jitted = jax.jit(function, **jit_options)
     self._compiled = {}
 
+  def trace(self, *args):
+    """What `jax.jit` traces for such arguments, which may be shapes."""
+    return self._jitted.trace(*args)
+
   def __call__(self, *args):
     leaves, tree = jax.tree.flatten(args)
     signature = tree, tuple((x.shape, x.dtype, x.sharding) for x in leaves)

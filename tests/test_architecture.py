@@ -22,7 +22,7 @@ FLOORS = (
   {'recipe', 'optimizers', 'checks', 'tokens'},
   {'stages'},
   {'build'},
-  {'doctor'},
+  {'doctor', 'plan'},
   {'commands'},
   {'main'},
 )

@@ -8,7 +8,7 @@ import pytest
 
 from jopd import __version__, commands, main
 
-COMMANDS = ('train', 'eval', 'doctor', 'sample', 'report')
+COMMANDS = ('train', 'eval', 'doctor', 'plan', 'sample', 'report')
 TRAIN = ('train', '--config=a.py', '--workdir=w')
 
 

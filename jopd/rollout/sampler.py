@@ -104,7 +104,7 @@ def sample(
   plan = Plan(
     rows // shards, slots // shards, shards, group_size, max_new_tokens
   )
-  sizes = _cache_sizes(prompt.shape[1], max_new_tokens)
+  sizes = cache_sizes(prompt.shape[1], max_new_tokens)
   work, state = prefill(
     model,
     plan,
@@ -255,7 +255,7 @@ def _each(prompts, group_size: int):
   return jnp.repeat(prompts, group_size, axis=0)
 
 
-def _cache_sizes(prompt_slots: int, max_new_tokens: int) -> list[int]:
+def cache_sizes(prompt_slots: int, max_new_tokens: int) -> list[int]:
   """Slots of the cache, from the first token to the last.
 
   Attention reads all slots that are there. Each size is one more copy of the

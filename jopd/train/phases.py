@@ -45,6 +45,9 @@ class Phases:
     run: what all stages share.
     frozen: role -> parameters of that teacher, of those that do not move.
     shardings: of the train state.
+
+  Attributes:
+    teacher, learner: the compiled programs behind `teach` and `learn`.
   """
 
   def __init__(self, stage: Stage, run: Run, frozen: dict, shardings):
@@ -61,7 +64,7 @@ class Phases:
         group_size=stage.group_size,
         **stage.decoding,
       )
-    self._teach = Program(
+    self.teacher = Program(
       f'{stage.name}: teacher',
       make_teach(
         teachers,
@@ -84,7 +87,7 @@ class Phases:
       gather=sharding.gather_width(run.mesh),
       moving=stage.moving,
     )
-    self._learn = Program(
+    self.learner = Program(
       f'{stage.name}: learner',
       learn,
       donate_argnums=0,
@@ -193,11 +196,11 @@ class Phases:
     """Every teacher's hidden states of the responses."""
     if not self._stage.teachers:
       return {}
-    return jax.block_until_ready(self._teach(self.teachers(state), batch))
+    return jax.block_until_ready(self.teacher(self.teachers(state), batch))
 
   def learn(self, state: TrainState, hidden, batch: Batch):
     """The next state, and metrics on the host. The state is consumed."""
-    state, metrics = self._learn(state, self._frozen, hidden, batch)
+    state, metrics = self.learner(state, self._frozen, hidden, batch)
     metrics = jax.device_get(metrics)
     if self._stage.source == 'dataset':
       del metrics['sampler_logp']  # nobody sampled

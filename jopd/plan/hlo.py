@@ -1,10 +1,13 @@
-"""What a TPU program reads and writes in its large memory, from its text.
+"""What a compiled program does, from its text, each loop as often as it turns.
 
-A compiled program says of each array whether it lies in the chip's large memory
-(HBM) or, marked S(1), in the fast one (VMEM). `cost_analysis` counts both alike
-and a loop once; here only bytes of the large one count.
+`cost_analysis` counts the body of a loop once, and bytes of all memories alike.
+A TPU program says of each array whether it lies in the chip's large memory
+(HBM) or, marked S(1), in the fast one (VMEM), and of most instructions how many
+cycles they should take.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 import math
 import re
 from typing import NamedTuple
@@ -40,7 +43,11 @@ class Instruction(NamedTuple):
 
   @property
   def calls(self) -> str:
-    return re.search(r'calls=(%[\w.-]+)', self.attributes)[1]
+    return self.attribute('calls')
+
+  def attribute(self, name: str) -> str:
+    """The computation that an attribute names."""
+    return re.search(rf'{name}=(%[\w.-]+)', self.attributes)[1]
 
 
 class Traffic(NamedTuple):
@@ -72,9 +79,99 @@ def parse(text: str) -> dict[str, dict[str, Instruction]]:
   return computations
 
 
-def loops(text: str) -> list[str]:
-  """Names of the bodies of the program's loops, in the text's order."""
-  return re.findall(r' while\(.*body=(%[\w.-]+)', text)
+class Cost(NamedTuple):
+  """What one device does.
+
+  Attributes:
+    traffic: bytes read from and written to its large memory.
+    cycles: that the compiler expects; 0 where it does not say.
+    collectives: (kind, devices that take part) -> bytes of their results.
+  """
+
+  traffic: float
+  cycles: float
+  collectives: dict[tuple[str, int], float]
+
+
+def cost(text: str, *, turns: int = 1) -> Cost:
+  """What a program costs.
+
+  Args:
+    text: of `compiled.as_text()`.
+    turns: of loops whose number of turns depends on the data.
+  """
+  computations = parse(text)
+  traffic = cycles = 0.0
+  collectives = Counter()
+  entry = re.search(r'^ENTRY (%[\w.-]+)', text, re.MULTILINE)[1]
+  for name, times in visits(computations, entry, turns):
+    for row in moves(computations, name):
+      traffic += times * (row.read + row.written)
+    for line in computations[name].values():
+      counted = re.search(r'"estimated_cycles":"(\d+)"', line.attributes)
+      cycles += times * int(counted[1]) if counted else 0
+      if found := collective(line):
+        collectives[found[:2]] += times * found[2]
+  return Cost(traffic, cycles, dict(collectives))
+
+
+def collective(line: Instruction) -> tuple[str, int, float] | None:
+  """(kind, devices that take part, bytes of its result), if it is one."""
+  if 'channel_id=' not in line.attributes or line.op.endswith('-done'):
+    return None
+  sizes = [size for size, *_ in arrays(line.shape)]
+  # A start's shape holds what it reads, too.
+  started = line.op.endswith('-start')
+  size = max(sizes, default=0) if started else sum(sizes)
+  return line.op.removesuffix('-start'), _group(line.attributes), size
+
+
+def _group(attributes: str) -> int:
+  """How many devices take part in a collective."""
+  axes = re.search(
+    r'replica_groups=mesh\[(.*?)\](?:, device_ids=\S+)? \{(.*?)\}', attributes
+  )
+  if axes:
+    sizes = dict(re.findall(r"('\w+')=(\d+)", axes[1]))
+    return math.prod(int(sizes[axis]) for axis in axes[2].split(','))
+  if groups := re.search(r'replica_groups=\[\d+,(\d+)\]', attributes):
+    return int(groups[1])
+  if groups := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
+    return len(groups[1].split(','))
+  return 2  # of a permutation: a sender and a receiver
+
+
+def visits(computations, entry: str, turns: int) -> Iterator[tuple[str, int]]:
+  """Each computation that is run from one, and how often.
+
+  Of the branches of a condition the one that moves least counts, as the others
+  are for what is rare. Fusions and reductions are part of who calls them.
+  """
+  work = [(entry, 1)]
+  while work:
+    name, times = work.pop()
+    yield name, times
+    for line in computations[name].values():
+      if line.op == 'while':
+        n = trips(computations[line.attribute('condition')])
+        body = line.attribute('body')
+        work.append((body, times * (turns if n is None else n)))
+      elif line.op == 'call':
+        work.append((line.attribute('to_apply'), times))
+      elif line.op == 'conditional':
+        work.append((_branch(computations, line), times))
+
+
+def trips(condition: dict[str, Instruction]) -> int | None:
+  """How often a loop turns that counts from 0; None if the data decides."""
+  lines = condition.values()
+  numbers = [
+    int(line.inside)
+    for line in lines
+    if line.op == 'constant' and line.inside.isdigit()
+  ]
+  compares = sum(line.op in ('compare', 'fusion') for line in lines)
+  return numbers[0] if compares == len(numbers) == 1 else None
 
 
 def arrays(shape: str) -> list[tuple[float, bool, list[int]]]:
@@ -95,32 +192,39 @@ def _hbm(shape):
   return sum(size for size, large, _ in arrays(shape) if large)
 
 
-def traffic(computations, name: str) -> list[Traffic]:
+def moves(computations, name: str) -> Iterator[Traffic]:
   """What each instruction of a computation reads and writes in HBM.
 
-  Of the branches of a condition the one with the least traffic counts; loops
-  inside are not looked into. A fusion that only slices an operand reads the
-  slices, one that updates it in place writes the update.
+  Loops, calls and branches are not looked into. A fusion that only slices an
+  operand reads the slices, one that updates it in place writes the update.
   """
-  body, rows = computations[name], []
+  body = computations[name]
   for name, line in body.items():
-    if line.op == 'conditional':
-      branches = re.search(
-        r'branch_computations=\{(.*?)\}|true_computation=.*?, false_comp\S+',
-        line.attributes,
-      )[0]
-      rows += min(
-        (traffic(computations, name) for name in _NAME.findall(branches)),
-        key=lambda rows: sum(row.read + row.written for row in rows),
-      )
-    elif not _is_free(line):
+    if not _is_free(line):
       read, written = _moved(computations, body, line)
-      rows.append(Traffic(read, written, name, line.op, line.shape))
-  return rows
+      yield Traffic(read, written, name, line.op, line.shape)
+
+
+def _branch(computations, line) -> str:
+  """The branch of a condition that moves least."""
+  branches = re.search(
+    r'branch_computations=\{(.*?)\}|true_computation=.*?, false_comp\S+',
+    line.attributes,
+  )[0]
+  moved = lambda name: sum(
+    times * (row.read + row.written)
+    for part, times in visits(computations, name, 1)
+    for row in moves(computations, part)
+  )
+  return min(_NAME.findall(branches), key=moved)
 
 
 def _is_free(line):
-  ends = line.op.endswith('-done') or line.op in ('while', 'call')
+  ends = line.op.endswith('-done') or line.op in (
+    'while',
+    'call',
+    'conditional',
+  )
   return line.op in _FREE or ends or 'ConcatBitcast' in line.attributes
 
 

@@ -1,0 +1,1 @@
+"""What a run will need, by the compiler, before any weight is loaded."""

@@ -1,0 +1,60 @@
+"""Operations of the matrix products of a traced program."""
+
+import math
+
+import jax
+from jax.extend import core
+
+
+def count(traced, *, turns: int = 1) -> float:
+  """Operations of a program, an addition and a multiplication apart.
+
+  Counted before the program is divided over devices, from what was traced, so
+  that a loop counts as often as it turns: a compiler's own count takes the
+  body of every loop once.
+
+  Args:
+    traced: of `jax.jit(function).trace(*shapes)`.
+    turns: of loops whose number of turns depends on the data.
+
+  Returns:
+    The operations of all dot products; others are few beside them. Of the
+    branches of a condition the longest one counts.
+  """
+  return _count(traced.jaxpr.jaxpr, turns)
+
+
+def _count(jaxpr, turns: int) -> float:
+  return sum((_of(equation, turns) for equation in jaxpr.eqns), 0.0)
+
+
+def _of(equation, turns: int) -> float:
+  name, params = equation.primitive.name, equation.params
+  if name == 'dot_general':
+    (contracted, _), _ = params['dimension_numbers']
+    shape = equation.invars[0].aval.shape
+    summed = math.prod(shape[axis] for axis in contracted)
+    return 2.0 * summed * math.prod(equation.outvars[0].aval.shape)
+  if name.startswith('ragged_dot'):
+    rows, groups = equation.invars[:2]
+    return 2.0 * math.prod(rows.aval.shape) * groups.aval.shape[-1]
+  inside = [_count(jaxpr, turns) for jaxpr in _jaxprs(params)]
+  if name == 'cond':
+    return max(inside)
+  times = {
+    'scan': lambda: params['length'],
+    'while': lambda: turns,
+    'shard_map': lambda: params['mesh'].size,
+  }
+  return times.get(name, lambda: 1)() * sum(inside, 0.0)
+
+
+def _jaxprs(params):
+  """The programs inside an equation."""
+  for leaf in jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr):
+    if _is_jaxpr(leaf):
+      yield getattr(leaf, 'jaxpr', leaf)
+
+
+def _is_jaxpr(value) -> bool:
+  return isinstance(value, core.Jaxpr | core.ClosedJaxpr)

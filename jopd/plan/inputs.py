@@ -1,0 +1,122 @@
+"""What the programs of a stage read, as shapes on the mesh: nothing is made."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopd import losses, sharding
+from jopd.rollout.pick import sampling
+from jopd.train.stage import Run, Stage
+from jopd.train.state import TrainState, init_state, state_shardings
+from jopd.train.step import Batch
+
+
+def place(tree, where):
+  """Shapes with shardings: one for all, or a tree of them."""
+  if isinstance(where, jax.sharding.Sharding):
+    where = jax.tree.map(lambda _: where, tree)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where
+  )
+
+
+def cast(tree, dtype):
+  """Shapes of another dtype, where they were."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), tree
+  )
+
+
+def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
+  """The train state of a stage.
+
+  Args:
+    stage: which decides optimizer and teachers that move.
+    run: whose mesh it lies on.
+    params: model name -> shapes of its parameters.
+  """
+  own = cast(params[stage.student], jnp.float32)
+  where = jax.tree.map(lambda x: x.sharding, own)
+  shardings = state_shardings(run.mesh, where, own, stage.tx, stage.moving)
+  start = partial(init_state, tx=stage.tx)
+  shapes = jax.eval_shape(
+    start, own, followers=dict.fromkeys(stage.moving, own)
+  )
+  return place(shapes, shardings)
+
+
+def frozen(stage: Stage, run: Run, params: dict[str, dict]) -> dict[str, dict]:
+  """Role -> parameters of that teacher, of those that do not move."""
+  return {
+    role: cast(params[name], run.compute_dtype)
+    for role, name in stage.teachers.items()
+    if role not in stage.moving
+  }
+
+
+def prompts(stage: Stage, run: Run, rows: int, width: int) -> tuple:
+  """What prefill reads beside the parameters, in its order.
+
+  Args:
+    stage: whose responses are sampled.
+    run: whose mesh and stops are used.
+    rows: prompts, b.
+    width: P.
+  """
+  count = rows * stage.group_size
+  array = jax.ShapeDtypeStruct
+  by_row = (
+    array((rows, width), jnp.int32),
+    array((rows,), jnp.int32),
+    jax.eval_shape(partial(sampling, count, **stage.sampling)),
+    array((count,), jnp.int32),  # limit
+  )
+  key = array((2,), jnp.uint32)
+  whole = key, jax.tree.map(np.asarray, run.stops)
+  return (
+    *place(by_row, sharding.batch_sharding(run.mesh)),
+    *place(whole, sharding.replicated(run.mesh)),
+  )
+
+
+def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
+  """What teachers and learner read: the responses of one update.
+
+  Args:
+    stage: which decides who teaches.
+    run: whose mesh they lie on.
+    rows: B.
+    widths: P of each model's prompt, by role; '' is the student's.
+  """
+  length = run.max_response_tokens
+  array = jax.ShapeDtypeStruct
+  prompt = lambda role: (
+    array((rows, widths[role]), jnp.int32),
+    array((rows,), jnp.int32),
+  )
+  row = array((rows,), jnp.float32)
+  of_tokens = lambda dtype: array((rows, length), dtype)
+  own, own_length = prompt('')
+  shapes = Batch(
+    prompt=own,
+    prompt_length=own_length,
+    teacher_prompts={role: prompt(role) for role in stage.teachers},
+    response=of_tokens(jnp.int32),
+    mask=of_tokens(jnp.bool_),
+    sampler_logp=of_tokens(jnp.float32),
+    rollout_logp=of_tokens(jnp.float32) if stage.source == 'student' else None,
+    outcome=losses.Outcome(row, row, row) if stage.reads_rewards else None,
+  )
+  return place(shapes, sharding.batch_sharding(run.mesh))
+
+
+def local_bytes(tree) -> float:
+  """Bytes of a device's part."""
+  return float(
+    sum(
+      np.prod(x.sharding.shard_shape(x.shape), dtype=float) * x.dtype.itemsize
+      for x in jax.tree.leaves(tree)
+    )
+  )

@@ -1,0 +1,98 @@
+"""The shapes that are planned with are those that a run computes with."""
+
+import jax
+import pytest
+
+from jopd import build
+from jopd.plan import inputs
+from jopd.programs import Program
+from jopd.train import pipeline
+from tests import tiny
+
+POLICY = dict(
+  objective='policy_gradient',
+  surrogate='clipped',
+  credit='group_advantage',
+  anchor='sampler',
+)
+
+
+def _config():
+  config = tiny.get_config()
+  config.stages = ('distil',)
+  config.mesh.data, config.mesh.fsdp = 2, 4
+  config.distil.group_size, config.distil.updates = 2, 2
+  config.distil.terms.reward = POLICY
+  config.distil.contexts.teacher = 'with_answer'
+  config.distil.max_context_tokens = 96
+  config.distil.moving.own = dict(name='ema', decay=0.9)
+  config.distil.teachers.own = 'student'
+  config.distil.rollout.top_p = 0.9
+  return config
+
+
+@pytest.fixture(scope='module')
+def seen(tmp_path_factory):
+  """Phase -> arguments of its program in a run of one step."""
+  calls, call = {}, Program.__call__
+
+  def record(self, *args):
+    place = lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=x.sharding
+    )
+    calls[self.name] = jax.tree.map(place, args)
+    return call(self, *args)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Program, '__call__', record)
+    built = build.build(_config(), say=lambda line: None)
+    folder = tmp_path_factory.mktemp('run')
+    pipeline.train(built.run, built.stages, built.params, folder)
+  return calls
+
+
+@pytest.fixture(scope='module')
+def planned():
+  config = _config()
+  built = build.outline(config, jax.devices(), say=lambda line: None)
+  (stage,) = built.stages
+  own, told = config.max_prompt_tokens, config.distil.max_context_tokens
+  return dict(
+    state=inputs.state(stage, built.run, built.params),
+    frozen=inputs.frozen(stage, built.run, built.params),
+    prompts=inputs.prompts(stage, built.run, config.distil.batch_size, own),
+    batch=inputs.batch(
+      stage, built.run, 8, {'': own, 'teacher': told, 'own': own}
+    ),
+  )
+
+
+def _same(planned, seen):
+  assert jax.tree.structure(planned) == jax.tree.structure(seen)
+  for ours, theirs in zip(*map(jax.tree.leaves, (planned, seen)), strict=True):
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    assert ours.sharding.is_equivalent_to(theirs.sharding, len(ours.shape))
+
+
+# Kills: a plan of another program than the one that runs.
+def test_learner_and_teacher_read_what_was_planned(seen, planned):
+  state, frozen, _, batch = seen['distil: learner']
+  _same(planned['state'], state)
+  _same(planned['frozen'], frozen)
+  _same(planned['batch'], batch)
+  _same(
+    planned['frozen'] | planned['state'].followers, seen['distil: teacher'][0]
+  )
+
+
+def test_the_sampler_reads_what_was_planned(seen, planned):
+  params, prompt, length, key, _, how, stops, limit, _ = seen['distil: rollout']
+  _same(planned['state'].params, params)
+  _same(planned['prompts'], (prompt, length, how, limit, key, stops))
+
+
+def test_bytes_are_those_of_one_device(planned):
+  of = lambda x: x.sharding.shard_shape(x.shape)
+  embed = planned['state'].params['embed']
+  assert inputs.local_bytes(embed) == 4 * of(embed)[0] * of(embed)[1]
+  assert of(embed) != embed.shape
