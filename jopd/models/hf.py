@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jopd.models import files, qwen
+from jopd.models import families, files
 from jopd.models.api import Model, Params
 from jopd.models.decoder import Constrain, DecoderConfig, make_model
 from jopd.models.layout import Leaf, read_part, to_tensor
@@ -97,7 +97,7 @@ def fresh(
 
   Raises: ValueError naming the field at fault.
   """
-  config = qwen.from_hf(fields)
+  config = families.from_hf(fields)
   return make_model(config, remat=remat, constrain=constrain)
 
 
@@ -136,7 +136,7 @@ def save(
     has no Hugging Face name, or `folder` holds something else.
   """
   folder = pathlib.Path(os.path.abspath(folder))
-  fields = qwen.to_hf(model.config)
+  fields = families.to_hf(model.config)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   _check_params(shapes, params)
   files.check_replaceable(folder)
@@ -176,7 +176,7 @@ def read_config(folder: PathLike) -> DecoderConfig:
   path = pathlib.Path(folder) / 'config.json'
   fields = files.read_json(path)
   try:
-    return qwen.from_hf(fields)
+    return families.from_hf(fields)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
 
@@ -254,7 +254,7 @@ def _leaves(model: Model, shapes: Any) -> list[Leaf]:
     axes, jax.tree.leaves_with_path(shapes), strict=True
   ):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
-    leaves.append(Leaf(qwen.stored(path), names, shape.shape))
+    leaves.append(Leaf(families.stored(model.config, path), names, shape.shape))
   return leaves
 
 

@@ -1,0 +1,129 @@
+"""What the layers of a decoder are made of: norms, attention, feed-forward.
+
+The families of this room share these; a config says which parts a family has.
+"""
+
+from typing import NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jopd.models.architecture import DecoderConfig
+from jopd.models.attention import causal_attention, write_cache
+from jopd.models.rope import rotate
+
+
+def weight(config: DecoderConfig, rngs: nnx.Rngs, *axes: str) -> nnx.Param:
+  """A random weight; its logical axes decide both its shape and sharding."""
+  shape = tuple(config.size(axis) for axis in axes)
+  values = jax.random.normal(rngs.params(), shape) * config.init_scale
+  return nnx.Param(values, axes=axes)
+
+
+def bias(config: DecoderConfig, *axes: str) -> nnx.Param:
+  return nnx.Param(jnp.zeros([config.size(axis) for axis in axes]), axes=axes)
+
+
+class Layer(NamedTuple):
+  """What differs from layer to layer and is not learnt.
+
+  Attributes:
+    frequency: [N/2], by how much each pair of a head turns per position.
+    window: how many positions a query sees, its own among them; None for all.
+  """
+
+  frequency: Float[Array, ' half']
+  window: Int[Array, ''] | int | None = None
+
+
+class RMSNorm(nnx.Module):
+  """x / sqrt(mean(x^2) + eps) * scale, with float32 statistics."""
+
+  def __init__(self, size: int, eps: float):
+    self.scale = nnx.Param(jnp.ones(size), axes=(None,))
+    self.eps = eps
+
+  def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
+    wide = x.astype(jnp.float32)
+    square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    normed = (wide * jax.lax.rsqrt(square + self.eps)).astype(x.dtype)
+    return normed * self.scale.reshape(*[1] * (x.ndim - 1), -1)
+
+
+class Attention(nnx.Module):
+  """Grouped-query self-attention with rotary positions."""
+
+  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    self.q = weight(config, rngs, 'embed', 'heads', 'head_dim')
+    self.k = weight(config, rngs, 'embed', 'kv_heads', 'head_dim')
+    self.v = weight(config, rngs, 'embed', 'kv_heads', 'head_dim')
+    self.o = weight(config, rngs, 'heads', 'head_dim', 'embed')
+    if config.qkv_bias:
+      self.q_bias = bias(config, 'heads', 'head_dim')
+      self.k_bias = bias(config, 'kv_heads', 'head_dim')
+      self.v_bias = bias(config, 'kv_heads', 'head_dim')
+    if config.qk_norm:
+      self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+      self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+    self.config = config
+
+  def __call__(self, x, layer, position, start, cache):
+    """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
+    q = jnp.einsum('bld,dhn->blhn', x, self.q[...])
+    k = jnp.einsum('bld,dkn->blkn', x, self.k[...])
+    v = jnp.einsum('bld,dkn->blkn', x, self.v[...])
+    if self.config.qkv_bias:
+      q += self.q_bias[None, None]
+      k += self.k_bias[None, None]
+      v += self.v_bias[None, None]
+    if self.config.qk_norm:
+      q, k = self.q_norm(q), self.k_norm(k)
+
+    angle = position[..., None] * layer.frequency[None, None]
+    scaling = self.config.rope_scaling
+    amplitude = 1.0 if scaling is None else scaling.amplitude
+    q, k = rotate(q, angle, amplitude), rotate(k, angle, amplitude)
+
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    last_slot = jnp.arange(x.shape[1])[None]
+    if cache is not None:
+      cache = write_cache(cache[0], k, start), write_cache(cache[1], v, start)
+      # A block written at slot 0 sees only itself: no need to read the cache.
+      if start is not None:
+        (k, v), last_slot = cache, position
+    first_slot = None if layer.window is None else last_slot - layer.window + 1
+    out = causal_attention(q, k, v, last_slot, first_slot)
+    return jnp.einsum('blhn,hnd->bld', out, self.o[...]), cache
+
+
+class MLP(nnx.Module):
+  """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    self.gate = weight(config, rngs, 'embed', 'mlp')
+    self.up = weight(config, rngs, 'embed', 'mlp')
+    self.down = weight(config, rngs, 'mlp', 'embed')
+
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    hidden = jax.nn.silu(x @ self.gate[...]) * (x @ self.up[...])
+    return hidden @ self.down[...]
+
+
+class Block(nnx.Module):
+  """One layer: attention, then feed-forward, each on a normed residual."""
+
+  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    self.attention_norm = RMSNorm(config.embed, config.norm_eps)
+    self.attention = Attention(config, rngs)
+    self.mlp_norm = RMSNorm(config.embed, config.norm_eps)
+    self.mlp = MLP(config, rngs)
+
+  def __call__(self, x, layer, position, start, cache):
+    """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
+    mixed, cache = self.attention(
+      self.attention_norm(x), layer, position, start, cache
+    )
+    x = x + mixed
+    return x + self.mlp(self.mlp_norm(x)), cache
