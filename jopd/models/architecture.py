@@ -23,10 +23,17 @@ class DecoderConfig:
     window: in a sliding layer a query sees this many positions, its own among
       them. None where no layer slides.
     sliding: for each layer whether it slides; () where none does.
+    local_rope_theta: base of the angles in layers that slide, which are not
+      scaled; None for those of the other layers.
+    attention_scale: factor of the scores; None for N^-1/2.
+    embed_scale: factor of the input embeddings; 1.0 leaves them as they are.
     norm_eps: added to the mean square in every RMS norm.
     tied: whether the input embedding is also the head.
     qkv_bias: biases on queries, keys and values (Qwen2).
-    qk_norm: RMS norm over N of queries and keys (Qwen3).
+    qk_norm: RMS norm over N of queries and keys (Qwen3, Gemma 3).
+    post_norms: norms also after attention and feed-forward (Gemma 3).
+    centered_norms: norms multiply by 1 + their weights (Gemma 3).
+    activation: of the feed-forward, 'silu' or 'gelu_tanh'.
     init_scale: standard deviation of random weights.
     max_positions: what the pretrained weights are good for. The forward does
       not read it; kept for files, and for whoever picks lengths.
@@ -48,10 +55,16 @@ class DecoderConfig:
   rope_scaling: Scaling | None = None
   window: int | None = None
   sliding: tuple[bool, ...] = ()
+  local_rope_theta: float | None = None
+  attention_scale: float | None = None
+  embed_scale: float = 1.0
   norm_eps: float = 1e-6
   tied: bool = False
   qkv_bias: bool = False
   qk_norm: bool = False
+  post_norms: bool = False
+  centered_norms: bool = False
+  activation: str = 'silu'
   init_scale: float = 0.02
   max_positions: int = 32_768
   family: str = 'qwen3'

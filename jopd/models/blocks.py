@@ -26,6 +26,9 @@ def bias(config: DecoderConfig, *axes: str) -> nnx.Param:
   return nnx.Param(jnp.zeros([config.size(axis) for axis in axes]), axes=axes)
 
 
+ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': jax.nn.gelu}
+
+
 class Layer(NamedTuple):
   """What differs from layer to layer and is not learnt.
 
@@ -39,17 +42,24 @@ class Layer(NamedTuple):
 
 
 class RMSNorm(nnx.Module):
-  """x / sqrt(mean(x^2) + eps) * scale, with float32 statistics."""
+  """x / sqrt(mean(x^2) + eps) * scale, with float32 statistics.
 
-  def __init__(self, size: int, eps: float):
-    self.scale = nnx.Param(jnp.ones(size), axes=(None,))
-    self.eps = eps
+  Centered norms multiply by 1 + scale, and round only after it.
+  """
+
+  def __init__(self, config: DecoderConfig, size: int):
+    first = jnp.zeros if config.centered_norms else jnp.ones
+    self.scale = nnx.Param(first(size), axes=(None,))
+    self.config = config
 
   def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
     wide = x.astype(jnp.float32)
     square = jnp.mean(wide * wide, axis=-1, keepdims=True)
-    normed = (wide * jax.lax.rsqrt(square + self.eps)).astype(x.dtype)
-    return normed * self.scale.reshape(*[1] * (x.ndim - 1), -1)
+    normed = wide * jax.lax.rsqrt(square + self.config.norm_eps)
+    scale = self.scale.reshape(*[1] * (x.ndim - 1), -1)
+    if self.config.centered_norms:
+      return (normed * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+    return normed.astype(x.dtype) * scale
 
 
 class Attention(nnx.Module):
@@ -65,8 +75,8 @@ class Attention(nnx.Module):
       self.k_bias = bias(config, 'kv_heads', 'head_dim')
       self.v_bias = bias(config, 'kv_heads', 'head_dim')
     if config.qk_norm:
-      self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
-      self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+      self.q_norm = RMSNorm(config, config.head_dim)
+      self.k_norm = RMSNorm(config, config.head_dim)
     self.config = config
 
   def __call__(self, x, layer, position, start, cache):
@@ -94,36 +104,47 @@ class Attention(nnx.Module):
       if start is not None:
         (k, v), last_slot = cache, position
     first_slot = None if layer.window is None else last_slot - layer.window + 1
-    out = causal_attention(q, k, v, last_slot, first_slot)
+    out = causal_attention(
+      q, k, v, last_slot, first_slot, scale=self.config.attention_scale
+    )
     return jnp.einsum('blhn,hnd->bld', out, self.o[...]), cache
 
 
 class MLP(nnx.Module):
-  """SwiGLU: down(silu(gate(x)) * up(x))."""
+  """A gated feed-forward: down(activation(gate(x)) * up(x))."""
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
     self.gate = weight(config, rngs, 'embed', 'mlp')
     self.up = weight(config, rngs, 'embed', 'mlp')
     self.down = weight(config, rngs, 'mlp', 'embed')
+    self.activation = ACTIVATIONS[config.activation]
 
   def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
-    hidden = jax.nn.silu(x @ self.gate[...]) * (x @ self.up[...])
+    hidden = self.activation(x @ self.gate[...]) * (x @ self.up[...])
     return hidden @ self.down[...]
 
 
 class Block(nnx.Module):
-  """One layer: attention, then feed-forward, each on a normed residual."""
+  """One layer: attention, then feed-forward, each on a normed residual.
+
+  With `post_norms` what they add to the residual is normed, too.
+  """
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-    self.attention_norm = RMSNorm(config.embed, config.norm_eps)
+    self.attention_norm = RMSNorm(config, config.embed)
     self.attention = Attention(config, rngs)
-    self.mlp_norm = RMSNorm(config.embed, config.norm_eps)
+    self.mlp_norm = RMSNorm(config, config.embed)
     self.mlp = MLP(config, rngs)
+    self.post_norms = config.post_norms
+    if config.post_norms:
+      self.attention_post_norm = RMSNorm(config, config.embed)
+      self.mlp_post_norm = RMSNorm(config, config.embed)
 
   def __call__(self, x, layer, position, start, cache):
     """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
     mixed, cache = self.attention(
       self.attention_norm(x), layer, position, start, cache
     )
-    x = x + mixed
-    return x + self.mlp(self.mlp_norm(x)), cache
+    x = x + (self.attention_post_norm(mixed) if self.post_norms else mixed)
+    mixed = self.mlp(self.mlp_norm(x))
+    return x + (self.mlp_post_norm(mixed) if self.post_norms else mixed), cache

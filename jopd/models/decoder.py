@@ -36,7 +36,7 @@ class Decoder(nnx.Module):
     self.embed = weight(config, rngs, 'vocab', 'embed')
     make_blocks = nnx.vmap(lambda rngs: Block(config, rngs))
     self.layers = make_blocks(rngs.split(config.layers))
-    self.norm = RMSNorm(config.embed, config.norm_eps)
+    self.norm = RMSNorm(config, config.embed)
     if not config.tied:
       self.head = weight(config, rngs, 'vocab', 'embed')
 
@@ -96,6 +96,9 @@ def make_model(
     # Clip, not fill: NaN in a padding token would reach real ones through the
     # product 0 * NaN in attention.
     x = pin(jnp.take(params['embed'], tokens, axis=0, mode='clip'))
+    if config.embed_scale != 1:
+      # Rounded to the dtype before the product, as the model was trained.
+      x = x * jnp.asarray(config.embed_scale, x.dtype)
 
     def run_block(x, weights, layer, past):
       x, past = nnx.merge(block, weights)(x, layer, position, start, past)
@@ -140,13 +143,16 @@ def _layers(config: DecoderConfig) -> Layer:
   frequency = rope.frequencies(
     config.rope_theta, config.rope_scaling, config.head_dim
   )
-  frequency = jnp.tile(frequency[None], (config.layers, 1))
   if config.window is None:
-    return Layer(frequency)
+    return Layer(jnp.tile(frequency[None], (config.layers, 1)))
   # No position is as far away as the largest number.
   everything = np.iinfo(np.int32).max
   sliding = np.asarray(config.sliding)
   window = np.where(sliding, config.window, everything).astype(np.int32)
+  local = frequency
+  if config.local_rope_theta is not None:
+    local = rope.frequencies(config.local_rope_theta, None, config.head_dim)
+  frequency = jnp.where(sliding[:, None], local[None], frequency[None])
   return Layer(frequency, jnp.asarray(window))
 
 

@@ -5,11 +5,12 @@ import dataclasses
 from typing import Any
 
 from jopd.models import fields as read
-from jopd.models import llama, qwen
+from jopd.models import gemma, llama, qwen
 from jopd.models.architecture import DecoderConfig
 from jopd.models.layout import Stored
 
 FAMILIES = {
+  'gemma3_text': gemma.GEMMA3,
   'llama': llama.LLAMA,
   'mistral': llama.MISTRAL,
   'qwen2': qwen.QWEN2,
@@ -80,6 +81,11 @@ def from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     value that is not implemented, or is unknown.
   """
   name = fields.get('model_type')
+  if name == 'gemma3':
+    raise ValueError(
+      "model_type = 'gemma3' reads pictures, and jopd only text: save its "
+      "language model as 'gemma3_text' with transformers"
+    )
   if name not in FAMILIES:
     raise ValueError(
       f'model_type = {name!r} is not implemented: use one of '

@@ -65,11 +65,15 @@ def number(fields: Fields, name: str, default: float | None = None) -> float:
 ROPE = ('rope_theta', 'rope_parameters', 'rope_scaling')
 
 
-def read_rope(fields: Fields) -> dict[str, Any]:
+def read_rope(fields: Fields, theta: float = 10_000.0) -> dict[str, Any]:
   """Returns the `rope_theta` and `rope_scaling` of a `DecoderConfig`.
 
   Both spellings are read: `rope_parameters` of transformers 5; `rope_theta`
   and `rope_scaling` of older files. Where a file has both they must agree.
+
+  Args:
+    fields: the decoded file.
+    theta: the base where the file names none.
   """
   bases = [number(fields, 'rope_theta')] if 'rope_theta' in fields else []
   scalings = []
@@ -81,7 +85,7 @@ def read_rope(fields: Fields) -> dict[str, Any]:
         del rope['rope_theta']
       scalings.append(scaling_from(name, rope))
   return {
-    'rope_theta': _agreed('rope_theta', bases, 10_000.0),
+    'rope_theta': _agreed('rope_theta', bases, theta),
     'rope_scaling': _agreed('scaling of rotary angles', scalings, None),
   }
 

@@ -50,6 +50,22 @@ ORACLES = {
     dict(head_dim=12, rope_parameters=LINEAR, tie_word_embeddings=True),
   ),
   'mistral': ('Mistral', dict(head_dim=12, sliding_window=50)),
+  # Three layers that slide and one that does not; embeddings and scores that
+  # are scaled by numbers of their own.
+  'gemma': (
+    'Gemma3',
+    dict(
+      num_hidden_layers=4,
+      head_dim=12,
+      sliding_window=50,
+      layer_types=[*['sliding_attention'] * 3, 'full_attention'],
+      query_pre_attn_scalar=20,
+      rope_parameters={
+        'full_attention': LINEAR,
+        'sliding_attention': {'rope_type': 'default', 'rope_theta': 700.0},
+      },
+    ),
+  ),
   'mistral-full': ('Mistral', dict(sliding_window=None)),
 }
 
@@ -73,7 +89,8 @@ def make_oracle(name):
   transformers.utils.logging.disable_progress_bar()
   torch.manual_seed(0)
   family, fields = ORACLES[name]
-  config = getattr(transformers, f'{family}Config')(**{**SIZES, **fields})
+  kind = 'Gemma3TextConfig' if family == 'Gemma3' else f'{family}Config'
+  config = getattr(transformers, kind)(**{**SIZES, **fields})
   model = getattr(transformers, f'{family}ForCausalLM')(config)
   # Norms start at one and biases at zero, where exchanging them is invisible.
   with torch.no_grad():

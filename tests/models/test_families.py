@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from test_gemma import GEMMA_3_1B
 from test_llama import LLAMA_3_2_1B, MISTRAL_7B_V01
 from test_qwen import QWEN2_5_0_5B, QWEN3_0_6B
 
@@ -10,7 +11,13 @@ from jopd.models import families
 
 PUBLISHED = {
   fields['model_type']: fields
-  for fields in (LLAMA_3_2_1B, MISTRAL_7B_V01, QWEN2_5_0_5B, QWEN3_0_6B)
+  for fields in (
+    GEMMA_3_1B,
+    LLAMA_3_2_1B,
+    MISTRAL_7B_V01,
+    QWEN2_5_0_5B,
+    QWEN3_0_6B,
+  )
 }
 
 

@@ -14,7 +14,7 @@ TOKENS = np.random.default_rng(0).integers(0, 96, (2, 600))
 
 each = pytest.mark.parametrize(
   'oracle',
-  ['qwen3-tied', 'qwen2-untied', 'llama', 'mistral'],
+  ['qwen3-tied', 'qwen2-untied', 'llama', 'mistral', 'gemma'],
   indirect=True,
 )
 
@@ -43,7 +43,7 @@ def test_logits_equal_those_of_transformers(oracle):
   )
 
 
-@pytest.mark.parametrize('oracle', ['mistral', 'qwen2-window'], indirect=True)
+@pytest.mark.parametrize('oracle', ['mistral', 'gemma'], indirect=True)
 def test_padding_on_the_right_changes_no_real_logit(oracle):
   # transformers is told by a mask what ours knows from the order alone. Kills:
   # a window counted from the end of the row.
@@ -114,6 +114,7 @@ def test_decoding_through_the_cache_equals_generate(oracle):
     ('qwen3-yarn', 2**30),
     ('llama', 2**30),
     ('mistral', 2**30),
+    ('gemma', 9_000),
   ],
   indirect=['oracle'],
 )
@@ -152,7 +153,11 @@ def test_a_sharded_checkpoint_of_transformers_loads(oracle, tmp_path):
 
 @pytest.mark.parametrize(
   ('oracle', 'name'),
-  [('qwen3-untied', 'bfloat16'), ('qwen2-tied', 'float16')],
+  [
+    ('qwen3-untied', 'bfloat16'),
+    ('qwen2-tied', 'float16'),
+    ('gemma', 'bfloat16'),
+  ],
   indirect=['oracle'],
 )
 def test_half_precision_checkpoints_load_and_run(oracle, tmp_path, name):
@@ -171,10 +176,14 @@ def test_half_precision_checkpoints_load_and_run(oracle, tmp_path, name):
   hidden, _ = jax.jit(model.apply)(params, jnp.asarray(TOKENS[:, :64]))
   assert hidden.dtype.name == name
   # Equal weights in float32: rounding of the computation is out of the way.
+  # (Read anew: `half.float()` would keep constants of Gemma's rounded.)
   model, params = hf.load(tmp_path, dtype='float32')
+  wide = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path, dtype=torch.float32
+  )
   np.testing.assert_allclose(
     _logits(model, params, TOKENS),
-    _torch_logits(half.float(), TOKENS),
+    _torch_logits(wide, TOKENS),
     atol=3e-4,
     rtol=0,
   )
