@@ -16,7 +16,12 @@ class DecoderConfig:
     heads: H, query heads.
     kv_heads: K, key-value heads; divides `heads`.
     head_dim: N; even, and free of D / H.
-    mlp: F, the hidden width of the feed-forward.
+    mlp: F, the hidden width of the feed-forward, or of one expert.
+    experts: E, how many experts each feed-forward has; 0 for none.
+    experts_per_token: k, how many of them a token uses.
+    experts_normed: whether the likelihoods of these k add up to 1.
+    router_aux_loss: kept for files. The pretraining balanced the experts' load
+      by it; distillation does not.
     rope_theta: base of the rotary angles.
     rope_scaling: how the angles are slowed down for contexts longer than those
       of the pretraining; None for not at all.
@@ -51,6 +56,10 @@ class DecoderConfig:
   kv_heads: int
   head_dim: int
   mlp: int
+  experts: int = 0
+  experts_per_token: int = 0
+  experts_normed: bool = False
+  router_aux_loss: float = 0.0
   rope_theta: float = 10_000.0
   rope_scaling: Scaling | None = None
   window: int | None = None
@@ -102,6 +111,11 @@ class DecoderConfig:
       raise ValueError(
         f'window = {self.window}, but {sum(self.sliding)} layers slide: give '
         'a window if and only if some do'
+      )
+    if not min(self.experts, 1) <= self.experts_per_token <= self.experts:
+      raise ValueError(
+        f'experts_per_token = {self.experts_per_token} must be in [1, experts '
+        f'= {self.experts}], and 0 without experts'
       )
     if self.window is not None and self.window < 1:
       raise ValueError(f'window = {self.window} must be at least 1')

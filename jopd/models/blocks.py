@@ -12,21 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from jopd.models.architecture import DecoderConfig
 from jopd.models.attention import causal_attention, write_cache
+from jopd.models.experts import ByRows, Experts
 from jopd.models.rope import rotate
-
-
-def weight(config: DecoderConfig, rngs: nnx.Rngs, *axes: str) -> nnx.Param:
-  """A random weight; its logical axes decide both its shape and sharding."""
-  shape = tuple(config.size(axis) for axis in axes)
-  values = jax.random.normal(rngs.params(), shape) * config.init_scale
-  return nnx.Param(values, axes=axes)
-
-
-def bias(config: DecoderConfig, *axes: str) -> nnx.Param:
-  return nnx.Param(jnp.zeros([config.size(axis) for axis in axes]), axes=axes)
-
-
-ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': jax.nn.gelu}
+from jopd.models.weights import ACTIVATIONS, bias, weight
 
 
 class Layer(NamedTuple):
@@ -134,17 +122,22 @@ class Block(nnx.Module):
     self.attention_norm = RMSNorm(config, config.embed)
     self.attention = Attention(config, rngs)
     self.mlp_norm = RMSNorm(config, config.embed)
-    self.mlp = MLP(config, rngs)
-    self.post_norms = config.post_norms
+    self.mlp = (Experts if config.experts else MLP)(config, rngs)
+    self.config = config
     if config.post_norms:
       self.attention_post_norm = RMSNorm(config, config.embed)
       self.mlp_post_norm = RMSNorm(config, config.embed)
 
-  def __call__(self, x, layer, position, start, cache):
+  def __call__(self, x, layer, position, start, cache, by_rows: ByRows):
     """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
     mixed, cache = self.attention(
       self.attention_norm(x), layer, position, start, cache
     )
-    x = x + (self.attention_post_norm(mixed) if self.post_norms else mixed)
-    mixed = self.mlp(self.mlp_norm(x))
-    return x + (self.mlp_post_norm(mixed) if self.post_norms else mixed), cache
+    if self.config.post_norms:
+      mixed = self.attention_post_norm(mixed)
+    x = x + mixed
+    extra = (by_rows,) if self.config.experts else ()
+    mixed = self.mlp(self.mlp_norm(x), *extra)
+    if self.config.post_norms:
+      mixed = self.mlp_post_norm(mixed)
+    return x + mixed, cache

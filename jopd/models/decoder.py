@@ -19,7 +19,9 @@ import numpy as np
 from jopd.models import rope
 from jopd.models.api import KVCache, Model, Params
 from jopd.models.architecture import DecoderConfig
-from jopd.models.blocks import Block, Layer, RMSNorm, weight
+from jopd.models.blocks import Block, Layer, RMSNorm
+from jopd.models.experts import ByRows
+from jopd.models.weights import weight
 
 Constrain = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
 
@@ -46,6 +48,7 @@ def make_model(
   *,
   remat: bool = False,
   constrain: Constrain = lambda x: x,
+  by_rows: ByRows = lambda f: f,
 ) -> Model:
   """Returns the functions of a decoder; no array is allocated.
 
@@ -63,13 +66,17 @@ def make_model(
       `sharding.constrain_batch(mesh)`: left alone, the compiler keeps the
       width of activations divided too, and moves them instead of the weights.
       Decoding is left alone, since there they are the smaller.
+    by_rows: makes experts sort the tokens of each device apart. On a mesh that
+      divides rows, `sharding.by_rows(mesh)`: left alone, the compiler collects
+      the tokens of all devices for it. Decoding is left alone, likewise.
 
   Returns:
     A `Model`. Its params are a nested dict: `embed` [V, D], `layers` with a
     leading axis of depth in every array (`attention`: `q` [., D, H, N], `k`
     and `v` [., D, K, N], `o` [., H, N, D], biases, norms; `mlp`: `gate` and
-    `up` [., D, F], `down` [., F, D]; two norms), `norm`, and `head` [V, D]
-    unless tied.
+    `up` [., D, F], `down` [., F, D], with experts these [., E, ...] each and
+    `router` [., D, E]; two norms or four), `norm`, and `head` [V, D] unless
+    tied.
   """
 
   def make(key):
@@ -92,7 +99,9 @@ def make_model(
       position = position + start[:, None]
     # In a decoding step the weights outweigh the activations: these may move.
     decodes = cache is not None and start is not None
-    pin = (lambda x: x) if decodes else constrain
+    pin, apart = (constrain, by_rows)
+    if decodes:
+      pin = apart = lambda it: it
     # Clip, not fill: NaN in a padding token would reach real ones through the
     # product 0 * NaN in attention.
     x = pin(jnp.take(params['embed'], tokens, axis=0, mode='clip'))
@@ -101,7 +110,8 @@ def make_model(
       x = x * jnp.asarray(config.embed_scale, x.dtype)
 
     def run_block(x, weights, layer, past):
-      x, past = nnx.merge(block, weights)(x, layer, position, start, past)
+      run = nnx.merge(block, weights)
+      x, past = run(x, layer, position, start, past, apart)
       return pin(x), past
 
     if cache is None:

@@ -15,6 +15,7 @@ FAMILIES = {
   'mistral': llama.MISTRAL,
   'qwen2': qwen.QWEN2,
   'qwen3': qwen.QWEN3,
+  'qwen3_moe': qwen.QWEN3_MOE,
 }
 """By `model_type`."""
 

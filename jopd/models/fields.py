@@ -85,8 +85,8 @@ def read_rope(fields: Fields, theta: float = 10_000.0) -> dict[str, Any]:
         del rope['rope_theta']
       scalings.append(scaling_from(name, rope))
   return {
-    'rope_theta': _agreed('rope_theta', bases, theta),
-    'rope_scaling': _agreed('scaling of rotary angles', scalings, None),
+    'rope_theta': agreed('rope_theta', bases, theta),
+    'rope_scaling': agreed('scaling of rotary angles', scalings, None),
   }
 
 
@@ -100,7 +100,8 @@ def write_rope(config: DecoderConfig) -> dict[str, Any]:
   }
 
 
-def _agreed(name: str, values: list, default: Any) -> Any:
+def agreed(name: str, values: list, default: Any) -> Any:
+  """Returns the one value that a file states, once or more often."""
   if any(value != values[0] for value in values):
     raise ValueError(f'expected one {name}; got {values}: keep the right one')
   return values[0] if values else default

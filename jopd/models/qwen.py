@@ -1,10 +1,11 @@
-"""Qwen2, Qwen2.5 and Qwen3 as Hugging Face writes them."""
+"""Qwen2, 2.5 and Qwen3, with experts or not, as Hugging Face writes them."""
 
 from typing import Any
 
 from jopd.models import fields as read
 from jopd.models.architecture import DecoderConfig
-from jopd.models.llama import TENSORS, vector
+from jopd.models.layout import Stored
+from jopd.models.llama import TENSORS, linear, vector
 
 _FIXED = {'hidden_act': 'silu', 'attention_bias': False, 'use_mrope': False}
 
@@ -75,4 +76,74 @@ QWEN3 = read.Family(
   fields=_FIELDS,
   fixed=_FIXED,
   defaults={'head_dim': 128},
+)
+
+
+def _expert(name: str, out: str, into: str) -> Stored:
+  """A weight of one expert, [out, in]."""
+  return linear(f'mlp.experts.{{expert}}.{name}', (out,), (into,))
+
+
+def _read_moe(fields: read.Fields) -> dict[str, Any]:
+  # The second is transformers 5's name of it.
+  names = 'num_experts', 'num_local_experts'
+  counts = [read.integer(fields, name) for name in names if name in fields]
+  return {
+    **read.read_rope(fields),
+    'qk_norm': True,
+    'experts': read.agreed('number of experts', counts, 128),
+    'experts_per_token': read.integer(fields, 'num_experts_per_tok', 8),
+    'experts_normed': bool(fields.get('norm_topk_prob', False)),
+    'router_aux_loss': read.number(fields, 'router_aux_loss_coef', 0.001),
+  }
+
+
+def _write_moe(config: DecoderConfig) -> dict[str, Any]:
+  return {
+    **read.write_rope(config),
+    'hidden_act': 'silu',
+    'num_experts': config.experts,
+    'num_experts_per_tok': config.experts_per_token,
+    'norm_topk_prob': config.experts_normed,
+    'router_aux_loss_coef': config.router_aux_loss,
+    # Of layers without experts, which there are not.
+    'intermediate_size': config.mlp,
+    'decoder_sparse_step': 1,
+    'mlp_only_layers': [],
+    'use_sliding_window': False,
+  }
+
+
+QWEN3_MOE = read.Family(
+  architecture='Qwen3MoeForCausalLM',
+  tensors={
+    **QWEN3.tensors,
+    'layers/mlp/router': linear('mlp.gate', ('experts',), ('embed',)),
+    'layers/mlp/gate': _expert('gate_proj', 'mlp', 'embed'),
+    'layers/mlp/up': _expert('up_proj', 'mlp', 'embed'),
+    'layers/mlp/down': _expert('down_proj', 'embed', 'mlp'),
+  },
+  read=_read_moe,
+  write=_write_moe,
+  fields=(
+    *read.ROPE,
+    'num_experts',
+    'num_local_experts',
+    'num_experts_per_tok',
+    'norm_topk_prob',
+    'router_aux_loss_coef',
+  ),
+  fixed={
+    **_FIXED,
+    'decoder_sparse_step': 1,
+    'mlp_only_layers': [],
+    'use_sliding_window': False,
+  },
+  ignored=(
+    'intermediate_size',
+    'sliding_window',
+    'max_window_layers',
+    'output_router_logits',
+  ),
+  mlp='moe_intermediate_size',
 )

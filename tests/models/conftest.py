@@ -66,6 +66,20 @@ ORACLES = {
       },
     ),
   ),
+  'qwen3-moe': (
+    'Qwen3Moe',
+    dict(
+      head_dim=12,
+      moe_intermediate_size=20,
+      num_experts=6,
+      num_experts_per_tok=2,
+      norm_topk_prob=True,
+    ),
+  ),
+  'qwen3-moe-plain': (
+    'Qwen3Moe',
+    dict(moe_intermediate_size=20, num_experts=5, num_experts_per_tok=3),
+  ),
   'mistral-full': ('Mistral', dict(sliding_window=None)),
 }
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from test_gemma import GEMMA_3_1B
 from test_llama import LLAMA_3_2_1B, MISTRAL_7B_V01
-from test_qwen import QWEN2_5_0_5B, QWEN3_0_6B
+from test_qwen import QWEN2_5_0_5B, QWEN3_0_6B, QWEN3_30B_A3B
 
 from jopd.models import families
 
@@ -17,6 +17,7 @@ PUBLISHED = {
     MISTRAL_7B_V01,
     QWEN2_5_0_5B,
     QWEN3_0_6B,
+    QWEN3_30B_A3B,
   )
 }
 

@@ -14,7 +14,7 @@ TOKENS = np.random.default_rng(0).integers(0, 96, (2, 600))
 
 each = pytest.mark.parametrize(
   'oracle',
-  ['qwen3-tied', 'qwen2-untied', 'llama', 'mistral', 'gemma'],
+  ['qwen3-tied', 'qwen2-untied', 'llama', 'mistral', 'gemma', 'qwen3-moe'],
   indirect=True,
 )
 
@@ -43,7 +43,9 @@ def test_logits_equal_those_of_transformers(oracle):
   )
 
 
-@pytest.mark.parametrize('oracle', ['mistral', 'gemma'], indirect=True)
+@pytest.mark.parametrize(
+  'oracle', ['mistral', 'gemma', 'qwen3-moe'], indirect=True
+)
 def test_padding_on_the_right_changes_no_real_logit(oracle):
   # transformers is told by a mask what ours knows from the order alone. Kills:
   # a window counted from the end of the row.
@@ -115,6 +117,7 @@ def test_decoding_through_the_cache_equals_generate(oracle):
     ('llama', 2**30),
     ('mistral', 2**30),
     ('gemma', 9_000),
+    ('qwen3-moe', 9_000),
   ],
   indirect=['oracle'],
 )
