@@ -163,7 +163,11 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
 
 def _model(config, name: str, mesh, tokens: int):
   """A model without its parameters."""
-  options = dict(remat=config.remat, constrain=sharding.constrain_batch(mesh))
+  options = dict(
+    remat=config.remat,
+    constrain=sharding.constrain_batch(mesh),
+    by_rows=sharding.by_rows(mesh),
+  )
   spec = config.models[name].to_dict()
   with about(f'config.models.{name}'):
     if 'path' in spec:

@@ -28,6 +28,7 @@ RULES = {
   'kv_heads': 'tensor',
   'mlp': 'tensor',
   'embed': 'fsdp',
+  'experts': None,
   'layers': None,
   'head_dim': None,
   None: None,
@@ -212,6 +213,26 @@ def constrain_batch(mesh: Mesh) -> Callable[[Array], Array]:
   """
   sharding = batch_sharding(mesh)
   return lambda x: jax.lax.with_sharding_constraint(x, sharding)
+
+
+def by_rows(mesh: Mesh) -> Callable[[Callable], Callable]:
+  """Returns a function that runs f(x, weights) on each device's rows apart.
+
+  For `make_model`. The value is unchanged if f treats rows alone. The weights
+  are collected from `fsdp`, while `tensor` stays with the compiler.
+  """
+  rows, whole = PartitionSpec(BATCH), PartitionSpec()
+
+  def divide(f):
+    return jax.shard_map(
+      f,
+      mesh=mesh,
+      in_specs=(rows, whole),
+      out_specs=rows,
+      axis_names=set(BATCH),
+    )
+
+  return divide
 
 
 def gather_width(mesh: Mesh) -> Callable[[Array], Array]:

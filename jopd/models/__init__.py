@@ -1,4 +1,4 @@
-"""Models: what a student or a teacher must offer, and two families that do."""
+"""Models: what a student or a teacher must offer, and families that do."""
 
 from jopd.models.api import KVCache, Model, Params
 from jopd.models.decoder import DecoderConfig, make_model

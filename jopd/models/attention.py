@@ -10,8 +10,11 @@ def causal_attention(
   key: Float[Array, 'B K S N'],
   value: Float[Array, 'B K S N'],
   last_slot: Int[Array, '#B L'],
+  first_slot: Int[Array, '#B L'] | None = None,
+  *,
+  scale: float | None = None,
 ) -> Float[Array, 'B L H N']:
-  """Returns softmax(q k^T / sqrt(N)) v over the slots each query may see.
+  """Returns softmax(scale q k^T) v over the slots each query may see.
 
   The one attention of the library: training, prefill and decoding differ only
   in where the keys lie. Consecutive groups of H / K query heads share a
@@ -23,6 +26,9 @@ def causal_attention(
       the sequence itself (S = L) or a cache.
     value: [B, K, S, N]. Must be finite even where it is not seen.
     last_slot: [B or 1, L]; a query sees slots 0..last_slot, so at least one.
+    first_slot: [B or 1, L]; it sees none before this one, which is at most
+      `last_slot` and may be negative. None means 0.
+    scale: factor of the scores; None for 1 / sqrt(N).
 
   Returns:
     [B, L, H, N] in the dtype of `query`.
@@ -44,9 +50,13 @@ def causal_attention(
   scores = jnp.einsum(
     'bkrn,bksn->bkrs', query_BKRN, key, preferred_element_type=jnp.float32
   )
-  seen = jnp.arange(slots)[None, None] <= last_slot[..., None]
+  slot = jnp.arange(slots)[None, None]
+  seen = slot <= last_slot[..., None]
+  if first_slot is not None:
+    seen &= slot >= first_slot[..., None]
   seen = jnp.tile(seen, (1, group, 1))[:, None]
-  scores = jnp.where(seen, scores * size**-0.5, -jnp.inf)
+  scale = size**-0.5 if scale is None else scale
+  scores = jnp.where(seen, scores * scale, -jnp.inf)
   peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
   weights = jnp.exp(scores - peak)
   out = jnp.einsum(

@@ -1,4 +1,4 @@
-"""A pre-norm decoder in Flax NNX: the Qwen2 and Qwen3 families share it.
+"""A pre-norm decoder in Flax NNX, which the families of this room share.
 
 The module tree is split once, when the model is made, into a static graph and
 a nested dict of arrays. Everything outside this file sees `apply(params, ...)`
@@ -7,7 +7,6 @@ no walk over Python objects.
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 
 from flax import nnx, traverse_util
@@ -15,187 +14,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+import numpy as np
 
+from jopd.models import rope
 from jopd.models.api import KVCache, Model, Params
-from jopd.models.attention import causal_attention, write_cache
+from jopd.models.architecture import DecoderConfig
+from jopd.models.blocks import Block, Layer, RMSNorm
+from jopd.models.experts import ByRows
+from jopd.models.weights import weight
 
 Constrain = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-  """The architecture: whatever decides shapes or the result of the forward.
-
-  Attributes:
-    vocab_size: V.
-    layers: number of blocks.
-    embed: D, the width of the residual stream.
-    heads: H, query heads.
-    kv_heads: K, key-value heads; divides `heads`.
-    head_dim: N; even, and free of D / H.
-    mlp: F, the hidden width of the feed-forward.
-    rope_theta: base of the rotary angles.
-    norm_eps: added to the mean square in every RMS norm.
-    tied: whether the input embedding is also the head.
-    qkv_bias: biases on queries, keys and values (Qwen2).
-    qk_norm: RMS norm over N of queries and keys (Qwen3).
-    init_scale: standard deviation of random weights.
-    max_positions: what the pretrained weights are good for. The forward does
-      not read it; kept for files, and for whoever picks lengths.
-
-  Raises: ValueError when heads cannot be grouped or rotated.
-  """
-
-  vocab_size: int
-  layers: int
-  embed: int
-  heads: int
-  kv_heads: int
-  head_dim: int
-  mlp: int
-  rope_theta: float = 10_000.0
-  norm_eps: float = 1e-6
-  tied: bool = False
-  qkv_bias: bool = False
-  qk_norm: bool = False
-  init_scale: float = 0.02
-  max_positions: int = 32_768
-
-  def size(self, axis: str) -> int:
-    """Length of a logical axis."""
-    return self.vocab_size if axis == 'vocab' else getattr(self, axis)
-
-  def __post_init__(self):
-    for name in (
-      'vocab_size',
-      'layers',
-      'embed',
-      'kv_heads',
-      'head_dim',
-      'mlp',
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} = {getattr(self, name)} must be at least 1')
-    if self.heads % self.kv_heads:
-      raise ValueError(
-        f'heads = {self.heads} is not a multiple of kv_heads = '
-        f'{self.kv_heads}: query heads share key-value heads in equal groups'
-      )
-    if self.head_dim % 2:
-      raise ValueError(
-        f'head_dim = {self.head_dim} is odd: rotary angles turn pairs'
-      )
-
-
-def _weight(config: DecoderConfig, rngs: nnx.Rngs, *axes: str) -> nnx.Param:
-  """A random weight; its logical axes decide both its shape and sharding."""
-  shape = tuple(config.size(axis) for axis in axes)
-  values = jax.random.normal(rngs.params(), shape) * config.init_scale
-  return nnx.Param(values, axes=axes)
-
-
-def _bias(config: DecoderConfig, *axes: str) -> nnx.Param:
-  return nnx.Param(jnp.zeros([config.size(axis) for axis in axes]), axes=axes)
-
-
-def _rotate(
-  x: Float[Array, 'B L H N'], angle: Float[Array, '#B L N/2']
-) -> Float[Array, 'B L H N']:
-  """Turns the pairs (x[i], x[i + N/2]) by the angles of their position."""
-  cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
-  left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = [left * cos - right * sin, right * cos + left * sin]
-  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
-
-
-class RMSNorm(nnx.Module):
-  """x / sqrt(mean(x^2) + eps) * scale, with float32 statistics."""
-
-  def __init__(self, size: int, eps: float):
-    self.scale = nnx.Param(jnp.ones(size), axes=(None,))
-    self.eps = eps
-
-  def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
-    wide = x.astype(jnp.float32)
-    square = jnp.mean(wide * wide, axis=-1, keepdims=True)
-    normed = (wide * jax.lax.rsqrt(square + self.eps)).astype(x.dtype)
-    return normed * self.scale.reshape(*[1] * (x.ndim - 1), -1)
-
-
-class Attention(nnx.Module):
-  """Grouped-query self-attention with rotary positions."""
-
-  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-    self.q = _weight(config, rngs, 'embed', 'heads', 'head_dim')
-    self.k = _weight(config, rngs, 'embed', 'kv_heads', 'head_dim')
-    self.v = _weight(config, rngs, 'embed', 'kv_heads', 'head_dim')
-    self.o = _weight(config, rngs, 'heads', 'head_dim', 'embed')
-    if config.qkv_bias:
-      self.q_bias = _bias(config, 'heads', 'head_dim')
-      self.k_bias = _bias(config, 'kv_heads', 'head_dim')
-      self.v_bias = _bias(config, 'kv_heads', 'head_dim')
-    if config.qk_norm:
-      self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
-      self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
-    self.config = config
-
-  def __call__(self, x, position, start, cache):
-    """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
-    q = jnp.einsum('bld,dhn->blhn', x, self.q[...])
-    k = jnp.einsum('bld,dkn->blkn', x, self.k[...])
-    v = jnp.einsum('bld,dkn->blkn', x, self.v[...])
-    if self.config.qkv_bias:
-      q += self.q_bias[None, None]
-      k += self.k_bias[None, None]
-      v += self.v_bias[None, None]
-    if self.config.qk_norm:
-      q, k = self.q_norm(q), self.k_norm(k)
-
-    half = self.config.head_dim // 2
-    frequency = self.config.rope_theta ** (-jnp.arange(half) / half)
-    angle = position[..., None] * frequency[None, None]
-    q, k = _rotate(q, angle), _rotate(k, angle)
-
-    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    last_slot = jnp.arange(x.shape[1])[None]
-    if cache is not None:
-      cache = write_cache(cache[0], k, start), write_cache(cache[1], v, start)
-      # A block written at slot 0 sees only itself: no need to read the cache.
-      if start is not None:
-        (k, v), last_slot = cache, position
-    out = causal_attention(q, k, v, last_slot)
-    return jnp.einsum('blhn,hnd->bld', out, self.o[...]), cache
-
-
-class MLP(nnx.Module):
-  """SwiGLU: down(silu(gate(x)) * up(x))."""
-
-  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-    self.gate = _weight(config, rngs, 'embed', 'mlp')
-    self.up = _weight(config, rngs, 'embed', 'mlp')
-    self.down = _weight(config, rngs, 'mlp', 'embed')
-
-  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
-    hidden = jax.nn.silu(x @ self.gate[...]) * (x @ self.up[...])
-    return hidden @ self.down[...]
-
-
-class Block(nnx.Module):
-  """One layer: attention, then feed-forward, each on a normed residual."""
-
-  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-    self.attention_norm = RMSNorm(config.embed, config.norm_eps)
-    self.attention = Attention(config, rngs)
-    self.mlp_norm = RMSNorm(config.embed, config.norm_eps)
-    self.mlp = MLP(config, rngs)
-
-  def __call__(self, x, position, start, cache):
-    """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
-    mixed, cache = self.attention(
-      self.attention_norm(x), position, start, cache
-    )
-    x = x + mixed
-    return x + self.mlp(self.mlp_norm(x)), cache
 
 
 class Decoder(nnx.Module):
@@ -207,12 +35,12 @@ class Decoder(nnx.Module):
   """
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-    self.embed = _weight(config, rngs, 'vocab', 'embed')
+    self.embed = weight(config, rngs, 'vocab', 'embed')
     make_blocks = nnx.vmap(lambda rngs: Block(config, rngs))
     self.layers = make_blocks(rngs.split(config.layers))
-    self.norm = RMSNorm(config.embed, config.norm_eps)
+    self.norm = RMSNorm(config, config.embed)
     if not config.tied:
-      self.head = _weight(config, rngs, 'vocab', 'embed')
+      self.head = weight(config, rngs, 'vocab', 'embed')
 
 
 def make_model(
@@ -220,6 +48,7 @@ def make_model(
   *,
   remat: bool = False,
   constrain: Constrain = lambda x: x,
+  by_rows: ByRows = lambda f: f,
 ) -> Model:
   """Returns the functions of a decoder; no array is allocated.
 
@@ -237,13 +66,17 @@ def make_model(
       `sharding.constrain_batch(mesh)`: left alone, the compiler keeps the
       width of activations divided too, and moves them instead of the weights.
       Decoding is left alone, since there they are the smaller.
+    by_rows: makes experts sort the tokens of each device apart. On a mesh that
+      divides rows, `sharding.by_rows(mesh)`: left alone, the compiler collects
+      the tokens of all devices for it. Decoding is left alone, likewise.
 
   Returns:
     A `Model`. Its params are a nested dict: `embed` [V, D], `layers` with a
     leading axis of depth in every array (`attention`: `q` [., D, H, N], `k`
     and `v` [., D, K, N], `o` [., H, N, D], biases, norms; `mlp`: `gate` and
-    `up` [., D, F], `down` [., F, D]; two norms), `norm`, and `head` [V, D]
-    unless tied.
+    `up` [., D, F], `down` [., F, D], with experts these [., E, ...] each and
+    `router` [., D, E]; two norms or four), `norm`, and `head` [V, D] unless
+    tied.
   """
 
   def make(key):
@@ -266,28 +99,37 @@ def make_model(
       position = position + start[:, None]
     # In a decoding step the weights outweigh the activations: these may move.
     decodes = cache is not None and start is not None
-    pin = (lambda x: x) if decodes else constrain
+    pin, apart = (constrain, by_rows)
+    if decodes:
+      pin = apart = lambda it: it
     # Clip, not fill: NaN in a padding token would reach real ones through the
     # product 0 * NaN in attention.
     x = pin(jnp.take(params['embed'], tokens, axis=0, mode='clip'))
+    if config.embed_scale != 1:
+      # Rounded to the dtype before the product, as the model was trained.
+      x = x * jnp.asarray(config.embed_scale, x.dtype)
 
-    def run_block(x, weights, past):
-      x, past = nnx.merge(block, weights)(x, position, start, past)
+    def run_block(x, weights, layer, past):
+      run = nnx.merge(block, weights)
+      x, past = run(x, layer, position, start, past, apart)
       return pin(x), past
 
     if cache is None:
 
-      def step(x, weights):
-        return run_block(x, weights, None)[0], None
+      def step(x, weights_and_layer):
+        return run_block(x, *weights_and_layer, None)[0], None
 
       # Inside a scan no two recomputations can be merged: no fence needed.
       step = jax.checkpoint(step, prevent_cse=False) if remat else step
-      x, _ = jax.lax.scan(step, x, params['layers'])
+      layers = params['layers'], _layers(config)
+      x, _ = jax.lax.scan(step, x, layers)
     else:
       layers = _unstack(config, params)['layers']
       past, cache = cache, []
-      for weights, layer_past in zip(layers, past, strict=True):
-        x, new = run_block(x, weights, layer_past)
+      each = _layers(config)
+      for i, (weights, layer_past) in enumerate(zip(layers, past, strict=True)):
+        layer = jax.tree.map(lambda stack: stack[i], each)  # noqa: B023
+        x, new = run_block(x, weights, layer, layer_past)
         cache.append(new)
     return nnx.merge(norm, params['norm'])(x), cache
 
@@ -304,6 +146,24 @@ def make_model(
     vocab_size=config.vocab_size,
     unstack=functools.partial(_unstack, config),
   )
+
+
+def _layers(config: DecoderConfig) -> Layer:
+  """What differs between layers, with a leading axis of depth."""
+  frequency = rope.frequencies(
+    config.rope_theta, config.rope_scaling, config.head_dim
+  )
+  if config.window is None:
+    return Layer(jnp.tile(frequency[None], (config.layers, 1)))
+  # No position is as far away as the largest number.
+  everything = np.iinfo(np.int32).max
+  sliding = np.asarray(config.sliding)
+  window = np.where(sliding, config.window, everything).astype(np.int32)
+  local = frequency
+  if config.local_rope_theta is not None:
+    local = rope.frequencies(config.local_rope_theta, None, config.head_dim)
+  frequency = jnp.where(sliding[:, None], local[None], frequency[None])
+  return Layer(frequency, jnp.asarray(window))
 
 
 def _init_cache(

@@ -8,6 +8,7 @@ unpickled and no code from a folder runs.
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import itertools
 import math
 import os
 import pathlib
@@ -20,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jopd.models import files, qwen
+from jopd.models import families, files
 from jopd.models.api import Model, Params
 from jopd.models.decoder import Constrain, DecoderConfig, make_model
+from jopd.models.experts import ByRows
 from jopd.models.layout import Leaf, read_part, to_tensor
 
 _EMBED, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
@@ -38,6 +40,7 @@ def load(
   dtype: Any = None,
   remat: bool = False,
   constrain: Constrain = lambda x: x,
+  by_rows: ByRows = lambda f: f,
 ) -> tuple[Model, Params]:
   """Returns the model of a folder and its parameters, on their devices.
 
@@ -50,6 +53,7 @@ def load(
     dtype: of the parameters. None keeps that of the files.
     remat: see `make_model`.
     constrain: see `make_model`.
+    by_rows: see `make_model`.
 
   Returns:
     `(model, params)`.
@@ -61,7 +65,7 @@ def load(
   """
   folder = pathlib.Path(folder)
   config = read_config(folder)
-  model = make_model(config, remat=remat, constrain=constrain)
+  model = make_model(config, remat=remat, constrain=constrain, by_rows=by_rows)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   with contextlib.ExitStack() as stack:
     tensors = files.open_tensors(folder, stack)
@@ -85,6 +89,7 @@ def fresh(
   *,
   remat: bool = False,
   constrain: Constrain = lambda x: x,
+  by_rows: ByRows = lambda f: f,
 ) -> Model:
   """Returns a model of given sizes, whose `init` makes random parameters.
 
@@ -94,11 +99,12 @@ def fresh(
       `intermediate_size`, and whatever should not be the default.
     remat: see `make_model`.
     constrain: see `make_model`.
+    by_rows: see `make_model`.
 
   Raises: ValueError naming the field at fault.
   """
-  config = qwen.from_hf(fields)
-  return make_model(config, remat=remat, constrain=constrain)
+  config = families.from_hf(fields)
+  return make_model(config, remat=remat, constrain=constrain, by_rows=by_rows)
 
 
 def save(
@@ -136,7 +142,7 @@ def save(
     has no Hugging Face name, or `folder` holds something else.
   """
   folder = pathlib.Path(os.path.abspath(folder))
-  fields = qwen.to_hf(model.config)
+  fields = families.to_hf(model.config)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   _check_params(shapes, params)
   files.check_replaceable(folder)
@@ -176,7 +182,7 @@ def read_config(folder: PathLike) -> DecoderConfig:
   path = pathlib.Path(folder) / 'config.json'
   fields = files.read_json(path)
   try:
-    return qwen.from_hf(fields)
+    return families.from_hf(fields)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
 
@@ -254,7 +260,7 @@ def _leaves(model: Model, shapes: Any) -> list[Leaf]:
     axes, jax.tree.leaves_with_path(shapes), strict=True
   ):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
-    leaves.append(Leaf(qwen.stored(path), names, shape.shape))
+    leaves.append(Leaf(families.stored(model.config, path), names, shape.shape))
   return leaves
 
 
@@ -263,7 +269,9 @@ def _leaves(model: Model, shapes: Any) -> list[Leaf]:
 
 def _check_tensors(folder, config, leaves: list[Leaf], tensors) -> None:
   """Raises ValueError unless the tensors are those of the model, and all."""
-  expected = {name: leaf.tensor_shape for leaf in leaves for name in leaf.names}
+  expected = {
+    name: leaf.tensor_shape for leaf in leaves for name in leaf.names.values()
+  }
   unused = sorted(tensors.keys() - expected.keys())
   if config.tied and {_HEAD, _EMBED} <= tensors.keys():
     _check_tied(folder, tensors)
@@ -325,16 +333,21 @@ def _place(leaf: Leaf, tensors, sharding, dtype) -> jax.Array:
 
 def _read(leaf: Leaf, tensors, index, dtype) -> np.ndarray:
   """The part of an array at `index`, a slice per axis."""
-  dims, names = leaf.stored.dims, leaf.names
-  if leaf.axes[0] != 'layers':
-    tensor = tensors[names[0]]
-    part = read_part(tensor, dims, leaf.axes, leaf.shape, index)
-    return np.ascontiguousarray(part.astype(dtype))
-  layers = [
-    read_part(tensors[name], dims, leaf.axes[1:], leaf.shape[1:], index[1:])
-    for name in names[index[0]]
+  n = leaf.stacked
+  sizes = zip(index[:n], leaf.shape[:n], strict=True)
+  places = [range(*part.indices(size)) for part, size in sizes]
+  parts = [
+    read_part(
+      tensors[leaf.name(at)],
+      leaf.stored.dims,
+      leaf.axes[n:],
+      leaf.shape[n:],
+      index[n:],
+    )
+    for at in itertools.product(*places)
   ]
-  return np.stack(layers, dtype=dtype, casting='unsafe')
+  stack = np.stack(parts, dtype=dtype, casting='unsafe')
+  return stack.reshape(*map(len, places), *stack.shape[1:])
 
 
 # Writing.
@@ -366,19 +379,19 @@ def _write_tensors(
   shards, room = [], 0
   for leaf, array in zip(leaves, jax.tree.leaves(params), strict=True):
     size = math.prod(leaf.tensor_shape) * dtype.itemsize
-    for layer, name in enumerate(leaf.names):
+    for at, name in leaf.names.items():
       if size > room:
         shards.append([])
         room = max_shard_bytes
       room -= size
-      shards[-1].append((name, leaf, array, layer))
+      shards[-1].append((name, leaf, array, at))
   index = {}
   for number, shard in enumerate(shards, start=1):
     file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
     file = files.WEIGHTS if len(shards) == 1 else file
     tensors = {
-      name: _fetch(leaf, array, layer).astype(dtype)
-      for name, leaf, array, layer in shard
+      name: _fetch(leaf, array, at).astype(dtype)
+      for name, leaf, array, at in shard
     }
     index |= dict.fromkeys(tensors, file)
     if writes:
@@ -391,11 +404,9 @@ def _write_tensors(
     files.write_json(folder / files.INDEX, fields)
 
 
-def _fetch(leaf: Leaf, array: jax.Array, layer: int) -> np.ndarray:
+def _fetch(leaf: Leaf, array: jax.Array, at: tuple[int, ...]) -> np.ndarray:
   """One tensor on the host of every process, as the file wants it."""
-  axes = leaf.axes
-  if axes[0] == 'layers':
-    array, axes = array[layer], axes[1:]
+  array, axes = array[at] if at else array, leaf.axes[leaf.stacked :]
   if not array.is_fully_addressable:
     array = multihost_utils.process_allgather(array, tiled=True)
   return to_tensor(np.asarray(array), leaf.stored.dims, axes)

@@ -15,6 +15,9 @@ from jaxtyping import Array
 
 from jopd.models.api import Params
 
+_STACKED = ('layers', 'experts')
+"""Axes of arrays that hold many matrices."""
+
 
 class Int8(NamedTuple):
   """An array as values * scale; its place in a tree of parameters."""
@@ -47,7 +50,8 @@ def quantize_params(params: Params, axes: dict[str, Any]) -> Params:
 
   Matrices are the arrays that read or write the residual stream, 'embed', but
   for those of the vocabulary: an embedding is looked up row by row, which
-  costs nothing, and the head is for the caller to round. Norms and biases stay.
+  costs nothing, and the head is for the caller to round. Norms, biases and the
+  routers of experts stay.
 
   Args:
     params: of a `Model`.
@@ -58,11 +62,11 @@ def quantize_params(params: Params, axes: dict[str, Any]) -> Params:
   """
 
   def one(array, names):
-    sizes = [n for n in names if n != 'layers']
+    sizes = [n for n in names if n not in _STACKED]
     if 'embed' not in sizes or 'vocab' in sizes or len(sizes) < 2:
       return array
     reads = sizes[0] == 'embed'
-    shared = lambda n: n != 'layers' and (n == 'embed') == reads
+    shared = lambda n: n not in _STACKED and (n == 'embed') == reads
     return quantize(array, tuple(i for i, n in enumerate(names) if shared(n)))
 
   return jax.tree.map(one, params, axes)

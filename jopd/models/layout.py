@@ -13,13 +13,16 @@ import numpy as np
 
 Axis = str | None
 
+_COUNTED = ('layer', 'expert')
+
 
 class Stored(NamedTuple):
   """How a file stores one array of ours.
 
   Attributes:
     name: of the tensor; `{layer}` stands for the number of a layer, and then
-      the array has a leading axis 'layers' that the tensors do not have.
+      the array has a leading axis 'layers' that the tensors do not have;
+      `{expert}` and 'experts' likewise, after it.
     dims: per dimension of the tensor, the axes it is the row-major product
       of. The output of q_proj is (('heads', 'head_dim'), ('embed',)).
   """
@@ -36,11 +39,19 @@ class Leaf(NamedTuple):
   shape: tuple[int, ...]
 
   @property
-  def names(self) -> list[str]:
-    """Names of the tensors, one per layer where there are layers."""
-    if self.axes[0] != 'layers':
-      return [self.stored.name]
-    return [self.stored.name.format(layer=i) for i in range(self.shape[0])]
+  def stacked(self) -> int:
+    """How many leading axes the tensors do not have."""
+    return len(self.axes) - sum(len(dim) for dim in self.stored.dims)
+
+  @property
+  def names(self) -> dict[tuple[int, ...], str]:
+    """Names of the tensors by their place along the stacked axes, in order."""
+    places = np.ndindex(self.shape[: self.stacked])
+    return {at: self.name(at) for at in places}
+
+  def name(self, at: tuple[int, ...]) -> str:
+    """Name of the tensor at a place along the stacked axes."""
+    return self.stored.name.format(**dict(zip(_COUNTED, at, strict=False)))
 
   @property
   def tensor_shape(self) -> tuple[int, ...]:

@@ -48,26 +48,28 @@ def _close(got, want, atol=1e-5):
 
 def test_attention_equals_loops_in_float64():
   # Kills: scaling by sqrt(D), query head h reading key head h % K, a mask
-  # that leaves out the query's own slot.
+  # that leaves out the query's own slot, or the first slot of a window.
   rng = np.random.default_rng(1)
   batch, length, slots, heads, kv_heads, size = 2, 3, 7, 4, 2, 6
   q = rng.normal(size=(batch, length, heads, size))
   k = rng.normal(size=(batch, kv_heads, slots, size))
   v = rng.normal(size=(batch, kv_heads, slots, size))
   last = np.array([[0, 3, 6], [2, 2, 5]])
-  want = np.zeros_like(q)
-  for b, t, h in np.ndindex(batch, length, heads):
-    kv = h // (heads // kv_heads)
-    weights = [
-      math.exp(q[b, t, h] @ k[b, kv, s] / math.sqrt(size))
-      for s in range(last[b, t] + 1)
-    ]
-    for s, weight in enumerate(weights):
-      want[b, t, h] += weight / sum(weights) * v[b, kv, s]
-  got = causal_attention(
-    *(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.asarray(last)
-  )
-  np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
+  ours = [jnp.asarray(x, jnp.float32) for x in (q, k, v)]
+  for first in (None, np.array([[0, 1, 6], [-3, 2, 4]])):
+    want = np.zeros_like(q)
+    for b, t, h in np.ndindex(batch, length, heads):
+      kv = h // (heads // kv_heads)
+      begin = 0 if first is None else max(first[b, t], 0)
+      weights = {
+        s: math.exp(q[b, t, h] @ k[b, kv, s] / math.sqrt(size))
+        for s in range(begin, last[b, t] + 1)
+      }
+      for s, weight in weights.items():
+        want[b, t, h] += weight / sum(weights.values()) * v[b, kv, s]
+    bound = None if first is None else jnp.asarray(first)
+    got = causal_attention(*ours, jnp.asarray(last), bound)
+    np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
 
 
 def test_a_position_depends_on_the_past_and_on_nothing_else(params):
@@ -123,6 +125,35 @@ def test_prefill_then_decode_equals_the_whole_row(params):
     token = TOKENS[rows, lengths + step][:, None]
     hidden, cache = APPLY(params, token, lengths + step, cache)
     _close(hidden[:, 0], want[rows, lengths + step])
+
+
+def test_windows_hold_layer_by_layer_and_through_the_cache(params):
+  # Two layers, the first of which sees 3 positions: what is further away
+  # reaches a token through the second layer only. Kills: one window for all
+  # layers, a window counted in slots of the block instead of positions.
+  sliding = dataclasses.replace(CONFIG, window=3, sliding=(True, False))
+  both = dataclasses.replace(CONFIG, window=3, sliding=(True, True))
+  lengths = np.array([4, 8, 6])
+
+  def influences(config):
+    def last(table):
+      tokens = jnp.arange(36).reshape(3, 12)
+      model = make_model(config)
+      return model.apply({**params, 'embed': table}, tokens)[0][0, 11].sum()
+
+    gradient = jax.jit(jax.grad(last))(params['embed'])[:12]
+    return np.flatnonzero(np.abs(gradient).max(axis=-1) > 0)
+
+  np.testing.assert_array_equal(influences(sliding), np.arange(12))
+  np.testing.assert_array_equal(influences(both), np.arange(7, 12))
+  apply = jax.jit(make_model(sliding).apply)
+  want, _ = apply(params, TOKENS)
+  cache = MODEL.init_cache(3, 12, jnp.float32)
+  _, cache = apply(params, TOKENS[:, :8], None, cache)
+  block = np.stack([TOKENS[b, n : n + 4] for b, n in enumerate(lengths)])
+  hidden, _ = apply(params, block, lengths, cache)
+  for row, length in enumerate(lengths):
+    _close(hidden[row], want[row, length : length + 4])
 
 
 def test_a_block_of_several_tokens_continues_each_row(params):
@@ -257,6 +288,10 @@ def test_fresh_weights_have_the_scale_of_the_config():
     (dict(kv_heads=3), 'heads = 4 is not a multiple of kv_heads = 3'),
     (dict(head_dim=5), 'head_dim = 5 is odd'),
     (dict(layers=0), 'layers = 0 must be at least 1'),
+    (dict(sliding=(True,)), 'sliding says of 1 layers .* there are 2'),
+    (dict(window=8), 'window = 8, but 0 layers slide'),
+    (dict(sliding=(True, False)), 'window = None, but 1 layers slide'),
+    (dict(window=0, sliding=(True, True)), 'window = 0 must be at least 1'),
   ],
 )
 def test_impossible_sizes_are_refused(change, message):

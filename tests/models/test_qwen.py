@@ -1,10 +1,12 @@
-"""config.json of the two families: read, refused, written."""
+"""config.json of Qwen: as published, windows and long contexts among it."""
 
-import dataclasses
+import math
 
+import jax
 import pytest
 
-from jopd.models import qwen
+from jopd.models import families, make_model
+from jopd.models.rope import Yarn
 
 # As published with the weights; transformers 4 wrote both.
 QWEN3_0_6B = {
@@ -60,92 +62,131 @@ QWEN2_5_0_5B = {
   'use_sliding_window': False,
   'vocab_size': 151936,
 }
+QWEN3_30B_A3B = {
+  'architectures': ['Qwen3MoeForCausalLM'],
+  'attention_bias': False,
+  'attention_dropout': 0.0,
+  'bos_token_id': 151643,
+  'decoder_sparse_step': 1,
+  'eos_token_id': 151645,
+  'head_dim': 128,
+  'hidden_act': 'silu',
+  'hidden_size': 2048,
+  'initializer_range': 0.02,
+  'intermediate_size': 6144,
+  'max_position_embeddings': 40960,
+  'max_window_layers': 48,
+  'mlp_only_layers': [],
+  'model_type': 'qwen3_moe',
+  'moe_intermediate_size': 768,
+  'norm_topk_prob': True,
+  'num_attention_heads': 32,
+  'num_experts': 128,
+  'num_experts_per_tok': 8,
+  'num_hidden_layers': 48,
+  'num_key_value_heads': 4,
+  'output_router_logits': False,
+  'rms_norm_eps': 1e-06,
+  'rope_scaling': None,
+  'rope_theta': 1000000.0,
+  'router_aux_loss_coef': 0.001,
+  'sliding_window': None,
+  'tie_word_embeddings': False,
+  'torch_dtype': 'bfloat16',
+  'transformers_version': '4.51.0',
+  'use_cache': True,
+  'use_sliding_window': False,
+  'vocab_size': 151936,
+}
 
 
 def test_published_configs_are_read():
   # Kills: a sliding window taken at its word while it is switched off; D / H
   # as the head size of Qwen3 (64 here).
-  config = qwen.from_hf(QWEN3_0_6B)
+  config = families.from_hf(QWEN3_0_6B)
   assert (config.head_dim, config.qk_norm, config.qkv_bias) == (
     128,
     True,
     False,
   )
   assert config.rope_theta == 1e6
-  config = qwen.from_hf(QWEN2_5_0_5B)
+  config = families.from_hf(QWEN2_5_0_5B)
   assert (config.head_dim, config.qk_norm, config.qkv_bias) == (64, False, True)
-  assert config.tied
+  assert config.tied and config.window is None
 
 
-@pytest.mark.parametrize('fields', [QWEN3_0_6B, QWEN2_5_0_5B])
-def test_writing_and_reading_a_config_gives_it_back(fields):
-  # Kills: a field that is read but not written.
-  config = qwen.from_hf(fields)
-  assert qwen.from_hf(qwen.to_hf(config)) == config
+def test_windows_are_used_when_switched_on():
+  # Kills: the first layers sliding instead of the last ones.
+  fields = QWEN2_5_0_5B | {'use_sliding_window': True, 'sliding_window': 100}
+  config = families.from_hf(fields)
+  assert config.window == 100
+  assert config.sliding == (False,) * 21 + (True,) * 3
+  kinds = ['sliding_attention', 'full_attention'] * 12
+  config = families.from_hf(fields | {'layer_types': kinds})
+  assert config.sliding == (True, False) * 12
+  assert families.from_hf(families.to_hf(config)) == config
+  # More layers than there are: none slides, as in Qwen2-57B's file.
+  config = families.from_hf(fields | {'max_window_layers': 70})
+  assert config.window is None
 
 
-def test_absent_fields_mean_what_transformers_means():
-  # Kills: the head size of Qwen3 from D / H; an untied Qwen3 read as tied.
-  transformers = pytest.importorskip('transformers')
-  for name, sized in (('qwen2', QWEN2_5_0_5B), ('qwen3', QWEN3_0_6B)):
-    keep = {*qwen._INTEGERS, 'num_key_value_heads', 'model_type'}
-    fields = {k: v for k, v in sized.items() if k in keep}
-    theirs = transformers.AutoConfig.for_model(
-      name, **{k: v for k, v in fields.items() if k != 'model_type'}
-    )
-    ours = qwen.from_hf(fields)
-    assert ours == qwen.from_hf(theirs.to_dict() | {'architectures': None})
+def test_the_long_context_of_qwen3_is_read():
+  # As its model card says to write it.
+  yarn = {
+    'rope_type': 'yarn',
+    'factor': 4.0,
+    'original_max_position_embeddings': 32768,
+  }
+  config = families.from_hf(QWEN3_0_6B | {'rope_scaling': yarn})
+  assert config.rope_scaling == Yarn(
+    factor=4.0, original_max_position_embeddings=32768
+  )
+  # 0.1 ln 4 + 1, from the paper.
+  assert abs(config.rope_scaling.amplitude - 1.138629) < 1e-6
+  assert families.from_hf(families.to_hf(config)) == config
+
+
+def test_a_model_with_experts_has_the_published_size():
+  # Kills: the width of dense layers, which it has not, for that of experts.
+  config = families.from_hf(QWEN3_30B_A3B)
+  assert (config.experts, config.experts_per_token, config.mlp) == (128, 8, 768)
+  shapes = jax.eval_shape(make_model(config).init, jax.random.key(0))
+  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+  assert count == 30_532_122_624  # "30.5B"
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'mlp_only_layers': [0]}, r'mlp_only_layers = \[0\] is not implemented'),
+    ({'decoder_sparse_step': 2}, 'decoder_sparse_step = 2 is not implemented'),
+    ({'use_sliding_window': True}, 'use_sliding_window = True is not'),
+    ({'num_local_experts': 64}, 'one number of experts; got .128, 64.'),
+    ({'num_experts_per_tok': 0}, 'experts_per_token = 0 must be in'),
+    ({'shared_expert_intermediate_size': 8}, 'unknown field shared_expert'),
+  ],
+)
+def test_other_ways_to_have_experts_are_refused_by_name(change, message):
+  with pytest.raises(ValueError, match=message):
+    families.from_hf({**QWEN3_30B_A3B, **change})
 
 
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
     (
-      {'model_type': 'llama'},
-      "model_type = 'llama' is not implemented: .*qwen2",
-    ),
-    (
-      {'architectures': ['Qwen3ForSequenceClassification']},
-      'architectures = .*expected .*Qwen3ForCausalLM',
-    ),
-    ({'hidden_act': 'gelu'}, "hidden_act = 'gelu' .* only 'silu'"),
-    ({'attention_bias': True}, 'attention_bias = True is not implemented'),
-    ({'attention_dropout': 0.1}, 'attention_dropout = 0.1'),
-    ({'use_sliding_window': True}, 'use_sliding_window = True'),
-    (
       {'layer_types': ['full_attention'] * 27 + ['sliding_attention']},
-      'only full_attention',
+      'layer_types = .* no sliding_window is in use',
     ),
-    ({'logit_scale': 0.5}, 'unknown field logit_scale = 0.5'),
-    ({'quantization_config': {'bits': 4}}, 'unknown field quantization_config'),
-    ({'auto_map': {'AutoModel': 'm.M'}}, 'unknown field auto_map'),
+    ({'layer_types': ['full_attention'] * 3}, 'for each of the 28 layers'),
+    ({'layer_types': ['chunked_attention'] * 28}, 'expected full_attention or'),
     (
-      {'rope_scaling': {'rope_type': 'yarn', 'factor': 4.0}},
-      "rope_scaling = .*'yarn'.* only the default rotary",
+      {'use_sliding_window': True, 'sliding_window': 'far'},
+      "sliding_window must be an integer; got 'far'",
     ),
-    (
-      {'rope_scaling': {'type': 'linear', 'factor': 2.0}},
-      'only the default rotary',
-    ),
-    (
-      {'rope_parameters': {'rope_theta': 5e5, 'rope_type': 'default'}},
-      'expected one rope_theta; got .1000000.0, 500000.0.',
-    ),
-    (
-      {'rope_parameters': {'rope_theta': 1e6, 'partial_rotary_factor': 0.5}},
-      'rope_parameters = .*partial_rotary_factor',
-    ),
-    ({'rms_norm_eps': None}, 'rms_norm_eps must be a number; got None'),
-    ({'hidden_size': None}, 'hidden_size must be an integer; got None'),
-    ({'vocab_size': '151936'}, "vocab_size must be an integer; got '151936'"),
+    ({'use_mrope': True}, 'use_mrope = True is not implemented'),
   ],
 )
-def test_a_field_that_is_not_implemented_is_refused_by_name(change, message):
+def test_what_is_not_implemented_is_refused_by_name(change, message):
   with pytest.raises(ValueError, match=message):
-    qwen.from_hf({**QWEN3_0_6B, **change})
-
-
-def test_a_config_of_no_family_cannot_be_written():
-  config = dataclasses.replace(qwen.from_hf(QWEN3_0_6B), qkv_bias=True)
-  with pytest.raises(ValueError, match='no Hugging Face family'):
-    qwen.to_hf(config)
+    families.from_hf({**QWEN3_0_6B, **change})
