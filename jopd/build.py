@@ -16,7 +16,8 @@ from jopd.config import about, refuse_unknown
 from jopd.data import batching, contexts
 from jopd.data.prompts import turn_end
 from jopd.evaluate import make_evaluate
-from jopd.models import hf
+from jopd.models import flash, hf
+from jopd.models.blocks import Ways
 from jopd.models.decoder import make_model
 from jopd.recipe import make_examples, resolve
 from jopd.rollout.stops import make_stops
@@ -166,7 +167,7 @@ def _model(config, name: str, mesh, tokens: int):
   options = dict(
     remat=config.remat,
     constrain=sharding.constrain_batch(mesh),
-    by_rows=sharding.by_rows(mesh),
+    ways=_ways(mesh),
   )
   spec = config.models[name].to_dict()
   with about(f'config.models.{name}'):
@@ -181,6 +182,14 @@ def _model(config, name: str, mesh, tokens: int):
         ' of the tokenizer'
       )
   return model
+
+
+def _ways(mesh) -> Ways:
+  """How experts and attention run on the devices of a mesh."""
+  attend = flash.attend_on(mesh.devices.flat[0].platform)
+  if attend is not flash.plain:
+    attend = sharding.by_heads(mesh)(attend)
+  return Ways(sharding.by_rows(mesh), attend)
 
 
 def _params(config, run: Run) -> dict[str, dict]:

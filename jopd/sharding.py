@@ -7,6 +7,7 @@ the collectives.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 import math
 from typing import Any
 
@@ -231,6 +232,34 @@ def by_rows(mesh: Mesh) -> Callable[[Callable], Callable]:
       out_specs=rows,
       axis_names=set(BATCH),
     )
+
+  return divide
+
+
+def by_heads(mesh: Mesh) -> Callable[[Callable], Callable]:
+  """Returns a function that runs attention on each device's rows and heads.
+
+  For the `attend` of `make_model`, of a kernel that the compiler cannot divide.
+  The value is unchanged.
+  """
+  heads = RULES['heads']
+  by_token, by_head = (
+    PartitionSpec(BATCH, None, heads),
+    PartitionSpec(BATCH, heads),
+  )
+
+  def divide(attend):
+    def run(query, key, value, *, scale):
+      return jax.shard_map(
+        partial(attend, scale=scale),
+        mesh=mesh,
+        in_specs=(by_token, by_head, by_head),
+        out_specs=by_token,
+        # A kernel does not say along which axes its results differ.
+        check_vma=False,
+      )(query, key, value)
+
+    return run
 
   return divide
 

@@ -56,8 +56,8 @@ class Model(NamedTuple):
       rounds what `apply` without a cache would not.
     axes: Pytree like `params` with, for each array, a tuple of logical axis
       names, one per dimension: 'vocab', 'embed', 'layers', 'heads',
-      'kv_heads', 'head_dim', 'mlp', 'experts' or None. `jopd.sharding` turns them into
-      shardings.
+      'kv_heads', 'head_dim', 'mlp', 'experts' or None. `jopd.sharding` turns
+      them into shardings.
     vocab_size: V, the number of rows of the head. May exceed the tokenizer's
       vocabulary where a family pads it.
     unstack: `(params) -> params` as `apply` with a cache likes them best: a

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from jopd.models.architecture import DecoderConfig
 from jopd.models.attention import causal_attention, write_cache
 from jopd.models.experts import ByRows, Experts
+from jopd.models.flash import Attend, plain
 from jopd.models.rope import rotate
 from jopd.models.weights import ACTIVATIONS, bias, weight
 
@@ -27,6 +28,21 @@ class Layer(NamedTuple):
 
   frequency: Float[Array, ' half']
   window: Int[Array, ''] | int | None = None
+
+
+class Ways(NamedTuple):
+  """How what depends on the devices is run.
+
+  Attributes:
+    by_rows: makes experts sort the tokens of each device apart.
+    attend: the attention of whole sequences, without a cache and a window.
+  """
+
+  by_rows: ByRows = lambda f: f
+  attend: Attend = plain
+
+
+PLAIN = Ways()
 
 
 class RMSNorm(nnx.Module):
@@ -67,7 +83,7 @@ class Attention(nnx.Module):
       self.k_norm = RMSNorm(config, config.head_dim)
     self.config = config
 
-  def __call__(self, x, layer, position, start, cache):
+  def __call__(self, x, layer, position, start, cache, ways: Ways):
     """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
     q = jnp.einsum('bld,dhn->blhn', x, self.q[...])
     k = jnp.einsum('bld,dkn->blkn', x, self.k[...])
@@ -85,16 +101,20 @@ class Attention(nnx.Module):
     q, k = rotate(q, angle, amplitude), rotate(k, angle, amplitude)
 
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    last_slot = jnp.arange(x.shape[1])[None]
     if cache is not None:
       cache = write_cache(cache[0], k, start), write_cache(cache[1], v, start)
-      # A block written at slot 0 sees only itself: no need to read the cache.
-      if start is not None:
-        (k, v), last_slot = cache, position
-    first_slot = None if layer.window is None else last_slot - layer.window + 1
-    out = causal_attention(
-      q, k, v, last_slot, first_slot, scale=self.config.attention_scale
-    )
+    scale = self.config.attention_scale or self.config.head_dim**-0.5
+    # A block written at slot 0 sees only itself: no need to read the cache.
+    alone = cache is None or start is None
+    if alone and layer.window is None:
+      out = ways.attend(q, k, v, scale=scale)
+    else:
+      (k, v), last_slot = ((k, v) if alone else cache), position
+      if layer.window is None:
+        first_slot = None
+      else:
+        first_slot = last_slot - layer.window + 1
+      out = causal_attention(q, k, v, last_slot, first_slot, scale=scale)
     return jnp.einsum('blhn,hnd->bld', out, self.o[...]), cache
 
 
@@ -128,15 +148,15 @@ class Block(nnx.Module):
       self.attention_post_norm = RMSNorm(config, config.embed)
       self.mlp_post_norm = RMSNorm(config, config.embed)
 
-  def __call__(self, x, layer, position, start, cache, by_rows: ByRows):
+  def __call__(self, x, layer, position, start, cache, ways: Ways):
     """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
     mixed, cache = self.attention(
-      self.attention_norm(x), layer, position, start, cache
+      self.attention_norm(x), layer, position, start, cache, ways
     )
     if self.config.post_norms:
       mixed = self.attention_post_norm(mixed)
     x = x + mixed
-    extra = (by_rows,) if self.config.experts else ()
+    extra = (ways.by_rows,) if self.config.experts else ()
     mixed = self.mlp(self.mlp_norm(x), *extra)
     if self.config.post_norms:
       mixed = self.mlp_post_norm(mixed)

@@ -19,8 +19,7 @@ import numpy as np
 from jopd.models import rope
 from jopd.models.api import KVCache, Model, Params
 from jopd.models.architecture import DecoderConfig
-from jopd.models.blocks import Block, Layer, RMSNorm
-from jopd.models.experts import ByRows
+from jopd.models.blocks import PLAIN, Block, Layer, RMSNorm, Ways
 from jopd.models.weights import weight
 
 Constrain = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
@@ -48,7 +47,7 @@ def make_model(
   *,
   remat: bool = False,
   constrain: Constrain = lambda x: x,
-  by_rows: ByRows = lambda f: f,
+  ways: Ways = PLAIN,
 ) -> Model:
   """Returns the functions of a decoder; no array is allocated.
 
@@ -66,9 +65,9 @@ def make_model(
       `sharding.constrain_batch(mesh)`: left alone, the compiler keeps the
       width of activations divided too, and moves them instead of the weights.
       Decoding is left alone, since there they are the smaller.
-    by_rows: makes experts sort the tokens of each device apart. On a mesh that
-      divides rows, `sharding.by_rows(mesh)`: left alone, the compiler collects
-      the tokens of all devices for it. Decoding is left alone, likewise.
+    ways: how experts and attention are run. On a mesh that divides rows,
+      `sharding.by_rows(mesh)` for experts: left alone, the compiler collects
+      the tokens of all devices for them. Decoding is left alone, likewise.
 
   Returns:
     A `Model`. Its params are a nested dict: `embed` [V, D], `layers` with a
@@ -99,9 +98,7 @@ def make_model(
       position = position + start[:, None]
     # In a decoding step the weights outweigh the activations: these may move.
     decodes = cache is not None and start is not None
-    pin, apart = (constrain, by_rows)
-    if decodes:
-      pin = apart = lambda it: it
+    pin, how = (lambda x: x, PLAIN) if decodes else (constrain, ways)
     # Clip, not fill: NaN in a padding token would reach real ones through the
     # product 0 * NaN in attention.
     x = pin(jnp.take(params['embed'], tokens, axis=0, mode='clip'))
@@ -111,7 +108,7 @@ def make_model(
 
     def run_block(x, weights, layer, past):
       run = nnx.merge(block, weights)
-      x, past = run(x, layer, position, start, past, apart)
+      x, past = run(x, layer, position, start, past, how)
       return pin(x), past
 
     if cache is None:

@@ -23,8 +23,7 @@ import safetensors.numpy
 
 from jopd.models import families, files
 from jopd.models.api import Model, Params
-from jopd.models.decoder import Constrain, DecoderConfig, make_model
-from jopd.models.experts import ByRows
+from jopd.models.decoder import DecoderConfig, make_model
 from jopd.models.layout import Leaf, read_part, to_tensor
 
 _EMBED, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
@@ -38,9 +37,7 @@ def load(
   *,
   shardings: Callable[[Any, Any], Any] | None = None,
   dtype: Any = None,
-  remat: bool = False,
-  constrain: Constrain = lambda x: x,
-  by_rows: ByRows = lambda f: f,
+  **options,
 ) -> tuple[Model, Params]:
   """Returns the model of a folder and its parameters, on their devices.
 
@@ -51,9 +48,7 @@ def load(
       `functools.partial(sharding.param_shardings, mesh)`. None puts all on
       the default device.
     dtype: of the parameters. None keeps that of the files.
-    remat: see `make_model`.
-    constrain: see `make_model`.
-    by_rows: see `make_model`.
+    options: of `make_model`: remat, constrain, ways.
 
   Returns:
     `(model, params)`.
@@ -65,7 +60,7 @@ def load(
   """
   folder = pathlib.Path(folder)
   config = read_config(folder)
-  model = make_model(config, remat=remat, constrain=constrain, by_rows=by_rows)
+  model = make_model(config, **options)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   with contextlib.ExitStack() as stack:
     tensors = files.open_tensors(folder, stack)
@@ -84,27 +79,19 @@ def load(
   return model, jax.tree.unflatten(jax.tree.structure(shapes), arrays)
 
 
-def fresh(
-  fields: Mapping[str, Any],
-  *,
-  remat: bool = False,
-  constrain: Constrain = lambda x: x,
-  by_rows: ByRows = lambda f: f,
-) -> Model:
+def fresh(fields: Mapping[str, Any], **options) -> Model:
   """Returns a model of given sizes, whose `init` makes random parameters.
 
   Args:
     fields: as in `config.json`: `model_type`, `vocab_size`, `hidden_size`,
       `num_hidden_layers`, `num_attention_heads`, `num_key_value_heads`,
       `intermediate_size`, and whatever should not be the default.
-    remat: see `make_model`.
-    constrain: see `make_model`.
-    by_rows: see `make_model`.
+    options: of `make_model`: remat, constrain, ways.
 
   Raises: ValueError naming the field at fault.
   """
   config = families.from_hf(fields)
-  return make_model(config, remat=remat, constrain=constrain, by_rows=by_rows)
+  return make_model(config, **options)
 
 
 def save(

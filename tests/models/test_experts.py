@@ -9,6 +9,7 @@ import pytest
 
 from jopd import sharding
 from jopd.models import DecoderConfig, make_model
+from jopd.models.blocks import Ways
 from jopd.models.experts import mix_experts
 from jopd.models.int8 import quantize_params
 
@@ -110,7 +111,7 @@ def _on(mesh):
     CONFIG,
     remat=True,
     constrain=sharding.constrain_batch(mesh),
-    by_rows=sharding.by_rows(mesh),
+    ways=Ways(sharding.by_rows(mesh)),
   )
 
 
