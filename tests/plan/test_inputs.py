@@ -20,7 +20,7 @@ POLICY = dict(
 def _config():
   config = tiny.get_config()
   config.stages = ('distil',)
-  config.mesh.data, config.mesh.fsdp = 2, 4
+  config.mesh.data = 8
   config.distil.group_size, config.distil.updates = 2, 2
   config.distil.terms.reward = POLICY
   config.distil.contexts.teacher = 'with_answer'
@@ -92,7 +92,6 @@ def test_the_sampler_reads_what_was_planned(seen, planned):
 
 
 def test_bytes_are_those_of_one_device(planned):
-  of = lambda x: x.sharding.shard_shape(x.shape)
-  embed = planned['state'].params['embed']
-  assert inputs.local_bytes(embed) == 4 * of(embed)[0] * of(embed)[1]
-  assert of(embed) != embed.shape
+  embed, response = planned['state'].params['embed'], planned['batch'].response
+  assert inputs.local_bytes(embed) == 4 * embed.size
+  assert inputs.local_bytes(response) == 4 * response.size / 8
