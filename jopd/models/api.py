@@ -22,7 +22,7 @@ class Model(NamedTuple):
 
   Anything with these fields can be student or teacher. Wrapping a Flax module
   of your own takes `nnx.split` (or Linen's `apply`) and this tuple; see
-  `decoder.make_model` for an example. The contract:
+  `decoder.make_model` and docs/models.md for examples. The contract:
 
   * Rows are padded on the right and there is no mask argument. One rule says
     what is seen: *a query at position p attends to positions 0..p of its own
@@ -56,8 +56,8 @@ class Model(NamedTuple):
       rounds what `apply` without a cache would not.
     axes: Pytree like `params` with, for each array, a tuple of logical axis
       names, one per dimension: 'vocab', 'embed', 'layers', 'heads',
-      'kv_heads', 'head_dim', 'mlp', 'experts' or None. `jopd.sharding` turns them into
-      shardings.
+      'kv_heads', 'head_dim', 'mlp', 'experts' or None. `jopd.sharding` turns
+      them into shardings.
     vocab_size: V, the number of rows of the head. May exceed the tokenizer's
       vocabulary where a family pads it.
     unstack: `(params) -> params` as `apply` with a cache likes them best: a
