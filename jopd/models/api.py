@@ -22,7 +22,7 @@ class Model(NamedTuple):
 
   Anything with these fields can be student or teacher. Wrapping a Flax module
   of your own takes `nnx.split` (or Linen's `apply`) and this tuple; see
-  `decoder.make_model` for an example. The contract:
+  `decoder.make_model` and docs/models.md for examples. The contract:
 
   * Rows are padded on the right and there is no mask argument. One rule says
     what is seen: *a query at position p attends to positions 0..p of its own
