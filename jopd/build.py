@@ -146,6 +146,8 @@ def _model(config, name: str, mesh, tokens: int):
         f'its vocabulary of {model.vocab_size} cannot hold the {tokens} tokens'
         ' of the tokenizer'
       )
+    prompt = 'max_prompt_tokens', config.max_prompt_tokens
+    checks.check_positions(model, prompt, config.max_response_tokens)
   return model
 
 

@@ -12,6 +12,7 @@ from jopd.config import about, base, did_you_mean, refuse_unknown
 from jopd.config import stage as default_stage
 from jopd.data.examples import Example
 from jopd.data.prompts import check_boundary
+from jopd.models.api import Model
 from jopd.rollout.pick import sampling
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
@@ -120,6 +121,27 @@ def _check_stage(stage, models) -> None:
   refuse_unknown(stage.rollout, default_stage().rollout, 'rollout')
   with about('rollout'):
     sampling(1, **stage.rollout)
+
+
+def check_positions(
+  model: Model, prompt: tuple[str, int], response_tokens: int
+) -> None:
+  """Refuses texts longer than a model's weights are good for.
+
+  The forward would go on without a word, with angles it was never trained on.
+
+  Args:
+    model: whose config has `max_positions`.
+    prompt: the setting that limits its prompts, and its value.
+    response_tokens: most tokens of a response.
+  """
+  (name, tokens), positions = prompt, model.config.max_positions
+  if tokens + response_tokens > positions:
+    raise ValueError(
+      f'{name} = {tokens} and max_response_tokens = {response_tokens} make'
+      f' {tokens + response_tokens} tokens, more than its'
+      f' max_position_embeddings = {positions}: lower one of them'
+    )
 
 
 def check_answers(

@@ -44,7 +44,8 @@ def base() -> ConfigDict:
   config.context = ConfigDict(dict(name='same'))
   # How an answer is found and graded: a function of rewards/.
   config.reward = ConfigDict(dict(name='exact_match'))
-  # Longer prompts are dropped and counted; shapes are padded to these.
+  # Longer prompts are dropped and counted; shapes are padded to these. Both
+  # together must fit max_position_embeddings of every model.
   config.max_prompt_tokens = 32
   config.max_response_tokens = 32
   # Sizes that a batch is cut to where all of it is shorter: the two maxima, a

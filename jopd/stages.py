@@ -47,6 +47,11 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
   rows = settings.batch_size * settings.group_size // parts
   sharding.check_batch(run.mesh, rows)
   check_slots(run.mesh, settings.slots or None)
+  context = 'max_context_tokens', settings.max_context_tokens
+  for role in settings.contexts:
+    with about(f'contexts.{role}'):
+      teacher = run.models[settings.teachers[role]]
+      checks.check_positions(teacher, context, config.max_response_tokens)
   if settings.start:
     with about('start'):
       _check_alike(run, settings.start, settings.student)

@@ -163,6 +163,25 @@ class TestModels:
     message = refused(config)
     assert message.startswith('config.models.student: its vocabulary of 383')
 
+  def test_texts_longer_than_the_positions(self, config):
+    # Kills: angles that the weights have never seen, found by nobody; a limit
+    # that is itself refused; a teacher that reads more than the student.
+    config.models.teacher.max_position_embeddings = 31
+    assert refused(config) == (
+      'config.models.teacher: max_prompt_tokens = 16 and max_response_tokens ='
+      ' 16 make 32 tokens, more than its max_position_embeddings = 31: lower'
+      ' one of them'
+    )
+    config.models.teacher.max_position_embeddings = 32
+    config.stages = ('distil',)
+    config.distil.contexts = ConfigDict({'teacher': 'with_answer'})
+    config.distil.max_context_tokens = 17
+    message = refused(config)
+    assert message.startswith(
+      'config.distil: contexts.teacher: max_context_tokens = 17 and'
+    )
+    assert 'make 33 tokens' in message
+
   def test_a_field_that_is_not_implemented(self, config):
     config.models.student.hidden_act = 'gelu'
     message = refused(config)

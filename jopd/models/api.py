@@ -38,7 +38,8 @@ class Model(NamedTuple):
 
   Attributes:
     config: Hashable description of the architecture; `DecoderConfig` for the
-      families of this room. Only file formats look inside.
+      families of this room. File formats look inside, and whoever checks
+      lengths reads its `max_positions`.
     init: `(key) -> params`. Random float32 parameters.
     apply: `(params, tokens [B, L] int, start [B] int | None = None,
       cache: KVCache | None = None) -> (hidden [B, L, D], cache | None)`.
