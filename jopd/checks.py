@@ -13,6 +13,7 @@ from jopd.config import stage as default_stage
 from jopd.data.examples import Example
 from jopd.data.prompts import check_boundary
 from jopd.models.api import Model
+from jopd.models.decoder import REMAT
 from jopd.rollout.pick import sampling
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
@@ -41,6 +42,7 @@ def check(config) -> None:
   with about('config.checkpoint'):
     _check_least(1, config.checkpoint, ('every', 'keep'))
   _check_choice('compute_dtype', config.compute_dtype, _DTYPES)
+  _check_choice('remat', config.remat, REMAT)
 
 
 def check_stages(config) -> None:

@@ -59,7 +59,7 @@ def mathematics(size: str, *, tokens: int = 4096, **models: str) -> ConfigDict:
   config.reward = ConfigDict(dict(name='boxed_match'))
   config.max_prompt_tokens, config.max_response_tokens = 1024, tokens
   config.buckets = 3
-  config.compute_dtype, config.remat = 'bfloat16', True
+  config.compute_dtype, config.remat = 'bfloat16', 'full'
   return config
 
 
@@ -110,7 +110,7 @@ def tiny(
   config.max_prompt_tokens, config.max_response_tokens = 32, 16
   config.eval.prompts, config.eval.samples = 256, 0
   config.buckets = 1
-  config.compute_dtype, config.remat = 'float32', False
+  config.compute_dtype, config.remat = 'float32', ''
   return config
 
 

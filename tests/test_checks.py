@@ -34,6 +34,7 @@ WRONG = [
   ('checkpoint.every', 0, 'config.checkpoint: every must be at least 1'),
   ('seed', -1, 'seed must be at least 0'),
   ('compute_dtype', 'float33', "compute_dtype is 'float33'; did you mean"),
+  ('remat', 'dot', "remat is 'dot'; did you mean 'dots'?"),
   ('stages', (), "a config needs stages, such as ('distil',)"),
   ('stages', ('distill',), "config.stages names 'distill'; did you mean 'dist"),
   ('distil.stepz', 3, "config.distil: a stage has no setting 'stepz'; did"),

@@ -21,6 +21,13 @@ from jopd.models.attention import causal_attention, write_cache
 
 Constrain = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
 
+REMAT = {
+  '': jax.checkpoint_policies.everything_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+"""What the backward pass finds kept of each layer."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
@@ -218,7 +225,7 @@ class Decoder(nnx.Module):
 def make_model(
   config: DecoderConfig,
   *,
-  remat: bool = False,
+  remat: str = '',
   constrain: Constrain = lambda x: x,
 ) -> Model:
   """Returns the functions of a decoder; no array is allocated.
@@ -229,9 +236,11 @@ def make_model(
 
   Args:
     config: the architecture.
-    remat: recompute each layer in the backward pass instead of keeping its
-      activations: less memory for about a third more compute. Values and
-      gradients stay the same up to rounding.
+    remat: what the backward pass recomputes, layer by layer, instead of having
+      its activations kept. 'full': all but the layer's input, the least memory
+      for about a third more compute. 'dots': all but products with weights,
+      so that only attention and cheap functions are computed twice. '':
+      nothing. Values and gradients stay the same up to rounding.
     constrain: applied to the residual stream [B, L, D] after the embedding
       and after every layer. On a mesh that divides the width of the weights,
       `sharding.constrain_batch(mesh)`: left alone, the compiler keeps the
@@ -244,7 +253,11 @@ def make_model(
     and `v` [., D, K, N], `o` [., H, N, D], biases, norms; `mlp`: `gate` and
     `up` [., D, F], `down` [., F, D]; two norms), `norm`, and `head` [V, D]
     unless tied.
+
+  Raises: ValueError when `remat` is unknown.
   """
+  if remat not in REMAT:
+    raise ValueError(f'remat is {remat!r}: choose from {", ".join(REMAT)}')
 
   def make(key):
     return Decoder(config, nnx.Rngs(params=key))
@@ -280,8 +293,10 @@ def make_model(
       def step(x, weights):
         return run_block(x, weights, None)[0], None
 
-      # Inside a scan no two recomputations can be merged: no fence needed.
-      step = jax.checkpoint(step, prevent_cse=False) if remat else step
+      if remat:
+        # Inside a scan no two recomputations can be merged: no fence needed.
+        policy = REMAT[remat]
+        step = jax.checkpoint(step, prevent_cse=False, policy=policy)
       x, _ = jax.lax.scan(step, x, params['layers'])
     else:
       layers = _unstack(config, params)['layers']

@@ -36,7 +36,7 @@ def load(
   *,
   shardings: Callable[[Any, Any], Any] | None = None,
   dtype: Any = None,
-  remat: bool = False,
+  remat: str = '',
   constrain: Constrain = lambda x: x,
 ) -> tuple[Model, Params]:
   """Returns the model of a folder and its parameters, on their devices.
@@ -83,7 +83,7 @@ def load(
 def fresh(
   fields: Mapping[str, Any],
   *,
-  remat: bool = False,
+  remat: str = '',
   constrain: Constrain = lambda x: x,
 ) -> Model:
   """Returns a model of given sizes, whose `init` makes random parameters.

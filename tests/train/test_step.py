@@ -239,7 +239,7 @@ def test_followers_move_with_the_student_on_eight_devices():
 
 
 def test_rematerialisation_changes_nothing(reference, monkeypatch):
-  monkeypatch.setitem(globals(), 'STUDENT', make_model(CONFIG, remat=True))
+  monkeypatch.setitem(globals(), 'STUDENT', make_model(CONFIG, remat='full'))
   _assert_same(_learn(), reference)
 
 
