@@ -4,16 +4,24 @@ Each check raises a ValueError of one line, or does nothing.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+import inspect
 
 import jax
 from ml_collections import ConfigDict
 
-from jopd.config import about, base, did_you_mean, refuse_unknown
+from jopd.config import (
+  about,
+  base,
+  check_arguments,
+  did_you_mean,
+  refuse_unknown,
+)
 from jopd.config import stage as default_stage
 from jopd.data.examples import Example
 from jopd.data.prompts import check_boundary
 from jopd.models.api import Model
 from jopd.models.decoder import REMAT
+from jopd.models.lora import Lora
 from jopd.rollout.pick import sampling
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
@@ -98,6 +106,8 @@ def _check_stage(stage, models) -> None:
   _check_choice('source', stage.source, sources)
   rollout_dtypes = ('', *_DTYPES, 'int8')
   _check_choice('rollout_dtype', stage.rollout_dtype, rollout_dtypes)
+  _check_choice('teacher_dtype', stage.teacher_dtype, rollout_dtypes)
+  _check_lora(stage)
   refuse_unknown(stage.contexts, stage.teachers, 'contexts')
   refuse_unknown(stage.moving, stage.teachers, 'moving')
   if stage.contexts:
@@ -123,6 +133,19 @@ def _check_stage(stage, models) -> None:
   refuse_unknown(stage.rollout, default_stage().rollout, 'rollout')
   with about('rollout'):
     sampling(1, **stage.rollout)
+
+
+def _check_lora(stage) -> None:
+  if not stage.lora:
+    return
+  with about('lora'):
+    check_arguments(stage.lora, inspect.signature(Lora).parameters, 'it')
+    _check_choice('base', stage.lora.get('base', ''), ('', *_DTYPES, 'int8'))
+    if stage.moving:
+      raise ValueError(
+        'teachers that move follow all parameters, and only adapters are'
+        ' trained: empty one of lora and moving'
+      )
 
 
 def check_positions(

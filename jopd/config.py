@@ -91,6 +91,11 @@ def stage(**settings) -> ConfigDict:
   # Which of `models` it is a copy of when the stage starts; empty: itself. So a
   # teacher can be made from the student: student='teacher', start='student'.
   config.start = ''
+  # Empty: all its parameters are trained. dict(rank=16, alpha=32.0): adapters
+  # of its matrices, and the rest is frozen; targets=('q', 'v') for some of
+  # them, base='int8' to keep what is frozen in eight bits. See models/lora.py;
+  # ten times the learning rate suits. What the stage leaves is whole again.
+  config.lora = ConfigDict()
   # Role -> which of `models` plays it: dict(teacher='teacher'). It is frozen as
   # it is at the stage's start; a model that teaches itself is copied.
   config.teachers = ConfigDict()
@@ -107,6 +112,9 @@ def stage(**settings) -> ConfigDict:
   # data/contexts.py. One that is not named here reads the student's prompt.
   config.contexts = ConfigDict()
   config.max_context_tokens = 0  # slots of such a prompt
+  # Teachers are kept and run in this instead of compute_dtype: another dtype,
+  # or 'int8' for matrices rounded to eight bits, of those that do not move.
+  config.teacher_dtype = ''
   # The loss, a sum of terms; see recipe.py and docs/losses.md.
   config.terms = ConfigDict()
   # How tokens become one number: a function of losses/reductions.py, or

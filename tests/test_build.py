@@ -13,7 +13,7 @@ from jopd import build
 from jopd.data.tokenizer import builtin_tokenizer, train_tokenizer
 from jopd.models import hf
 from jopd.train.metrics import means
-from jopd.train.phases import Answers, Phases
+from jopd.train.phases import Answers, Frozen, Phases
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_prompts_without_answers_can_be_learnt_from(config, tmp_path):
   answers = Answers(
     zeros, np.full(8, 3), zeros, zeros, np.ones(8, bool), np.int32(48)
   )
-  phases = Phases(stage, run, {}, None)
+  phases = Phases(stage, run, Frozen(None, {}), None)
   measured = phases.measure(answers, phases.grade(prompts, answers))
   assert means(measured) == {
     'response_length': 3.0,

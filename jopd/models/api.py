@@ -49,7 +49,9 @@ class Model(NamedTuple):
       slots up to each token's position are read; a write beyond the last slot
       is dropped. Junk written past a row's length is therefore never read: it
       is overwritten by the real token of that slot before any query reaches
-      it. Differentiable in `params`.
+      it. Differentiable in `params`. In place of a layer's matrix there may be
+      an `int8.Int8` or a `lora.LowRank`: `apply` puts each layer's params
+      through `lora.widen`.
     head: `(params) -> [V, D]`. The output embedding; with tied embeddings the
       same array as the input embedding.
     init_cache: `(batch, length, dtype) -> KVCache` of zeros with `length`

@@ -18,11 +18,12 @@ from jaxtyping import Array, Float, Int
 
 from jopd.models.api import KVCache, Model, Params
 from jopd.models.attention import causal_attention, write_cache
+from jopd.models.lora import is_adapted, widen
 
 Constrain = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
 
 REMAT = {
-  '': jax.checkpoint_policies.everything_saveable,
+  '': None,  # all of it
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'full': jax.checkpoint_policies.nothing_saveable,
 }
@@ -240,7 +241,8 @@ def make_model(
       its activations kept. 'full': all but the layer's input, the least memory
       for about a third more compute. 'dots': all but products with weights,
       so that only attention and cheap functions are computed twice. '':
-      nothing. Values and gradients stay the same up to rounding.
+      nothing, but with adapters (`models.lora`) it is 'dots'. Values and
+      gradients stay the same up to rounding.
     constrain: applied to the residual stream [B, L, D] after the embedding
       and after every layer. On a mesh that divides the width of the weights,
       `sharding.constrain_batch(mesh)`: left alone, the compiler keeps the
@@ -285,7 +287,8 @@ def make_model(
     x = pin(jnp.take(params['embed'], tokens, axis=0, mode='clip'))
 
     def run_block(x, weights, past):
-      x, past = nnx.merge(block, weights)(x, position, start, past)
+      layer = nnx.merge(block, widen(weights, x.dtype))
+      x, past = layer(x, position, start, past)
       return pin(x), past
 
     if cache is None:
@@ -293,9 +296,10 @@ def make_model(
       def step(x, weights):
         return run_block(x, weights, None)[0], None
 
-      if remat:
+      # Sums of matrices and adapters must not be kept: they are a model.
+      policy = REMAT[remat or ('dots' if is_adapted(params) else '')]
+      if policy:
         # Inside a scan no two recomputations can be merged: no fence needed.
-        policy = REMAT[remat]
         step = jax.checkpoint(step, prevent_cse=False, policy=policy)
       x, _ = jax.lax.scan(step, x, params['layers'])
     else:
