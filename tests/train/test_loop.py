@@ -146,6 +146,29 @@ def test_a_model_can_teach_itself(make_tiny, tmp_path):
   assert summary['teacher'] is None
 
 
+# The teacher is the student but for rounding, and speaks itself. Kills: a teacher
+# that is rounded once and widened wrongly, or never rounded; eight bits that
+# the sampler rounds again.
+@pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
+def test_a_coarser_teacher_is_nearly_the_same(make_tiny, tmp_path, dtype):
+  built = make_tiny(
+    **{
+      'stages': ('distil',),
+      'distil.teachers': {'teacher': 'student'},
+      'distil.teacher_dtype': dtype,
+      'distil.source': 'teacher',
+      'distil.rollout_dtype': 'int8',
+      'distil.steps': 1,
+      'eval.prompts': 8,
+    }
+  )
+  _, rows = _train(built, tmp_path)
+  first = next(
+    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
+  )
+  assert 1e-8 < first['reverse_kl'] < 1e-3
+
+
 ADAPTED = {
   'distil.lora': {'rank': 2, 'targets': ('q', 'up')},
   'distil.learning_rate': 0.03,
