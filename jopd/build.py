@@ -16,7 +16,7 @@ from jopd.config import about, refuse_unknown
 from jopd.data import batching, contexts
 from jopd.data.prompts import turn_end
 from jopd.evaluate import make_evaluate
-from jopd.models import hf
+from jopd.models import hf, hub
 from jopd.models.decoder import make_model
 from jopd.recipe import make_examples, resolve
 from jopd.rollout.stops import make_stops
@@ -137,8 +137,10 @@ def _model(config, name: str, mesh, tokens: int):
   spec = config.models[name].to_dict()
   with about(f'config.models.{name}'):
     if 'path' in spec:
-      refuse_unknown(spec, {'path'}, 'a model with a path')
-      model = make_model(hf.read_config(spec['path']), **options)
+      refuse_unknown(spec, {'path', 'revision'}, 'a model with a path')
+      folder = hub.find(**spec)
+      model = make_model(hf.read_config(folder), **options)
+      hf.check(folder, model)
     else:
       model = hf.fresh({'vocab_size': tokens, **spec}, **options)
     if model.vocab_size < tokens:
@@ -159,8 +161,9 @@ def _params(config, run: Run) -> dict[str, dict]:
   for index, (name, spec) in enumerate(sorted(config.models.items())):
     model, key = run.models[name], jax.random.fold_in(root, index)
     if 'path' in spec:
-      run.say(f'loading {name} from {spec.path}')
-      params[name] = hf.load(spec.path, shardings=place)[1]
+      folder = hub.find(**spec)
+      run.say(f'loading {name} from {folder}')
+      params[name] = hf.load(folder, shardings=place)[1]
       continue
     with about(f'config.models.{name}'):
       shardings = place(model.axes, jax.eval_shape(model.init, key))

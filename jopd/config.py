@@ -26,8 +26,9 @@ def base() -> ConfigDict:
   # The stages to run, in order; each name is a section made by `stage`.
   config.stages = ()
 
-  # Name of a model -> either dict(path='hugging/face/folder') or the sizes of
-  # a fresh one: the fields of its config.json, dict(model_type='qwen3', ...).
+  # Name of a model -> either dict(path='hugging/face/folder'), where a name of
+  # the hub will do, with a revision if need be, or the sizes of a fresh one:
+  # the fields of its config.json, dict(model_type='qwen3', ...).
   config.models = ConfigDict()
   # 'builtin', or a folder with a Hugging Face tokenizer and chat template.
   # Empty: the one in the first model folder.

@@ -1,7 +1,8 @@
 """Settings that recipes share: real models on mathematics, and all in small.
 
-Nothing is downloaded. The paths are those of the model hub, relative to where
-jopd is started: `hf download Qwen/Qwen3-1.7B --local-dir=Qwen/Qwen3-1.7B`.
+The paths of models are names of the hub. Where there is no such folder they
+are fetched; to have them at hand, for instance without a network:
+`hf download Qwen/Qwen3-1.7B --local-dir=Qwen/Qwen3-1.7B`.
 """
 
 from collections.abc import Mapping

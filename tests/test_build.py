@@ -136,6 +136,20 @@ class TestModels:
     config.tokenizer = 'builtin'
     assert "model 'student'" in refused(config)
 
+  def test_a_damaged_second_model(self, config, tmp_path):
+    # Kills: a cut file that is found once the first model has been loaded.
+    self.pair(config, tmp_path)
+    path = tmp_path / 'teacher' / 'model.safetensors'
+    path.write_bytes(path.read_bytes()[:-5])
+    message = refused(config)
+    assert message.startswith(f'config.models.teacher: {path} is not a whole')
+
+  def test_a_name_that_the_hub_does_not_give(self, config):
+    config.models.student = ConfigDict({'path': 'owner/missing'})
+    assert refused(config).startswith('owner/missing is no folder here, and')
+    config.models.student = ConfigDict({'path': '.', 'revision': 'v1'})
+    assert "revision is 'v1', but . is a local" in refused(config)
+
   def test_disjoint_stops(self, config, tmp_path):
     other = builtin_tokenizer()
     other.eos_token = '<|endoftext|>'

@@ -67,6 +67,8 @@ def load(
     tensors = files.open_tensors(folder, stack)
     leaves = _leaves(model, shapes)
     _check_tensors(folder, config, leaves, tensors)
+    if config.tied and _HEAD in tensors:
+      _check_tied(folder, tensors)
     dtype = _float(dtype or _stored_dtype(folder, tensors))
     if shardings is None:
       device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -78,6 +80,18 @@ def load(
       for leaf, target in zip(leaves, jax.tree.leaves(targets), strict=True)
     ]
   return model, jax.tree.unflatten(jax.tree.structure(shapes), arrays)
+
+
+def check(folder: PathLike, model: Model) -> None:
+  """Raises what `load` would, from the headers of the files alone.
+
+  So that nothing wrong with a second model waits for the first to be loaded.
+  """
+  folder = pathlib.Path(folder)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  with contextlib.ExitStack() as stack:
+    tensors = files.open_tensors(folder, stack)
+    _check_tensors(folder, model.config, _leaves(model, shapes), tensors)
 
 
 def fresh(
@@ -266,7 +280,6 @@ def _check_tensors(folder, config, leaves: list[Leaf], tensors) -> None:
   expected = {name: leaf.tensor_shape for leaf in leaves for name in leaf.names}
   unused = sorted(tensors.keys() - expected.keys())
   if config.tied and {_HEAD, _EMBED} <= tensors.keys():
-    _check_tied(folder, tensors)
     unused.remove(_HEAD)
   for names, fault in (
     (sorted(expected.keys() - tensors.keys()), 'lacks tensors that'),
@@ -376,11 +389,13 @@ def _write_tensors(
   for number, shard in enumerate(shards, start=1):
     file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
     file = files.WEIGHTS if len(shards) == 1 else file
-    tensors = {
-      name: _fetch(leaf, array, layer).astype(dtype)
-      for name, leaf, array, layer in shard
-    }
-    index |= dict.fromkeys(tensors, file)
+    tensors = {}
+    for name, leaf, array, layer in shard:
+      # All processes give their parts, and one keeps the whole.
+      tensor = _fetch(leaf, array, layer)
+      if writes:
+        tensors[name] = tensor.astype(dtype)
+    index |= {name: file for name, *_ in shard}
     if writes:
       safetensors.numpy.save_file(
         tensors, folder / file, metadata={'format': 'pt'}

@@ -146,9 +146,9 @@ def test_a_model_can_teach_itself(make_tiny, tmp_path):
   assert summary['teacher'] is None
 
 
-# The teacher is the student but for rounding, and speaks itself. Kills: a teacher
-# that is rounded once and widened wrongly, or never rounded; eight bits that
-# the sampler rounds again.
+# The teacher is the student but for rounding, and speaks itself. Kills: one
+# that is widened wrongly, or never rounded; eight bits that the sampler rounds
+# again.
 @pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
 def test_a_coarser_teacher_is_nearly_the_same(make_tiny, tmp_path, dtype):
   built = make_tiny(
