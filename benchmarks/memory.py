@@ -50,14 +50,13 @@ from jopd.train.step import Batch, Reduction, cast, make_learn, make_teach
 PROMPT, RESPONSE, CHUNK = 256, 512, 1024
 TERMS = {'match': losses.Term(losses.matching(losses.reverse_kl))}
 LORA = lora.Lora(rank=16)
-LEARNERS = {  # name -> remat, arguments of Adam, adapters
-  'all parameters': ('', {}, None),
-  "remat='dots'": ('dots', {}, None),
-  "remat='full'": ('full', {}, None),
-  "'full', first moment in bfloat16": ('full', {'mu_dtype': 'bfloat16'}, None),
-  'adapters of rank 16': ('', {}, LORA),
-  "adapters, remat='full'": ('full', {}, LORA),
-  "adapters, 'full', base in int8": ('full', {}, LORA._replace(base='int8')),
+LEARNERS = {  # name -> remat, adapters
+  "all parameters, remat='full'": ('full', None),
+  "adapters of rank 16, remat='full'": ('full', LORA),
+  'the same, base in int8': ('full', LORA._replace(base='int8')),
+  "all parameters, remat='dots'": ('dots', None),
+  "adapters of rank 16, remat='dots'": ('dots', LORA),
+  'all parameters': ('', None),
 }
 
 
@@ -98,10 +97,10 @@ def compiled(where, function, *shapes, **options):
   }
 
 
-def learner(where, config, rows, remat, adam, adapters):
+def learner(where, config, rows, remat, adapters):
   """The learner's memory."""
   model, teacher = make_model(config, remat=remat), make_model(config)
-  tx = optax.adam(1e-3, **adam)
+  tx = optax.adam(1e-3)
   init = partial(lora.init, model, adapters) if adapters else model.init
   state = jax.eval_shape(
     lambda key: init_state(init(key), tx), jax.random.key(0)

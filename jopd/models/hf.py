@@ -327,12 +327,13 @@ def _stored_dtype(folder: pathlib.Path, tensors) -> str:
 
 
 def _place(leaf: Leaf, tensors, sharding, dtype) -> jax.Array:
-  """Assembles one array device by device; the host holds one part at a time."""
+  """Assembles one array device by device, from one part of it at a time."""
   parts = []
   devices = sharding.addressable_devices_indices_map(leaf.shape)
   for device, index in devices.items():
-    part = _read(leaf, tensors, index, dtype)
-    parts.append(jax.device_put(part, device).block_until_ready())
+    # No name for what was read, or it would live while the next is.
+    part = jax.device_put(_read(leaf, tensors, index, dtype), device)
+    parts.append(part.block_until_ready())
   return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
 
 
@@ -343,11 +344,15 @@ def _read(leaf: Leaf, tensors, index, dtype) -> np.ndarray:
     tensor = tensors[names[0]]
     part = read_part(tensor, dims, leaf.axes, leaf.shape, index)
     return np.ascontiguousarray(part.astype(dtype))
-  layers = [
-    read_part(tensors[name], dims, leaf.axes[1:], leaf.shape[1:], index[1:])
-    for name in names[index[0]]
-  ]
-  return np.stack(layers, dtype=dtype, casting='unsafe')
+  names, axes, shape = names[index[0]], leaf.axes[1:], leaf.shape[1:]
+  read = lambda name: read_part(tensors[name], dims, axes, shape, index[1:])
+  first = read(names[0])
+  # Filled layer by layer: a stack of a list would hold the part twice.
+  part = np.empty((len(names), *first.shape), dtype)
+  part[0] = first
+  for layer, name in enumerate(names[1:], start=1):
+    part[layer] = read(name)
+  return part
 
 
 # Writing.
