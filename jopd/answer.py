@@ -11,7 +11,7 @@ from jopd import sharding
 from jopd.data.batching import PromptBatch, encode_batch
 from jopd.data.examples import Example
 from jopd.data.prompts import encode_prompt
-from jopd.models import hf
+from jopd.models import hf, hub
 from jopd.models.api import Model
 from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.slots import BUDGET, LENGTH, STOP
@@ -40,6 +40,7 @@ def _load(
   folder: str, examples: Sequence[Example], arguments, say: Callable
 ) -> Policy:
   """All that can be wrong is found here, before the first answer."""
+  folder = hub.find(folder)
   tokenizer = hf.load_tokenizer(folder)
   stops = make_stops(
     hf.stop_ids(folder, tokenizer),

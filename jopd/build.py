@@ -16,7 +16,7 @@ from jopd.config import about, refuse_unknown
 from jopd.data import batching, contexts
 from jopd.data.prompts import turn_end
 from jopd.evaluate import make_evaluate
-from jopd.models import flash, hf
+from jopd.models import flash, hf, hub
 from jopd.models.blocks import Ways
 from jopd.models.decoder import make_model
 from jopd.recipe import make_examples, resolve
@@ -167,13 +167,15 @@ def _model(config, name: str, mesh, tokens: int):
   options = dict(
     remat=config.remat,
     constrain=sharding.constrain_batch(mesh),
-    ways=_ways(mesh),
+    ways=ways(mesh),
   )
   spec = config.models[name].to_dict()
   with about(f'config.models.{name}'):
     if 'path' in spec:
-      refuse_unknown(spec, {'path'}, 'a model with a path')
-      model = make_model(hf.read_config(spec['path']), **options)
+      refuse_unknown(spec, {'path', 'revision'}, 'a model with a path')
+      folder = hub.find(**spec)
+      model = make_model(hf.read_config(folder), **options)
+      hf.check(folder, model)
     else:
       model = hf.fresh({'vocab_size': tokens, **spec}, **options)
     if model.vocab_size < tokens:
@@ -181,10 +183,12 @@ def _model(config, name: str, mesh, tokens: int):
         f'its vocabulary of {model.vocab_size} cannot hold the {tokens} tokens'
         ' of the tokenizer'
       )
+    prompt = 'max_prompt_tokens', config.max_prompt_tokens
+    checks.check_positions(model, prompt, config.max_response_tokens)
   return model
 
 
-def _ways(mesh) -> Ways:
+def ways(mesh) -> Ways:
   """How experts and attention run on the devices of a mesh."""
   attend = flash.attend_on(mesh.devices.flat[0].platform)
   if attend is not flash.plain:
@@ -200,8 +204,9 @@ def _params(config, run: Run) -> dict[str, dict]:
   for index, (name, spec) in enumerate(sorted(config.models.items())):
     model, key = run.models[name], jax.random.fold_in(root, index)
     if 'path' in spec:
-      run.say(f'loading {name} from {spec.path}')
-      params[name] = hf.load(spec.path, shardings=place)[1]
+      folder = hub.find(**spec)
+      run.say(f'loading {name} from {folder}')
+      params[name] = hf.load(folder, shardings=place)[1]
       continue
     with about(f'config.models.{name}'):
       shardings = place(model.axes, jax.eval_shape(model.init, key))

@@ -4,14 +4,24 @@ Each check raises a ValueError of one line, or does nothing.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+import inspect
 
 import jax
 from ml_collections import ConfigDict
 
-from jopd.config import about, base, did_you_mean, refuse_unknown
+from jopd.config import (
+  about,
+  base,
+  check_arguments,
+  did_you_mean,
+  refuse_unknown,
+)
 from jopd.config import stage as default_stage
 from jopd.data.examples import Example
 from jopd.data.prompts import check_boundary
+from jopd.models.api import Model
+from jopd.models.decoder import REMAT
+from jopd.models.lora import Lora
 from jopd.rollout.pick import sampling
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
@@ -40,6 +50,7 @@ def check(config) -> None:
   with about('config.checkpoint'):
     _check_least(1, config.checkpoint, ('every', 'keep'))
   _check_choice('compute_dtype', config.compute_dtype, _DTYPES)
+  _check_choice('remat', config.remat, REMAT)
 
 
 def check_stages(config) -> None:
@@ -95,6 +106,8 @@ def _check_stage(stage, models) -> None:
   _check_choice('source', stage.source, sources)
   rollout_dtypes = ('', *_DTYPES, 'int8')
   _check_choice('rollout_dtype', stage.rollout_dtype, rollout_dtypes)
+  _check_choice('teacher_dtype', stage.teacher_dtype, rollout_dtypes)
+  _check_lora(stage)
   refuse_unknown(stage.contexts, stage.teachers, 'contexts')
   refuse_unknown(stage.moving, stage.teachers, 'moving')
   if stage.contexts:
@@ -120,6 +133,40 @@ def _check_stage(stage, models) -> None:
   refuse_unknown(stage.rollout, default_stage().rollout, 'rollout')
   with about('rollout'):
     sampling(1, **stage.rollout)
+
+
+def _check_lora(stage) -> None:
+  if not stage.lora:
+    return
+  with about('lora'):
+    check_arguments(stage.lora, inspect.signature(Lora).parameters, 'it')
+    _check_choice('base', stage.lora.get('base', ''), ('', *_DTYPES, 'int8'))
+    if stage.moving:
+      raise ValueError(
+        'teachers that move follow all parameters, and only adapters are'
+        ' trained: empty one of lora and moving'
+      )
+
+
+def check_positions(
+  model: Model, prompt: tuple[str, int], response_tokens: int
+) -> None:
+  """Refuses texts longer than a model's weights are good for.
+
+  The forward would go on without a word, with angles it was never trained on.
+
+  Args:
+    model: whose config has `max_positions`.
+    prompt: the setting that limits its prompts, and its value.
+    response_tokens: most tokens of a response.
+  """
+  (name, tokens), positions = prompt, model.config.max_positions
+  if tokens + response_tokens > positions:
+    raise ValueError(
+      f'{name} = {tokens} and max_response_tokens = {response_tokens} make'
+      f' {tokens + response_tokens} tokens, more than its'
+      f' max_position_embeddings = {positions}: lower one of them'
+    )
 
 
 def check_answers(

@@ -26,8 +26,9 @@ def base() -> ConfigDict:
   # The stages to run, in order; each name is a section made by `stage`.
   config.stages = ()
 
-  # Name of a model -> either dict(path='hugging/face/folder') or the sizes of
-  # a fresh one: the fields of its config.json, dict(model_type='qwen3', ...).
+  # Name of a model -> either dict(path='hugging/face/folder'), where a name of
+  # the hub will do, with a revision if need be, or the sizes of a fresh one:
+  # the fields of its config.json, dict(model_type='qwen3', ...).
   config.models = ConfigDict()
   # 'builtin', or a folder with a Hugging Face tokenizer and chat template.
   # Empty: the one in the first model folder.
@@ -44,7 +45,8 @@ def base() -> ConfigDict:
   config.context = ConfigDict(dict(name='same'))
   # How an answer is found and graded: a function of rewards/.
   config.reward = ConfigDict(dict(name='exact_match'))
-  # Longer prompts are dropped and counted; shapes are padded to these.
+  # Longer prompts are dropped and counted; shapes are padded to these. Both
+  # together must fit max_position_embeddings of every model.
   config.max_prompt_tokens = 32
   config.max_response_tokens = 32
   # Sizes that a batch is cut to where all of it is shorter: the two maxima, a
@@ -58,8 +60,9 @@ def base() -> ConfigDict:
   # Rollouts, teachers and the learner's products run in this; master weights,
   # optimizer and losses stay float32.
   config.compute_dtype = 'float32'
-  # Recompute each layer in the backward pass instead of keeping activations.
-  config.remat = False
+  # What the backward pass recomputes instead of having it kept: '' nothing,
+  # 'dots' all but the products with weights, 'full' all but each layer's input.
+  config.remat = ''
 
   config.eval = ConfigDict(
     dict(
@@ -89,6 +92,11 @@ def stage(**settings) -> ConfigDict:
   # Which of `models` it is a copy of when the stage starts; empty: itself. So a
   # teacher can be made from the student: student='teacher', start='student'.
   config.start = ''
+  # Empty: all its parameters are trained. dict(rank=16, alpha=32.0): adapters
+  # of its matrices, and the rest is frozen; targets=('q', 'v') for some of
+  # them, base='int8' to keep what is frozen in eight bits. See models/lora.py;
+  # ten times the learning rate suits. What the stage leaves is whole again.
+  config.lora = ConfigDict()
   # Role -> which of `models` plays it: dict(teacher='teacher'). It is frozen as
   # it is at the stage's start; a model that teaches itself is copied.
   config.teachers = ConfigDict()
@@ -105,6 +113,9 @@ def stage(**settings) -> ConfigDict:
   # data/contexts.py. One that is not named here reads the student's prompt.
   config.contexts = ConfigDict()
   config.max_context_tokens = 0  # slots of such a prompt
+  # Teachers are kept and run in this instead of compute_dtype: another dtype,
+  # or 'int8' for matrices rounded to eight bits, of those that do not move.
+  config.teacher_dtype = ''
   # The loss, a sum of terms; see recipe.py and docs/losses.md.
   config.terms = ConfigDict()
   # How tokens become one number: a function of losses/reductions.py, or
@@ -134,7 +145,9 @@ def stage(**settings) -> ConfigDict:
   config.rollout = ConfigDict(
     dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
   )
-  # An optimizer of optax by name, and its arguments.
+  # An optimizer of optax by name, and its arguments; mu_dtype='bfloat16' halves
+  # the memory of Adam's first moment. The second cannot follow: with b2 = 0.999
+  # its changes are below what bfloat16 resolves.
   config.optimizer = ConfigDict(dict(name='adamw', b2=0.98, weight_decay=0.0))
   config.learning_rate = 1e-3
   config.warmup_steps = 0  # updates

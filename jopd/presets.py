@@ -1,7 +1,8 @@
 """Settings that recipes share: real models on mathematics, and all in small.
 
-Nothing is downloaded. The paths are those of the model hub, relative to where
-jopd is started: `hf download Qwen/Qwen3-1.7B --local-dir=Qwen/Qwen3-1.7B`.
+The paths of models are names of the hub. Where there is no such folder they
+are fetched; to have them at hand, for instance without a network:
+`hf download Qwen/Qwen3-1.7B --local-dir=Qwen/Qwen3-1.7B`.
 """
 
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ def mathematics(size: str, *, tokens: int = 4096, **models: str) -> ConfigDict:
   config.reward = ConfigDict(dict(name='boxed_match'))
   config.max_prompt_tokens, config.max_response_tokens = 1024, tokens
   config.buckets = 3
-  config.compute_dtype, config.remat = 'bfloat16', True
+  config.compute_dtype, config.remat = 'bfloat16', 'full'
   return config
 
 
@@ -110,7 +111,7 @@ def tiny(
   config.max_prompt_tokens, config.max_response_tokens = 32, 16
   config.eval.prompts, config.eval.samples = 256, 0
   config.buckets = 1
-  config.compute_dtype, config.remat = 'float32', False
+  config.compute_dtype, config.remat = 'float32', ''
   return config
 
 

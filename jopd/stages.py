@@ -11,6 +11,7 @@ import numpy as np
 from jopd import checks, sharding
 from jopd.config import about
 from jopd.data import batching, contexts
+from jopd.models.lora import Lora, adapter_axes
 from jopd.optimizers import make_optimizer
 from jopd.recipe import (
   make_examples,
@@ -47,6 +48,11 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
   rows = settings.batch_size * settings.group_size // parts
   sharding.check_batch(run.mesh, rows)
   check_slots(run.mesh, settings.slots or None)
+  context = 'max_context_tokens', settings.max_context_tokens
+  for role in settings.contexts:
+    with about(f'contexts.{role}'):
+      teacher = run.models[settings.teachers[role]]
+      checks.check_positions(teacher, context, config.max_response_tokens)
   if settings.start:
     with about('start'):
       _check_alike(run, settings.start, settings.student)
@@ -65,6 +71,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     name=config.stages[index],
     index=index,
     student=settings.student,
+    lora=_lora(settings, run),
     start=settings.start,
     teachers=settings.teachers.to_dict(),
     source=settings.source,
@@ -79,6 +86,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     updates=settings.updates,
     group_size=settings.group_size,
     decoding=dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype),
+    teacher_dtype=settings.teacher_dtype,
     micro_batches=settings.micro_batches,
     sampling=settings.rollout.to_dict(),
     select=select,
@@ -92,6 +100,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
       models=json.loads(config.models.to_json()),
       student=settings.student,
       start=settings.start,
+      lora=json.loads(settings.lora.to_json()),
       optimizer=json.loads(settings.optimizer.to_json()),
       updates=settings.updates,
       moving=json.loads(settings.moving.to_json()),
@@ -118,6 +127,17 @@ def _selection(settings) -> tuple[Callable, bool]:
   except Exception:  # it may fail on None in any way
     return rule, True
   return rule, False
+
+
+def _lora(settings, run: Run) -> Lora | None:
+  """Which adapters the student has."""
+  if not settings.lora:
+    return None
+  with about('lora'):
+    spec = settings.lora.to_dict()
+    found = Lora(**spec | {'targets': tuple(spec.get('targets', ()))})
+    adapter_axes(run.models[settings.student], found)
+  return found
 
 
 def _moving(settings, run: Run) -> dict[str, Callable]:

@@ -1,7 +1,7 @@
 """The one tokenizer of a run, and whether its models agree on it."""
 
 from jopd.data.tokenizer import builtin_tokenizer
-from jopd.models import hf
+from jopd.models import hf, hub
 
 
 def find_tokenizer(config) -> tuple[str, object, set[int]]:
@@ -16,12 +16,17 @@ def find_tokenizer(config) -> tuple[str, object, set[int]]:
   Raises:
     ValueError: a model has another one, or ends its turns with other ids.
   """
-  folders = {n: m.path for n, m in config.models.items() if 'path' in m}
+  folders = {
+    name: hub.find(spec.path, spec.get('revision'))
+    for name, spec in config.models.items()
+    if 'path' in spec
+  }
   where = config.tokenizer or next(iter(folders.values()), 'builtin')
   if where == 'builtin':
     tokenizer = builtin_tokenizer()
     stops = {tokenizer.eos_token_id}
   else:
+    where = hub.find(where)
     tokenizer = hf.load_tokenizer(where)
     stops = {*hf.stop_ids(where, tokenizer)}
   for name, folder in folders.items():

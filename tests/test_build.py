@@ -13,7 +13,7 @@ from jopd import build
 from jopd.data.tokenizer import builtin_tokenizer, train_tokenizer
 from jopd.models import hf
 from jopd.train.metrics import means
-from jopd.train.phases import Answers, Phases
+from jopd.train.phases import Answers, Frozen, Phases
 
 
 @pytest.fixture
@@ -136,6 +136,20 @@ class TestModels:
     config.tokenizer = 'builtin'
     assert "model 'student'" in refused(config)
 
+  def test_a_damaged_second_model(self, config, tmp_path):
+    # Kills: a cut file that is found once the first model has been loaded.
+    self.pair(config, tmp_path)
+    path = tmp_path / 'teacher' / 'model.safetensors'
+    path.write_bytes(path.read_bytes()[:-5])
+    message = refused(config)
+    assert message.startswith(f'config.models.teacher: {path} is not a whole')
+
+  def test_a_name_that_the_hub_does_not_give(self, config):
+    config.models.student = ConfigDict({'path': 'owner/missing'})
+    assert refused(config).startswith('owner/missing is no folder here, and')
+    config.models.student = ConfigDict({'path': '.', 'revision': 'v1'})
+    assert "revision is 'v1', but . is a local" in refused(config)
+
   def test_disjoint_stops(self, config, tmp_path):
     other = builtin_tokenizer()
     other.eos_token = '<|endoftext|>'
@@ -162,6 +176,25 @@ class TestModels:
     config.models.student.vocab_size = 383
     message = refused(config)
     assert message.startswith('config.models.student: its vocabulary of 383')
+
+  def test_texts_longer_than_the_positions(self, config):
+    # Kills: angles that the weights have never seen, found by nobody; a limit
+    # that is itself refused; a teacher that reads more than the student.
+    config.models.teacher.max_position_embeddings = 31
+    assert refused(config) == (
+      'config.models.teacher: max_prompt_tokens = 16 and max_response_tokens ='
+      ' 16 make 32 tokens, more than its max_position_embeddings = 31: lower'
+      ' one of them'
+    )
+    config.models.teacher.max_position_embeddings = 32
+    config.stages = ('distil',)
+    config.distil.contexts = ConfigDict({'teacher': 'with_answer'})
+    config.distil.max_context_tokens = 17
+    message = refused(config)
+    assert message.startswith(
+      'config.distil: contexts.teacher: max_context_tokens = 17 and'
+    )
+    assert 'make 33 tokens' in message
 
   def test_a_field_that_is_not_implemented(self, config):
     config.models.student.hidden_act = 'gelu'
@@ -244,7 +277,7 @@ def test_prompts_without_answers_can_be_learnt_from(config, tmp_path):
   answers = Answers(
     zeros, np.full(8, 3), zeros, zeros, np.ones(8, bool), np.int32(48)
   )
-  phases = Phases(stage, run, {}, None)
+  phases = Phases(stage, run, Frozen(None, {}), None)
   measured = phases.measure(answers, phases.grade(prompts, answers))
   assert means(measured) == {
     'response_length': 3.0,

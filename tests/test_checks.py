@@ -34,6 +34,7 @@ WRONG = [
   ('checkpoint.every', 0, 'config.checkpoint: every must be at least 1'),
   ('seed', -1, 'seed must be at least 0'),
   ('compute_dtype', 'float33', "compute_dtype is 'float33'; did you mean"),
+  ('remat', 'dot', "remat is 'dot'; did you mean 'dots'?"),
   ('stages', (), "a config needs stages, such as ('distil',)"),
   ('stages', ('distill',), "config.stages names 'distill'; did you mean 'dist"),
   ('distil.stepz', 3, "config.distil: a stage has no setting 'stepz'; did"),
@@ -44,6 +45,10 @@ WRONG = [
   ('distil.updates', 3, '8 prompts (batch_size / processes) do not divide'),
   ('distil.moving', {'techer': 'ema'}, "moving has no setting 'techer'; did"),
   ('distil.clip_norm', -1.0, 'clip_norm must be at least 0'),
+  ('distil.teacher_dtype', 'int4', "teacher_dtype is 'int4'; did you mean"),
+  ('distil.lora', {'alpha': 3}, "config.distil: lora: it needs 'rank'"),
+  ('distil.lora', {'rank': 1, 'alfa': 3}, "lora: it has no setting 'alfa'; di"),
+  ('distil.lora', {'rank': 1, 'base': 'int4'}, "base is 'int4'; did you mean"),
   ('distil.temperature', 0.0, 'temperature must be above 0'),
   ('distil.student', 'studnt', "no model 'studnt' in config.models; did you"),
   ('distil.teachers', {'t': 'x'}, "no model 'x' in config.models; choose from"),
@@ -72,6 +77,15 @@ def test_a_wrong_setting_is_one_clear_line(key, value, part):
 
   message = refused(change)
   assert part in message and '\n' not in message
+
+
+def test_nobody_follows_adapters():
+  # Kills: an average over parameters that are not in the state.
+  def change(config):
+    config.distil.lora = ConfigDict({'rank': 2})
+    config.distil.moving = ConfigDict({'teacher': 'ema'})
+
+  assert 'lora: teachers that move follow all parameters' in refused(change)
 
 
 def test_a_stage_may_stand_unused():

@@ -121,7 +121,7 @@ class TestTrain:
     [
       ('distil.steps', 9, True),  # not finished
       ('stages', ('warm', 'distil'), True),  # one more
-      ('remat', True, True),
+      ('remat', 'full', True),
       ('warm.steps', 9, False),
       ('models.student.hidden_size', 32, False),
     ],

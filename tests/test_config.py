@@ -40,12 +40,12 @@ def test_overrides_reach_every_depth_with_the_type_of_the_default(write):
       '--config.distil.learning_rate=1',
       '--config.distil.terms.match.support.k=16',
       "--config.stages=('distil',)",
-      '--config.remat=true',
+      '--config.remat=full',
       '--config.tokenizer=a folder',
       '--config.distil.rollout.temperature=0',
     ],
   )
-  assert config.seed == 3 and config.remat is True
+  assert config.seed == 3 and config.remat == 'full'
   assert config.distil.terms.match.support.k == 16
   assert config.stages == ('distil',) and config.tokenizer == 'a folder'
   rate, temperature = (
@@ -70,7 +70,7 @@ def test_an_argument_after_a_colon_goes_to_get_config(write):
     ('--config.sede=3', "did you mean 'seed'?"),
     ('--config.seed.x=3', "config.seed is a value and has no 'x'"),
     ('--config.distil.steps=3.5', '--config.distil.steps=3.5'),
-    ('--config.remat=perhaps', 'perhaps'),
+    ('--config.buckets=perhaps', 'perhaps'),
     ('--config.distil=3', 'not a dict'),
   ],
 )

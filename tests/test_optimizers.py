@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,6 +65,23 @@ def test_arguments_reach_the_optimizer():
   _, state = tx.update(one, tx.init(one))
   second, _ = tx.update(one, state)
   np.testing.assert_allclose(second, [-0.6], rtol=1e-6)
+
+
+def test_the_first_moment_may_take_two_bytes():
+  # Kills: a dtype that optax is not told, or that the second step widens.
+  def run(**adam):
+    tx, _ = make_optimizer(settings(optimizer=dict(name='adam', **adam)))
+    weights = jnp.zeros(64)
+    state = tx.init(weights)
+    for gradient in (jnp.linspace(-1, 1, 64), jnp.linspace(0.3, 1, 64)):
+      updates, state = tx.update(gradient, state, weights)
+    return updates, sum(x.nbytes for x in jax.tree.leaves(state))
+
+  (wide, bytes_wide), (narrow, bytes_narrow) = run(), run(mu_dtype='bfloat16')
+  assert bytes_wide - bytes_narrow == 2 * 64
+  # Both moments are of the order of the update; bfloat16 has 8 bits.
+  off = np.abs(np.asarray(narrow - wide))
+  assert 0 < off.max() < 2**-8 * np.abs(np.asarray(wide)).max() * 2
 
 
 @pytest.mark.parametrize(

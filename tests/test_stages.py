@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from jopd import build
+from jopd.models.lora import Lora
 
 GRPO = dict(
   objective='policy_gradient', surrogate='reinforce', credit='group_advantage'
@@ -52,6 +53,18 @@ def test_a_stage_knows_what_its_terms_read(config):
   assert stage.reads_rewards and stage.updates == 1 and stage.moving == {}
   config.distil.terms.grpo.credit = 'log_ratio'
   assert not stage_of(config).reads_rewards
+
+
+def test_adapters_are_of_matrices_that_are_there(config):
+  # Kills: a name of another library that adapts nothing, found out by nobody.
+  config.distil.lora = ConfigDict({'rank': 2, 'targets': ('q',)})
+  stage = stage_of(config)
+  assert stage.lora == Lora(rank=2, targets=('q',))
+  assert stage.fingerprint['lora'] == {'rank': 2, 'targets': ['q']}
+  config.distil.lora.targets = ('q_proj',)
+  assert "lora: targets: 'q_proj' is no matrix of a layer; ch" in refused(
+    config
+  )
 
 
 # Kills: a reward of 0 for what nobody can grade, found out at step 1000.

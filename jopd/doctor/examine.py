@@ -14,7 +14,7 @@ from jopd.doctor.agreement import compare
 from jopd.doctor.findings import Finding, judge, worst
 from jopd.doctor.stage import Examination
 from jopd.doctor.verdicts import judge_stage, support_of
-from jopd.models import hf
+from jopd.models import hf, hub
 from jopd.recipe import make_examples, resolve
 from jopd.train.stage import Run, Stage
 
@@ -91,9 +91,15 @@ def examine_stage(
 
 def _agreement(config) -> list[Finding]:
   """Tokenizers, stops and templates of all models that have a folder."""
-  folders = {n: m.path for n, m in config.models.items() if 'path' in m}
-  if config.tokenizer not in ('', 'builtin', *folders.values()):
-    folders = {'config.tokenizer': config.tokenizer, **folders}
+  folders = {
+    name: hub.find(spec.path, spec.get('revision'))
+    for name, spec in config.models.items()
+    if 'path' in spec
+  }
+  if config.tokenizer not in ('', 'builtin'):
+    folder = hub.find(config.tokenizer)
+    if folder not in folders.values():
+      folders = {'config.tokenizer': folder, **folders}
   if len(folders) < 2:
     return []
   return compare(folders, template_kwargs=config.template.to_dict())

@@ -38,7 +38,8 @@ class Model(NamedTuple):
 
   Attributes:
     config: Hashable description of the architecture; `DecoderConfig` for the
-      families of this room. Only file formats look inside.
+      families of this room. File formats look inside, and whoever checks
+      lengths reads its `max_positions`.
     init: `(key) -> params`. Random float32 parameters.
     apply: `(params, tokens [B, L] int, start [B] int | None = None,
       cache: KVCache | None = None) -> (hidden [B, L, D], cache | None)`.
@@ -48,7 +49,9 @@ class Model(NamedTuple):
       slots up to each token's position are read; a write beyond the last slot
       is dropped. Junk written past a row's length is therefore never read: it
       is overwritten by the real token of that slot before any query reaches
-      it. Differentiable in `params`.
+      it. Differentiable in `params`. In place of a layer's matrix there may be
+      an `int8.Int8` or a `lora.LowRank`: `apply` puts each layer's params
+      through `lora.widen`.
     head: `(params) -> [V, D]`. The output embedding; with tied embeddings the
       same array as the input embedding.
     init_cache: `(batch, length, dtype) -> KVCache` of zeros with `length`

@@ -20,9 +20,17 @@ from jopd.models import rope
 from jopd.models.api import KVCache, Model, Params
 from jopd.models.architecture import DecoderConfig
 from jopd.models.blocks import PLAIN, Block, Layer, RMSNorm, Ways
+from jopd.models.lora import is_adapted, widen
 from jopd.models.weights import weight
 
 Constrain = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
+
+REMAT = {
+  '': None,  # all of it
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+"""What the backward pass finds kept of each layer."""
 
 
 class Decoder(nnx.Module):
@@ -45,7 +53,7 @@ class Decoder(nnx.Module):
 def make_model(
   config: DecoderConfig,
   *,
-  remat: bool = False,
+  remat: str = '',
   constrain: Constrain = lambda x: x,
   ways: Ways = PLAIN,
 ) -> Model:
@@ -57,8 +65,11 @@ def make_model(
 
   Args:
     config: the architecture.
-    remat: recompute each layer in the backward pass instead of keeping its
-      activations: less memory for about a third more compute. Values and
+    remat: what the backward pass recomputes, layer by layer, instead of having
+      its activations kept. 'full': all but the layer's input, the least memory
+      for about a third more compute. 'dots': all but products with weights,
+      so that only attention and cheap functions are computed twice. '':
+      nothing, but with adapters (`models.lora`) it is 'dots'. Values and
       gradients stay the same up to rounding.
     constrain: applied to the residual stream [B, L, D] after the embedding
       and after every layer. On a mesh that divides the width of the weights,
@@ -76,7 +87,11 @@ def make_model(
     `up` [., D, F], `down` [., F, D], with experts these [., E, ...] each and
     `router` [., D, E]; two norms or four), `norm`, and `head` [V, D] unless
     tied.
+
+  Raises: ValueError when `remat` is unknown.
   """
+  if remat not in REMAT:
+    raise ValueError(f'remat is {remat!r}: choose from {", ".join(REMAT)}')
 
   def make(key):
     return Decoder(config, nnx.Rngs(params=key))
@@ -107,7 +122,7 @@ def make_model(
       x = x * jnp.asarray(config.embed_scale, x.dtype)
 
     def run_block(x, weights, layer, past):
-      run = nnx.merge(block, weights)
+      run = nnx.merge(block, widen(weights, x.dtype))
       x, past = run(x, layer, position, start, past, how)
       return pin(x), past
 
@@ -116,10 +131,10 @@ def make_model(
       def step(x, weights_and_layer):
         return run_block(x, *weights_and_layer, None)[0], None
 
-      # Inside a scan no two recomputations can be merged: no fence needed.
-      step = jax.checkpoint(step, prevent_cse=False) if remat else step
+      # Sums of matrices and adapters must not be kept: they are a model.
+      kept = remat or ('dots' if is_adapted(params) else '')
       layers = params['layers'], _layers(config)
-      x, _ = jax.lax.scan(step, x, layers)
+      x, _ = jax.lax.scan(_checkpoint(step, kept), x, layers)
     else:
       layers = _unstack(config, params)['layers']
       past, cache = cache, []
@@ -143,6 +158,15 @@ def make_model(
     vocab_size=config.vocab_size,
     unstack=functools.partial(_unstack, config),
   )
+
+
+def _checkpoint(step: Callable, remat: str) -> Callable:
+  """The step of a scan with what the backward pass finds kept."""
+  policy = REMAT[remat]
+  if policy is None:
+    return step
+  # Inside a scan no two recomputations can be merged: no fence needed.
+  return jax.checkpoint(step, prevent_cse=False, policy=policy)
 
 
 def _layers(config: DecoderConfig) -> Layer:

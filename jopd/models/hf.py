@@ -66,6 +66,8 @@ def load(
     tensors = files.open_tensors(folder, stack)
     leaves = _leaves(model, shapes)
     _check_tensors(folder, config, leaves, tensors)
+    if config.tied and _HEAD in tensors:
+      _check_tied(folder, tensors)
     dtype = _float(dtype or _stored_dtype(folder, tensors))
     if shardings is None:
       device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -77,6 +79,18 @@ def load(
       for leaf, target in zip(leaves, jax.tree.leaves(targets), strict=True)
     ]
   return model, jax.tree.unflatten(jax.tree.structure(shapes), arrays)
+
+
+def check(folder: PathLike, model: Model) -> None:
+  """Raises what `load` would, from the headers of the files alone.
+
+  So that nothing wrong with a second model waits for the first to be loaded.
+  """
+  folder = pathlib.Path(folder)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  with contextlib.ExitStack() as stack:
+    tensors = files.open_tensors(folder, stack)
+    _check_tensors(folder, model.config, _leaves(model, shapes), tensors)
 
 
 def fresh(fields: Mapping[str, Any], **options) -> Model:
@@ -261,7 +275,6 @@ def _check_tensors(folder, config, leaves: list[Leaf], tensors) -> None:
   }
   unused = sorted(tensors.keys() - expected.keys())
   if config.tied and {_HEAD, _EMBED} <= tensors.keys():
-    _check_tied(folder, tensors)
     unused.remove(_HEAD)
   for names, fault in (
     (sorted(expected.keys() - tensors.keys()), 'lacks tensors that'),
@@ -309,12 +322,13 @@ def _stored_dtype(folder: pathlib.Path, tensors) -> str:
 
 
 def _place(leaf: Leaf, tensors, sharding, dtype) -> jax.Array:
-  """Assembles one array device by device; the host holds one part at a time."""
+  """Assembles one array device by device, from one part of it at a time."""
   parts = []
   devices = sharding.addressable_devices_indices_map(leaf.shape)
   for device, index in devices.items():
-    part = _read(leaf, tensors, index, dtype)
-    parts.append(jax.device_put(part, device).block_until_ready())
+    # No name for what was read, or it would live while the next is.
+    part = jax.device_put(_read(leaf, tensors, index, dtype), device)
+    parts.append(part.block_until_ready())
   return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
 
 
@@ -323,18 +337,18 @@ def _read(leaf: Leaf, tensors, index, dtype) -> np.ndarray:
   n = leaf.stacked
   sizes = zip(index[:n], leaf.shape[:n], strict=True)
   places = [range(*part.indices(size)) for part, size in sizes]
-  parts = [
-    read_part(
-      tensors[leaf.name(at)],
-      leaf.stored.dims,
-      leaf.axes[n:],
-      leaf.shape[n:],
-      index[n:],
-    )
-    for at in itertools.product(*places)
-  ]
-  stack = np.stack(parts, dtype=dtype, casting='unsafe')
-  return stack.reshape(*map(len, places), *stack.shape[1:])
+  where = itertools.product(*places)
+  axes, shape, inside = leaf.axes[n:], leaf.shape[n:], index[n:]
+  read = lambda at: read_part(
+    tensors[leaf.name(at)], leaf.stored.dims, axes, shape, inside
+  )
+  first = read(next(where))
+  # Filled one by one: a stack of a list would hold the part twice.
+  part = np.empty((math.prod(map(len, places)), *first.shape), dtype)
+  part[0] = first
+  for i, at in enumerate(where, start=1):
+    part[i] = read(at)
+  return part.reshape(*map(len, places), *first.shape)
 
 
 # Writing.
@@ -376,11 +390,13 @@ def _write_tensors(
   for number, shard in enumerate(shards, start=1):
     file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
     file = files.WEIGHTS if len(shards) == 1 else file
-    tensors = {
-      name: _fetch(leaf, array, at).astype(dtype)
-      for name, leaf, array, at in shard
-    }
-    index |= dict.fromkeys(tensors, file)
+    tensors = {}
+    for name, leaf, array, at in shard:
+      # All processes give their parts, and one keeps the whole.
+      tensor = _fetch(leaf, array, at)
+      if writes:
+        tensors[name] = tensor.astype(dtype)
+    index |= {name: file for name, *_ in shard}
     if writes:
       safetensors.numpy.save_file(
         tensors, folder / file, metadata={'format': 'pt'}

@@ -1,9 +1,10 @@
-"""Matrices rounded to eight bits, for a policy that is only sampled from.
+"""Matrices rounded to eight bits, for what is sampled from or frozen.
 
 Decoding reads every weight once per token, so its speed is their size: int8 is
 half of bfloat16. Products run in the compute dtype; the weights are widened in
 the registers of the product where the compiler fuses the two, as on a TPU. A
-CPU widens them in memory, so there it costs time.
+CPU widens them in memory, so there it costs time. Without a cache `apply` does
+it layer by layer, so that frozen parameters take half of their memory.
 """
 
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from jopd.models.api import Params
 
 _STACKED = ('layers', 'experts')
 """Axes of arrays that hold many matrices."""
+
+Axes = tuple[str | None, ...]
 
 
 class Int8(NamedTuple):
@@ -51,7 +54,7 @@ def quantize_params(params: Params, axes: dict[str, Any]) -> Params:
   Matrices are the arrays that read or write the residual stream, 'embed', but
   for those of the vocabulary: an embedding is looked up row by row, which
   costs nothing, and the head is for the caller to round. Norms, biases and the
-  routers of experts stay.
+  routers of experts stay, and so does what is in eight bits already.
 
   Args:
     params: of a `Model`.
@@ -62,14 +65,26 @@ def quantize_params(params: Params, axes: dict[str, Any]) -> Params:
   """
 
   def one(array, names):
-    sizes = [n for n in names if n not in _STACKED]
-    if 'embed' not in sizes or 'vocab' in sizes or len(sizes) < 2:
+    found = sides(names)
+    if isinstance(array, Int8) or not found:
       return array
-    reads = sizes[0] == 'embed'
-    shared = lambda n: n not in _STACKED and (n == 'embed') == reads
-    return quantize(array, tuple(i for i, n in enumerate(names) if shared(n)))
+    inputs, _ = found
+    return quantize(array, tuple(i for i, n in enumerate(names) if n in inputs))
 
-  return jax.tree.map(one, params, axes)
+  return jax.tree.map(one, params, axes, is_leaf=lambda x: isinstance(x, Int8))
+
+
+def sides(names: Axes) -> tuple[Axes, Axes] | None:
+  """The axes that a matrix's product sums over, and those that it leaves.
+
+  None for what is no matrix of the residual stream.
+  """
+  sizes = tuple(n for n in names if n not in _STACKED)
+  if 'embed' not in sizes or 'vocab' in sizes or len(sizes) < 2:
+    return None
+  others = tuple(n for n in sizes if n != 'embed')
+  reads = sizes[0] == 'embed'
+  return (('embed',), others) if reads else (others, ('embed',))
 
 
 def dequantize(tree: Any, dtype: DTypeLike) -> Any:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd import losses, sharding
+from jopd.models import lora
 from jopd.rollout.pick import sampling
+from jopd.train.phases import Frozen, freeze
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
 from jopd.train.step import Batch
@@ -38,6 +40,12 @@ def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
     params: model name -> shapes of its parameters.
   """
   own = cast(params[stage.student], jnp.float32)
+  if stage.lora:
+    model = run.models[stage.student]
+    make = partial(lora.init, model, stage.lora)
+    own = jax.eval_shape(make, jax.random.key(0))
+    axes = lora.adapter_axes(model, stage.lora)
+    own = place(own, sharding.param_shardings(run.mesh, axes, own))
   where = jax.tree.map(lambda x: x.sharding, own)
   shardings = state_shardings(run.mesh, where, own, stage.tx, stage.moving)
   start = partial(init_state, tx=stage.tx)
@@ -47,13 +55,35 @@ def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
   return place(shapes, shardings)
 
 
-def frozen(stage: Stage, run: Run, params: dict[str, dict]) -> dict[str, dict]:
-  """Role -> parameters of that teacher, of those that do not move."""
-  return {
-    role: cast(params[name], run.compute_dtype)
-    for role, name in stage.teachers.items()
-    if role not in stage.moving
-  }
+def frozen(stage: Stage, run: Run, params: dict[str, dict]) -> Frozen:
+  """What the stage reads and never changes: `freeze`, of shapes."""
+  base, teachers = jax.eval_shape(partial(freeze, stage, run), params)
+  return Frozen(
+    base and _beside(params[stage.student], base),
+    {
+      role: _beside(params[stage.teachers[role]], kept)
+      for role, kept in teachers.items()
+    },
+  )
+
+
+def _beside(params, kept):
+  """Shapes where the arrays are that they were made from.
+
+  One array may have become several, as of eight bits and scales; an axis that
+  has shrunk is whole on every device.
+  """
+
+  def put(array, made):
+    spec = [*array.sharding.spec, *[None] * array.ndim][: array.ndim]
+    both = lambda x: zip(spec, x.shape, array.shape, strict=True)
+    kept = [axis if own == old else None for axis, own, old in both(made)]
+    where = jax.sharding.PartitionSpec(*kept)
+    mesh = array.sharding.mesh
+    return place(made, jax.sharding.NamedSharding(mesh, where))
+
+  each = lambda array, made: jax.tree.map(partial(put, array), made)
+  return jax.tree.map(each, params, kept)
 
 
 def prompts(stage: Stage, run: Run, rows: int, width: int) -> tuple:

@@ -4,8 +4,8 @@ import json
 from typing import NamedTuple
 
 from jopd.plan.chips import Chip
-from jopd.plan.phases import Phase
 from jopd.plan.plan import RunPlan, StagePlan
+from jopd.plan.program import Phase
 
 SPARE = 0.1  # of a device's memory: what allocators and runtimes need
 _GIB = 2**30

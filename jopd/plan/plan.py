@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from jopd import build
 from jopd.plan import chips
-from jopd.plan.phases import Phase, TooLarge, measure
+from jopd.plan.phases import measure
+from jopd.plan.program import Phase, TooLarge
 
 
 class StagePlan(NamedTuple):

@@ -1,6 +1,7 @@
 """The one training loop. Every method is this loop with other functions."""
 
 import contextlib
+from functools import partial
 import math
 import pathlib
 import sys
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jopd import sharding
+from jopd.models import lora
 from jopd.statistics import gap_recovered
 from jopd.train.checkpoint import Checkpoints
 from jopd.train.metrics import MetricsLog, means, merge
@@ -66,7 +69,7 @@ def run_stage(
     for rows in (log, timings):
       rows.rewind(stage.name, done if restored else -1)
     if not restored:
-      evaluate(0, stage.student, state.params)
+      evaluate(0, stage.student, phases.student(state, run.compute_dtype))
       for role, name in stage.teachers.items():
         if name != stage.student:
           evaluate(0, name, phases.teachers(state)[role])
@@ -97,12 +100,13 @@ def run_stage(
       log.write(stage.name, step + 1, 'train', row)
       last = step + 1 == stage.steps
       if last or (stage.eval_every and (step + 1) % stage.eval_every == 0):
-        evaluate(step + 1, stage.student, state.params)
+        weights = phases.student(state, run.compute_dtype)
+        evaluate(step + 1, stage.student, weights)
       with clock('save'):
         checkpoints.save(step + 1, state, batches.get_state(), force=last)
       timings.write(stage.name, step + 1, 'time', clock.snapshot())
       bar.set_postfix(_headline(row), refresh=False)
-    return state.params, _results(stage, log, timings)
+    return phases.student(state), _results(stage, log, timings)
 
 
 def _progress(stage: Stage, done: int) -> tqdm:
@@ -121,7 +125,7 @@ def _start(stage: Stage, run: Run, params) -> tuple[TrainState, TrainState]:
 
   Consumes the student's parameters. Those of teachers that move are copied.
   """
-  own = params[stage.student]
+  own = _adapters(stage, run) if stage.lora else params[stage.student]
   where = jax.tree.map(lambda p: p.sharding, own)
   shardings = state_shardings(run.mesh, where, own, stage.tx, stage.moving)
   masters = lambda p: jax.tree.map(lambda x: x.astype(jnp.float32), p)
@@ -136,6 +140,16 @@ def _start(stage: Stage, run: Run, params) -> tuple[TrainState, TrainState]:
   state = start(own, teachers)
   del params[stage.student]
   return state, shardings
+
+
+def _adapters(stage: Stage, run: Run) -> dict:
+  """The adapters that a stage begins with, on the mesh."""
+  make = partial(lora.init, run.models[stage.student], stage.lora)
+  # No step has that number.
+  key = jax.random.fold_in(jax.random.fold_in(run.key, stage.index), 2**32 - 1)
+  axes = lora.adapter_axes(run.models[stage.student], stage.lora)
+  where = sharding.param_shardings(run.mesh, axes, jax.eval_shape(make, key))
+  return jax.jit(make, out_shardings=where)(key)
 
 
 class _Notice:

@@ -1,6 +1,6 @@
 """The phases of a step, compiled and placed: from prompts to an update."""
 
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -10,13 +10,15 @@ import numpy as np
 from jopd import sharding
 from jopd.data.batching import PromptBatch
 from jopd.losses import group_outcome
+from jopd.models.int8 import quantize_params
+from jopd.models.lora import attach, merge
 from jopd.programs import Program, bucket
 from jopd.rollout.engine import decode
 from jopd.rollout.slots import STOP
 from jopd.train.metrics import Metrics
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
-from jopd.train.step import Batch, make_learn, make_teach
+from jopd.train.step import Batch, cast, make_learn, make_teach
 
 
 class Answers(NamedTuple):
@@ -43,15 +45,16 @@ class Phases:
   Args:
     stage: which decides every function.
     run: what all stages share.
-    frozen: role -> parameters of that teacher, of those that do not move.
+    frozen: from `freeze`.
     shardings: of the train state.
 
   Attributes:
     teacher, learner: the compiled programs behind `teach` and `learn`.
   """
 
-  def __init__(self, stage: Stage, run: Run, frozen: dict, shardings):
-    self._stage, self._run, self._frozen = stage, run, frozen
+  def __init__(self, stage: Stage, run: Run, frozen: 'Frozen', shardings):
+    self._stage, self._run = stage, run
+    self._base, self._frozen = frozen
     student = run.models[stage.student]
     teachers = {r: run.models[name] for r, name in stage.teachers.items()}
     says = dict(say=run.say, clock=run.clock)
@@ -69,7 +72,7 @@ class Phases:
       make_teach(
         teachers,
         micro_batches=stage.micro_batches,
-        compute_dtype=run.compute_dtype,
+        compute_dtype=_computes(run, stage.teacher_dtype),
       ),
       **says,
     )
@@ -86,7 +89,9 @@ class Phases:
       vocab_size=run.vocab_size,
       gather=sharding.gather_width(run.mesh),
       moving=stage.moving,
+      attach=stage.lora and partial(attach, lora=stage.lora),
     )
+    self._merge = cache(partial(_merge, stage, run))
     self.learner = Program(
       f'{stage.name}: learner',
       learn,
@@ -104,9 +109,12 @@ class Phases:
       nothing = np.zeros(response.shape, np.float32)
       end = np.full_like(length, STOP)
       return Answers(response, length, nothing, nothing, end, np.int32(0))
-    policies = {'student': state.params, **self.teachers(state)}
+    if stage.source == 'student':
+      policy = self.student(state, self._run.compute_dtype)
+    else:
+      policy = self.teachers(state)[stage.source]
     rollout = self._sampler(
-      policies[stage.source],
+      policy,
       prompts.prompt,
       prompts.prompt_length,
       key,
@@ -188,6 +196,15 @@ class Phases:
       for i in parts
     ]
 
+  def student(self, state: TrainState, dtype=jnp.float32) -> dict:
+    """All parameters of the student now, adapters added to their matrices.
+
+    Without adapters those of the state, float32 whatever the dtype.
+    """
+    if self._base is None:
+      return state.params
+    return self._merge(jnp.dtype(dtype))(self._base, state.params)
+
   def teachers(self, state: TrainState) -> dict[str, dict]:
     """Role -> parameters of that teacher now."""
     return self._frozen | state.followers
@@ -200,7 +217,8 @@ class Phases:
 
   def learn(self, state: TrainState, hidden, batch: Batch):
     """The next state, and metrics on the host. The state is consumed."""
-    state, metrics = self.learner(state, self._frozen, hidden, batch)
+    base = () if self._base is None else (self._base,)
+    state, metrics = self.learner(state, self._frozen, hidden, batch, *base)
     metrics = jax.device_get(metrics)
     if self._stage.source == 'dataset':
       del metrics['sampler_logp']  # nobody sampled
@@ -233,15 +251,54 @@ class Phases:
     return np.repeat(rows, self._stage.group_size, axis=0)
 
 
-def freeze(stage: Stage, run: Run, params: dict[str, dict]) -> dict[str, dict]:
-  """Each frozen role's parameters as they are now, in the dtype they run in.
+class Frozen(NamedTuple):
+  """What a stage reads and never changes; on the mesh."""
 
-  A student that teaches itself is copied: its own state will be donated.
+  base: dict | None  # what the student's adapters are added to
+  teachers: dict[str, dict]  # role -> parameters, of those that do not move
+
+
+def freeze(stage: Stage, run: Run, params: dict[str, dict]) -> Frozen:
+  """The frozen parameters as they are now, in the dtype they are kept in.
+
+  No two are copies of one another: two roles of one model share its arrays, and
+  so do adapters and the model that they start from. A student that is trained
+  as a whole and teaches itself is copied: its own state will be donated.
   """
-  own = lambda p: jnp.copy(p).astype(run.compute_dtype)
-  cast = lambda p: p.astype(run.compute_dtype)
-  return {
-    role: jax.tree.map(own if name == stage.student else cast, params[name])
-    for role, name in stage.teachers.items()
-    if role not in stage.moving
-  }
+
+  @cache
+  def keep(name: str, dtype: str) -> dict:
+    donated = name == stage.student and not stage.lora
+    own = jax.tree.map(jnp.copy, params[name]) if donated else params[name]
+    if dtype == 'int8':
+      # Of what was loaded: rounding twice would be further off.
+      own = quantize_params(own, run.models[name].axes)
+    return cast(own, _computes(run, dtype))
+
+  kept = lambda name, dtype: keep(name, dtype or run.compute_dtype.name)
+  return Frozen(
+    kept(stage.student, stage.lora.base) if stage.lora else None,
+    {
+      role: kept(name, stage.teacher_dtype)
+      for role, name in stage.teachers.items()
+      if role not in stage.moving
+    },
+  )
+
+
+def _computes(run: Run, dtype: str) -> jnp.dtype:
+  """What products with parameters that are kept in a dtype run in."""
+  return run.compute_dtype if dtype in ('', 'int8') else jnp.dtype(dtype)
+
+
+def _merge(stage: Stage, run: Run, dtype: jnp.dtype) -> Program:
+  """(base, adapters) -> all parameters of the student, as arrays."""
+  model = run.models[stage.student]
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  return Program(
+    f'{stage.name}: merging in {dtype.name}',
+    lambda base, own: merge(attach(base, own, stage.lora), dtype),
+    out_shardings=sharding.param_shardings(run.mesh, model.axes, shapes),
+    say=run.say,
+    clock=run.clock,
+  )

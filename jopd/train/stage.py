@@ -12,6 +12,7 @@ from jopd import losses
 from jopd.data.batching import PromptBatch, PromptIterator
 from jopd.data.examples import Example
 from jopd.models.api import Model
+from jopd.models.lora import Lora
 from jopd.rollout.engine import make_generate
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.stops import Stops
@@ -62,6 +63,7 @@ class Stage(NamedTuple):
   name: str
   index: int  # among the run's stages; part of every random key
   student: str  # name of the model that learns
+  lora: Lora | None  # if only adapters of it are trained
   start: str  # name of the model that it is a copy of at first; '' is itself
   teachers: Mapping[str, str]  # role -> name of a model
   # Role -> how that teacher follows the student; the others are frozen.
@@ -80,6 +82,7 @@ class Stage(NamedTuple):
   updates: int  # of the student, on the responses to each
   group_size: int
   decoding: Mapping[str, object]  # of `make_generate`: slots, precision
+  teacher_dtype: str  # what frozen teachers are kept in; see `phases.freeze`
   micro_batches: int
   sampling: Mapping[str, float]
   select: Callable  # (rewards, lengths, ends) -> keep; see rollout/select.py

@@ -62,7 +62,7 @@ def make_teach(
   """
 
   def teach(teacher_params, batch: Batch):
-    teacher_params = _cast(teacher_params, compute_dtype)
+    teacher_params = cast(teacher_params, compute_dtype)
 
     def score_part(part: Batch):
       return {
@@ -94,6 +94,7 @@ def make_learn(
   vocab_size: int | None = None,
   gather: Callable[[jax.Array], jax.Array] = lambda head: head,
   moving: Mapping[str, Callable] | None = None,
+  attach: Callable | None = None,
 ):
   """The update: forward, loss, backward over micro-batches, optimizer.
 
@@ -113,20 +114,24 @@ def make_learn(
     gather: puts a head where the loss reads it, as `sharding.gather_width`.
     moving: role -> how that teacher follows the student, a function of
       `followers.py`. Its parameters are in the state.
+    attach: (base, state.params) -> the student's parameters, where the state
+      holds adapters of a frozen base, as `models.lora.attach`.
 
   Returns:
-    `learn(state, teacher_params, teacher_hidden, batch) -> (state, metrics)`.
-    Teacher parameters are an argument: frozen, never donated. Metrics are
-    name -> (sum, count). A batch without a token to learn from leaves the
-    parameters as they are.
+    `learn(state, teacher_params, teacher_hidden, batch, base=None) -> (state,
+    metrics)`. Teacher parameters and base are arguments: frozen, never donated.
+    Metrics are name -> (sum, count). A batch without a token to learn from
+    leaves the parameters as they are.
   """
   # With several teachers the metrics compare with the one called 'teacher'.
   role = 'teacher' if 'teacher' in teachers else min(teachers, default='')
   stats_target = partial(losses.teacher, role=role)
 
-  def learn(state: TrainState, teacher_params, teacher_hidden, batch: Batch):
+  def learn(
+    state: TrainState, teacher_params, teacher_hidden, batch: Batch, base=None
+  ):
     terms = make_terms(state.step)
-    all_params = _cast(teacher_params | state.followers, compute_dtype)
+    all_params = cast(teacher_params | state.followers, compute_dtype)
     heads = {
       name: gather(model.head(all_params[name]))
       for name, model in teachers.items()
@@ -134,7 +139,10 @@ def make_learn(
     count = reduction.count(batch.mask)
 
     def loss_of(params, part: Batch, hidden):
-      params = _cast(params, compute_dtype)
+      if attach:
+        params = attach(cast(base, compute_dtype), params)
+      else:
+        params = cast(params, compute_dtype)
       return losses.distill_loss_chunked(
         score(student, params, part.prompt, part.prompt_length, part.response),
         gather(student.head(params)),
@@ -183,8 +191,11 @@ def make_learn(
   return learn
 
 
-def _cast(params, dtype):
-  return jax.tree.map(lambda p: p.astype(dtype), params)
+def cast(params, dtype):
+  """The parameters in a dtype; eight bits stay so, beside their scales."""
+  floating = lambda p: jnp.issubdtype(p.dtype, jnp.floating)
+  one = lambda p: p.astype(dtype) if floating(p) else p
+  return jax.tree.map(one, params)
 
 
 def _split(batch: Batch, parts: int) -> Batch:

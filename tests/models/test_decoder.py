@@ -95,19 +95,38 @@ def test_junk_on_the_right_changes_no_real_position(params):
   np.testing.assert_array_equal(got[:, :7], want[:, :7])
 
 
-def test_remat_changes_neither_values_nor_gradients(params):
+@pytest.mark.parametrize('remat', ['dots', 'full'])
+def test_remat_changes_neither_values_nor_gradients(params, remat):
   # Kills: a checkpoint that drops the layer's result or its weights.
   def loss(model):
     return lambda p: jnp.sum(jnp.sin(model.apply(p, jnp.asarray(TOKENS))[0]))
 
   want = jax.jit(jax.value_and_grad(loss(MODEL)))(params)
-  remat = make_model(CONFIG, remat=True)
+  remat = make_model(CONFIG, remat=remat)
   got = jax.jit(jax.value_and_grad(loss(remat)))(params)
   _close(got, want, atol=1e-4)
   # It does recompute, and only when asked.
   text = str(jax.make_jaxpr(loss(remat))(params))
   assert 'checkpoint' in text or 'remat' in text
   assert 'checkpoint' not in str(jax.make_jaxpr(loss(MODEL))(params))
+
+
+# Kills: a policy that keeps what it should not, and names in the wrong order.
+def test_less_is_kept_from_one_remat_to_the_next():
+  config = dataclasses.replace(CONFIG, layers=8)
+  tokens = jnp.zeros((4, 64), int)
+
+  def kept(remat):
+    model = make_model(config, remat=remat)
+    loss = lambda p: jnp.sum(model.apply(p, tokens)[0])
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    program = jax.jit(jax.grad(loss)).lower(shapes).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+  nothing, dots, full = kept(''), kept('dots'), kept('full')
+  assert dots < 0.7 * nothing and full < 0.7 * dots
+  with pytest.raises(ValueError, match="remat is 'ful': choose from"):
+    make_model(config, remat='ful')
 
 
 def test_prefill_then_decode_equals_the_whole_row(params):

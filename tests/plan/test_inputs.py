@@ -78,10 +78,11 @@ def _same(planned, seen):
 def test_learner_and_teacher_read_what_was_planned(seen, planned):
   state, frozen, _, batch = seen['distil: learner']
   _same(planned['state'], state)
-  _same(planned['frozen'], frozen)
+  _same(planned['frozen'].teachers, frozen)
   _same(planned['batch'], batch)
   _same(
-    planned['frozen'] | planned['state'].followers, seen['distil: teacher'][0]
+    planned['frozen'].teachers | planned['state'].followers,
+    seen['distil: teacher'][0],
   )
 
 

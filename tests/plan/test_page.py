@@ -6,8 +6,8 @@ import pytest
 
 from jopd.plan import hlo, page
 from jopd.plan.chips import CHIPS, Chip
-from jopd.plan.phases import Phase
 from jopd.plan.plan import RunPlan, StagePlan
+from jopd.plan.program import Phase
 
 GIB = 2**30
 CHIP = Chip('test', 10 * GIB, flops=1e12, bandwidth=1e9, links=1e8, clock=1e6)

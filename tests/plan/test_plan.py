@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jopd import main
-from jopd.plan import phases
+from jopd.plan import decoding
 from jopd.plan.plan import plan
 from tests import tiny
 
@@ -35,7 +35,7 @@ def jopd(tmp_path, capsys):
 
 def _rollout(layers, depths, monkeypatch):
   """The phases of a rollout with a model so deep."""
-  monkeypatch.setattr(phases, 'DEPTHS', depths)
+  monkeypatch.setattr(decoding, 'DEPTHS', depths)
   config = tiny.get_config()
   config.mesh.data = -1
   config.stages = ('distil',)

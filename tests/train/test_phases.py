@@ -1,6 +1,7 @@
 """From answers to what is learnt: grades, selection, masks, parts, by hand."""
 
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 import tiny
@@ -9,7 +10,7 @@ from jopd import build
 from jopd.rollout.select import finished
 from jopd.rollout.slots import LENGTH, STOP
 from jopd.train.metrics import means
-from jopd.train.phases import Answers, Phases
+from jopd.train.phases import Answers, Frozen, Phases, freeze
 
 PROMPTS, GROUP, SLOTS = 8, 2, 16
 ROWS = PROMPTS * GROUP
@@ -39,7 +40,7 @@ def answers(**changed):
 
 
 def placed(stage, run, prompts, said):
-  phases = Phases(stage, run, {}, None)
+  phases = Phases(stage, run, Frozen(None, {}), None)
   grades = phases.grade(prompts, said)
   row = means(phases.measure(said, grades))
   batches = phases.place(prompts, said, grades)
@@ -110,7 +111,7 @@ def test_ungraded_prompts_have_no_reward():
   examples = [x._replace(answer=None) for x in prompts.examples[:4]]
   prompts = prompts._replace(examples=(*examples, *prompts.examples[4:]))
   stage = stage._replace(select=finished)
-  grades = Phases(stage, run, {}, None).grade(prompts, answers())
+  grades = Phases(stage, run, Frozen(None, {}), None).grade(prompts, answers())
   assert np.isnan(grades.rewards[:4]).all()
   np.testing.assert_array_equal(grades.rewards[4:], [[1.0, 0.0]] * 4)
 
@@ -131,7 +132,7 @@ def test_batches_are_cut_to_buckets(make_tiny):
     }
   )
   [stage] = built.stages
-  phases = Phases(stage, built.run, {}, None)
+  phases = Phases(stage, built.run, Frozen(None, {}), None)
   prompts = next(stage.batches)
   rows, steps = len(prompts.prompt), built.run.max_response_tokens
   response = np.arange(rows * steps).reshape(rows, steps)
@@ -157,3 +158,40 @@ def test_batches_are_cut_to_buckets(make_tiny):
     longest = int(np.max(length))
     assert longest <= prompt.shape[1] < 2 * longest
     assert prompt.shape[1] in (most, -(-most // 2), -(-most // 4))
+
+
+# Kills: a second copy of the model in a run that adapts it and learns from it,
+# and a dense student whose teacher goes when its own arrays are donated.
+@pytest.mark.parametrize(
+  'settings, shared',
+  [
+    (dict(lora=dict(rank=2)), True),
+    (dict(lora=dict(rank=2, base='int8'), teacher_dtype='int8'), True),
+    (dict(lora=dict(rank=2), teacher_dtype='int8'), False),
+    ({}, False),
+  ],
+  ids=['adapters', 'int8', 'two dtypes', 'dense'],
+)
+def test_a_model_is_held_once(settings, shared):
+  config = tiny.get_config()
+  config.stages = ('distil',)
+  roles = {'teacher': 'student', 'other': 'student'}
+  for name, value in {'teachers': roles, **settings}.items():
+    config.distil[name] = value if isinstance(value, str) else ConfigDict(value)
+  config.distil.terms.match.target = 'teacher'
+  run, [stage], params = build.build(config, say=lambda line: None)
+  base, teachers = freeze(stage, run, params)
+  arrays = lambda tree: {
+    shard.data.unsafe_buffer_pointer()
+    for leaf in jax.tree.leaves(tree)
+    for shard in leaf.addressable_shards
+  }
+  one, other = (arrays(teachers[role]) for role in roles)
+  assert one == other
+  loaded = arrays(params['student'])
+  if stage.lora:
+    assert (arrays(base) == one) == shared
+    # Where nothing is rounded it is what was loaded.
+    assert (arrays(base) == loaded) == (not stage.lora.base)
+  else:
+    assert not one & loaded

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jopd import losses, sharding
+from jopd.models import lora
 from jopd.models.decoder import DecoderConfig, make_model
 from jopd.train import followers
 from jopd.train.state import TrainState, init_state, state_shardings
@@ -139,6 +140,48 @@ def test_eight_devices_learn_what_one_learns(reference, axes):
   _assert_same(_learn(mesh=sharding.make_mesh(**axes)), reference)
 
 
+# Two updates of adapters, which end with the merged student. Kills: a base that
+# is updated or donated, adapters whose gradients are not summed over devices.
+def test_adapters_learn_on_eight_devices_what_they_learn_on_one():
+  small = lora.Lora(rank=2, alpha=8.0)
+  make = partial(lora.init, STUDENT, small)
+
+  def run(mesh):
+    tx = optax.sgd(3.0, momentum=0.9)
+    own, base, batch = make(jax.random.key(3)), _params(1), _batch()
+    frozen, state = {'teacher': _params(2)}, init_state(own, tx)
+    if mesh is not None:
+      axes = lora.adapter_axes(STUDENT, small)
+      place = sharding.param_shardings(mesh, STUDENT.axes, base)
+      own_place = sharding.param_shardings(mesh, axes, own)
+      base = jax.device_put(base, place)
+      frozen = jax.device_put(frozen, {'teacher': place})
+      where = state_shardings(mesh, own_place, own, tx)
+      state = jax.device_put(state, where)
+      batch = sharding.put(batch, sharding.batch_sharding(mesh))
+    attach = partial(lora.attach, lora=small)
+    learn = jax.jit(
+      make_learn(
+        STUDENT, TEACHERS, _terms, tx, reduction=TOKENS, attach=attach
+      ),
+      donate_argnums=0,
+    )
+    hidden = jax.jit(make_teach(TEACHERS))(frozen, batch)
+    for _ in range(2):
+      state, metrics = learn(state, frozen, hidden, batch, base)
+    assert jax.tree.structure(state.params) == jax.tree.structure(own)
+    _assert_same(
+      jax.device_get(base), jax.device_get(_params(1)), rtol=0, atol=0
+    )
+    merged = lora.merge(attach(base, state.params), jnp.float32)
+    return jax.device_get((merged, metrics))
+
+  alone = run(None)
+  up = lambda params: np.asarray(params['layers']['mlp']['up'])
+  assert np.abs(up(alone[0]) - up(_params(1))).max() > 1e-3
+  _assert_same(run(sharding.make_mesh(data=2, fsdp=2, tensor=2)), alone)
+
+
 # Kills: a state that is gathered by the update.
 def test_the_state_stays_where_it_was_put():
   mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
@@ -239,7 +282,7 @@ def test_followers_move_with_the_student_on_eight_devices():
 
 
 def test_rematerialisation_changes_nothing(reference, monkeypatch):
-  monkeypatch.setitem(globals(), 'STUDENT', make_model(CONFIG, remat=True))
+  monkeypatch.setitem(globals(), 'STUDENT', make_model(CONFIG, remat='full'))
   _assert_same(_learn(), reference)
 
 

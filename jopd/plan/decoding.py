@@ -1,0 +1,132 @@
+"""Prefill and decoding, compiled from shapes."""
+
+from collections.abc import Iterator
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jopd import sharding
+from jopd.build import ways
+from jopd.models.api import Model
+from jopd.models.architecture import DecoderConfig
+from jopd.models.decoder import make_model
+from jopd.plan import hlo, inputs
+from jopd.plan.program import Phase
+from jopd.rollout.sampler import advance, cache_sizes, prefill
+from jopd.rollout.slots import Plan
+
+DEPTHS = (2, 4)  # at which deeper models are measured where layers unroll
+
+
+def rollout(stage, run, name, policy, asked, held, compiled) -> Iterator[Phase]:
+  """Prefill, and one token of every slot when the cache is largest.
+
+  Their layers are unrolled, so that compiling takes as long as a model is deep.
+  A deep one is measured at two depths instead, from which the others follow,
+  since its layers are alike.
+  """
+  model: Model = run.models[name]
+  depth = model.config.layers
+  dtype = jax.tree.leaves(policy)[0].dtype
+  if depth <= DEPTHS[-1]:
+    yield from _decoding(stage, run, model, policy, asked, held, compiled)
+    return
+  measured = []
+  for layers in DEPTHS:
+    shallow = make_model(
+      _cut(model.config, layers),
+      constrain=sharding.constrain_batch(run.mesh),
+      ways=ways(run.mesh),
+    )
+    shapes = jax.eval_shape(shallow.init, jax.random.key(0))
+    where = sharding.param_shardings(run.mesh, shallow.axes, shapes)
+    params = inputs.cast(inputs.place(shapes, where), dtype)
+    label = lambda name, *args, n=layers: compiled(f'{name}, {n} layers', *args)
+    found = _decoding(stage, run, shallow, params, asked, held, label)
+    measured.append(list(found))
+  few, many = DEPTHS
+  more = (depth - few) / (many - few)
+  for pair in zip(*measured, strict=True):
+    yield _between(*pair, more)
+
+
+def _cut(config: DecoderConfig, layers: int) -> DecoderConfig:
+  """An architecture with fewer layers."""
+  sliding = config.sliding[:layers]
+  window = config.window if any(sliding) else None
+  return dataclasses.replace(
+    config, layers=layers, sliding=sliding, window=window
+  )
+
+
+def _between(few: Phase, many: Phase, more: float) -> Phase:
+  """What a phase is `more` times as far from `few` as `many` is."""
+
+  def line(a, b):
+    if isinstance(a, dict):
+      return {key: line(a.get(key, 0.0), b[key]) for key in b}
+    return max(0.0, a + more * (b - a))
+
+  return few._replace(
+    memory=line(few.memory, many.memory),
+    flops=line(few.flops, many.flops),
+    useful=line(few.useful, many.useful),
+    least=few.least and line(few.least, many.least),
+    cost=hlo.Cost(*map(line, few.cost, many.cost)),
+    seconds=few.seconds + many.seconds,
+  )
+
+
+def _decoding(
+  stage, run, model: Model, policy, asked, held, compiled
+) -> Iterator[Phase]:
+  """The two phases of a rollout, as they are compiled."""
+  shards = sharding.batch_parts(run.mesh)
+  prompts, width = asked[0].shape
+  rows = prompts * stage.group_size
+  slots = min(stage.decoding['slots'] or rows, rows)
+  longest = run.max_response_tokens
+  plan = Plan(
+    rows // shards, slots // shards, shards, stage.group_size, longest
+  )
+  sizes = cache_sizes(width, longest)
+
+  def begin(params, prompt, prompt_length, how, limit, key, stops):
+    key = jax.random.wrap_key_data(key)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+    return prefill(
+      model,
+      plan,
+      params,
+      prompt,
+      prompt_length,
+      keys,
+      how=how,
+      stops=stops,
+      limit=limit,
+      cache_size=sizes[-1],
+      vocab_size=run.vocab_size,
+      dtype=stage.decoding['compute_dtype'],
+      int8=stage.decoding['int8'],
+    )
+
+  first = compiled('prefill', jax.jit(begin), policy, *asked)
+  yield first.phase('prefill', 1, held, asked)
+  work, state = first.results
+  token = jax.jit(
+    lambda work, state: advance(model, plan, work, state), donate_argnums=1
+  )
+  then = compiled('decode', token, work, state)
+  weights = dict(work.params)
+  del weights['embed']  # of which a token reads a row; the head is apart
+  cache = inputs.local_bytes(state.cache)
+  yield then.phase(
+    'decode',
+    -(-rows * longest // slots),
+    held,
+    (work, state),
+    least=inputs.local_bytes((weights, work.head)) + cache,
+    # Where the cache grows, the one before it is still there.
+    grown=cache * sizes[-2] / sizes[-1] if len(sizes) > 1 else 0,
+  )
