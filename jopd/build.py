@@ -97,7 +97,9 @@ def _run(config, say) -> tuple[Run, dict]:
     encoding['stop_id'] = stop_id = turn_end(**encoding)
   with about('config.context'):
     encoding['context'] = resolve(contexts, config.context)
-  reward = resolve(rewards, config.reward)
+  with about('config.reward'):
+    reward = resolve(rewards, config.reward)
+    checks.check_marks(config.reward, tokenizer)
   # A student that learns where the template ends a turn must stop there.
   stop_ids = tuple(sorted({*stops, stop_id}))
   with about('config.stop_strings'):
