@@ -9,7 +9,7 @@ import sys
 import jax
 from tqdm import tqdm
 
-from jopd import answer, build
+from jopd import answer, build, hosts
 from jopd import config as configs
 from jopd.data import sources
 from jopd.data.examples import Example
@@ -45,8 +45,9 @@ def train(arguments, overrides) -> None:
   """Runs a config, then prints its table and draws its report."""
   config = configs.load(arguments.config, overrides)
   workdir = pathlib.Path(arguments.workdir)
-  if arguments.distributed:
-    jax.distributed.initialize()
+  by_hand = (arguments.coordinator, arguments.processes, arguments.process)
+  if arguments.distributed or any(value is not None for value in by_hand):
+    hosts.join(*by_hand)
   _prepare()
   summary = run(config, workdir)
   if jax.process_index() == 0:
@@ -67,6 +68,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     ValueError, FileNotFoundError: a setting is wrong, or the folder holds
       finished work of other settings; nothing was written.
   """
+  _refuse_other_hosts(config)
   _refuse_other_work(workdir, config)
   built = build.build(config, say=say)
   workdir.mkdir(parents=True, exist_ok=True)
@@ -77,6 +79,18 @@ def run(config, workdir: pathlib.Path) -> dict:
 
 def _json(config) -> str:
   return config.to_json_best_effort(indent=2) + '\n'
+
+
+def _refuse_other_hosts(config) -> None:
+  """All processes of a run need one config, or they wait for each other."""
+  first, *others = map(json.loads, hosts.texts(_json(config)))
+  for process, other in enumerate(others, 1):
+    for key in sorted({*first, *other}):
+      if first.get(key) != other.get(key):
+        raise ValueError(
+          f'process {process} has another config.{key} than process 0: start'
+          ' all of them with the same file and the same overrides'
+        )
 
 
 def _refuse_other_work(workdir: pathlib.Path, config) -> None:

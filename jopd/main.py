@@ -127,8 +127,11 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
   add(
     '--distributed',
     action='store_true',
-    help='join the other hosts first (jax.distributed.initialize)',
+    help='join the other hosts first, as the cluster says (TPU, Slurm, ...)',
   )
+  add('--coordinator', metavar='HOST:PORT', help='or as these say: process 0,')
+  add('--processes', type=int, metavar='N', help='how many there are,')
+  add('--process', type=int, metavar='I', help='which one this is, from 0')
   add = command('eval', 'accuracy of a Hugging Face folder', _EVAL)
   add('--config', required=True, metavar='FILE', help='whose eval_data to use')
   add('--model', required=True, metavar='DIR', help='a Hugging Face folder')
@@ -210,7 +213,10 @@ def _run(name: str, arguments, overrides: Sequence[str]) -> int:
       traceback.print_exc()
     wrong_input = isinstance(error, (ValueError, *_WRONG_PATH))
     print(f'jopd {name}: {_line(error, wrong_input)}', file=sys.stderr)
-    return 2 if wrong_input else 1
+    code = 2 if wrong_input else 1
+    if 'jopd.hosts' in sys.modules:
+      sys.modules['jopd.hosts'].give_up(code)
+    return code
 
 
 def _line(error: Exception, wrong_input: bool) -> str:
