@@ -39,7 +39,10 @@ prompts of a config; prints JSON with 95 % intervals.
   jopd eval --config=configs/quickstart.py --model=runs/quickstart/distil/model
 
 Any setting can be overridden: --config.eval.samples=16
---config.eval_data.count=1000. The stages of the config play no part.
+--config.eval_data.count=1000. The stages of the config play no part. A config
+with eval_tasks gets a table of them, and their numbers under "tasks". --output
+keeps every answer: task, id, sample (0 is the greedy one), text, reward, length
+in tokens, and whether it was cut off.
 """
 _DOCTOR = """\
 Says before training whether these models, this data and this loss can work, and
@@ -135,6 +138,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
   add = command('eval', 'accuracy of a Hugging Face folder', _EVAL)
   add('--config', required=True, metavar='FILE', help='whose eval_data to use')
   add('--model', required=True, metavar='DIR', help='a Hugging Face folder')
+  add('--output', metavar='FILE', help='where every graded answer goes (JSONL)')
   add = command('doctor', 'examine a config before training', _DOCTOR)
   add('--config', required=True, metavar='FILE', help='a file of configs/')
   add('--workdir', metavar='DIR', help='of jopd train, if stages have run')

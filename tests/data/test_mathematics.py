@@ -160,6 +160,32 @@ def test_dapo_is_read_once_for_each_problem(tmp_path, suffix):
   ]
 
 
+def test_dapo_can_be_read_without_its_own_instruction(tmp_path):
+  # Kills: two instructions in one prompt, which ask for different answers.
+  words = (
+    'Solve the following math problem step by step. The last line of your '
+    'response should be of the form Answer: $Answer (without quotes) where '
+    '$Answer is the answer to the problem.\n\nWhat is $1+1$?\n\n'
+    'Remember to put your answer on its own line after "Answer:".'
+  )
+  row = dict(
+    prompt=[dict(role='user', content=words)],
+    reward_model=dict(ground_truth='2'),
+    extra_info=dict(index='a'),
+  )
+  path = str(write(tmp_path / 'a.jsonl', [row]))
+  assert prompts(sources.dapo_math(path=path)) == [words]
+  assert prompts(sources.dapo_math(path=path, prompt='bare')) == [
+    'What is $1+1$?'
+  ]
+  row['prompt'][0]['content'] = 'What is 1+1?'
+  path = str(write(tmp_path / 'b.jsonl', [row]))
+  with pytest.raises(ValueError, match='is in other words than those of'):
+    sources.dapo_math(path=path, prompt='bare')
+  with pytest.raises(ValueError, match="must be 'published' or 'bare'"):
+    sources.dapo_math(path=path, prompt='plain')
+
+
 def test_openthoughts_takes_a_domain_and_its_thoughts(tmp_path):
   row = dict(
     problem='p',

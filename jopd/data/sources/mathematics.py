@@ -17,6 +17,13 @@ from jopd.data.examples import Example
 from jopd.data.sources import files, tables
 
 _log = logging.getLogger(__name__)
+# What DAPO-Math-17k writes before and after each problem.
+_DAPO = (
+  'Solve the following math problem step by step. The last line of your'
+  ' response should be of the form Answer: $Answer (without quotes) where'
+  ' $Answer is the answer to the problem.\n\n',
+  '\n\nRemember to put your answer on its own line after "Answer:".',
+)
 
 
 def gsm8k(
@@ -145,31 +152,37 @@ def amc(
 
 
 def dapo_math(
-  *, path: str = 'BytedTsinghua-SIA/DAPO-Math-17k', revision: str | None = None
+  *,
+  path: str = 'BytedTsinghua-SIA/DAPO-Math-17k',
+  prompt: str = 'published',
+  revision: str | None = None,
 ) -> list[Example]:
   """DAPO-Math-17k: competition problems with whole numbers as answers.
 
   Columns prompt (chat turns), reward_model.ground_truth and extra_info.index.
   The published file holds each problem a hundred times; here it is read once.
-  The prompts ask for a last line 'Answer: ...', so the reward is
-  dict(name='math_match', marker='Answer:').
 
   Args:
     path, revision: as in `tables.read`.
+    prompt: 'published' asks for a last line 'Answer: ...', which goes with the
+      reward dict(name='math_match', marker='Answer:'); 'bare' is the problem
+      without that, for a context of one's own.
 
+  Raises: ValueError for another prompt, or a bare one of a row that has no such
+    words.
   References: Yu et al., DAPO, arXiv 2503.14476.
   """
+  if prompt not in ('published', 'bare'):
+    raise ValueError(f"prompt must be 'published' or 'bare', got {prompt!r}")
   columns = ('prompt', 'reward_model', 'extra_info')
   once = ('extra_info', 'index')
   rows = tables.read(path, '*', columns, revision=revision, once=once)
 
   def make(row: dict) -> dict | None:
-    answer = (row['reward_model'] or {}).get('ground_truth')
-    example = _example(row['prompt'] and row['prompt'][-1]['content'], answer)
-    turns = [
-      {k: turn[k] for k in ('role', 'content')} for turn in row['prompt']
-    ]
-    return example and example | {'messages': turns}
+    text = row['prompt'][-1]['content'] if row['prompt'] else ''
+    if prompt == 'bare' and text:
+      text = _without(text, *_DAPO)
+    return _example(text, (row['reward_model'] or {}).get('ground_truth'))
 
   return _examples('dapo_math', rows, make)
 
@@ -246,6 +259,15 @@ def _example(prompt, answer, response=None) -> dict | None:
     return None
   messages = [{'role': 'user', 'content': prompt}]
   return dict(messages=messages, answer=answer, response=response)
+
+
+def _without(text: str, start: str, end: str) -> str:
+  if not (text.startswith(start) and text.endswith(end)):
+    raise ValueError(
+      f'the prompt {text[:60]!r} is in other words than those of'
+      " DAPO-Math-17k; take prompt='published'"
+    )
+  return text.removeprefix(start).removesuffix(end).strip()
 
 
 def _after_hashes(solution: str) -> str:
