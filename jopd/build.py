@@ -81,6 +81,9 @@ def _prepare(config, say, devices) -> tuple[Run, tuple[Stage, ...]]:
   checks.check(config)
   checks.check_stages(config)
   run, encoding = _run(config, say, devices)
+  with about('config.eval_data'):
+    prompts = _eval_prompts(config, config.eval_data, run, encoding)
+  run = run._replace(evaluate=_evaluator(config, run, prompts))
   stages = []
   for index, name in enumerate(config.stages):
     with about(f'config.{name}'):
@@ -89,18 +92,25 @@ def _prepare(config, say, devices) -> tuple[Run, tuple[Stage, ...]]:
 
 
 def build_evaluation(
-  config, folder: str, *, say: Callable[[str], None] = print
-) -> Callable[[], dict]:
+  config,
+  folder: str,
+  *,
+  record: Callable[[dict], None] | None = None,
+  say: Callable[[str], None] = print,
+) -> Callable[[], dict[str, dict]]:
   """A function that measures a Hugging Face folder.
 
   Args:
     config: whose evaluation prompts, reward and limits to use; its own models,
       tokenizer and stages play no part.
     folder: of the model and its tokenizer.
+    record: takes every graded response as `make_evaluate` describes it, and
+      with the name of its task under 'task'.
     say: takes a line of text for the person who waits.
 
   Returns:
-    A function without arguments, which returns the numbers of `make_evaluate`.
+    A function without arguments, which returns for each task of
+    config.eval_tasks, or else for 'eval_data', the numbers of `make_evaluate`.
 
   Raises:
     ValueError, FileNotFoundError: a setting or a file is wrong.
@@ -109,13 +119,25 @@ def build_evaluation(
   config.models = ConfigDict({'model': {'path': folder}})
   config.tokenizer = ''
   checks.check(config)
-  run, _ = _run(config, say)
-  params = _params(config, run)
-  return lambda: run.evaluate('model', params['model'])
+  run, encoding = _run(config, say)
+  evaluators = {}
+  tasks = config.eval_tasks or {'eval_data': config.eval_data}
+  for task, spec in tasks.items():
+    with about(task):
+      prompts = _eval_prompts(config, spec, run, encoding)
+    own = record and (lambda row, task=task: record({'task': task, **row}))
+    evaluators[task] = _evaluator(config, run, prompts, record=own)
+  params = _params(config, run)['model']
+  return lambda: {
+    task: evaluate('model', params) for task, evaluate in evaluators.items()
+  }
 
 
 def _run(config, say, devices=None) -> tuple[Run, dict]:
-  """What all stages share, and how text becomes tokens. No weights yet."""
+  """What all stages share, and how text becomes tokens. No weights yet.
+
+  Its `evaluate` is still to come.
+  """
   with about('config.mesh'):
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
   with about('config.eval.batch_size'):
@@ -128,7 +150,9 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
     encoding['stop_id'] = stop_id = turn_end(**encoding)
   with about('config.context'):
     encoding['context'] = resolve(contexts, config.context)
-  reward = resolve(rewards, config.reward)
+  with about('config.reward'):
+    reward = resolve(rewards, config.reward)
+    checks.check_marks(config.reward, tokenizer)
   # A student that learns where the template ends a turn must stop there.
   stop_ids = tuple(sorted({*stops, stop_id}))
   with about('config.stop_strings'):
@@ -153,13 +177,16 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
     clock=Clock(),
     say=say,
   )
-  with about('config.eval_data'):
-    examples = make_examples(config.eval_data)[: config.eval.prompts]
-    checks.check_answers(examples, run.grade, required=True)
-    prompts = batching.encode_batch(
-      examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
-    )
-  return run._replace(evaluate=_evaluator(config, run, prompts)), encoding
+  return run, encoding
+
+
+def _eval_prompts(config, spec, run: Run, encoding) -> batching.PromptBatch:
+  """The prompts that an evaluation asks, with an answer each."""
+  examples = make_examples(spec)[: config.eval.prompts]
+  checks.check_answers(examples, run.grade, required=True)
+  return batching.encode_batch(
+    examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
+  )
 
 
 def _model(config, name: str, mesh, tokens: int):
@@ -214,7 +241,7 @@ def _params(config, run: Run) -> dict[str, dict]:
   return params
 
 
-def _evaluator(config, run: Run, prompts: batching.PromptBatch):
+def _evaluator(config, run: Run, prompts: batching.PromptBatch, *, record=None):
   """(model name, params) -> accuracies; a model is compiled when asked for."""
 
   @cache
@@ -234,6 +261,7 @@ def _evaluator(config, run: Run, prompts: batching.PromptBatch):
       samples=config.eval.samples,
       temperature=config.eval.temperature,
       top_p=config.eval.top_p,
+      record=record,
     )
 
   key = jax.random.fold_in(jax.random.key(config.seed), _EVALUATION)

@@ -193,6 +193,28 @@ def check_answers(
       )
 
 
+def check_marks(reward, tokenizer) -> None:
+  """Refuses a mark that a reward looks for and that no decoded text holds.
+
+  Special tokens are left out of the text of a response; where a tokenizer has
+  '</think>' among them, a reward that waits for it would be 0 for ever.
+
+  Args:
+    reward: `config.reward`, whose texts are such marks.
+    tokenizer: which decodes responses.
+  """
+  marks = {} if isinstance(reward, str) else dict(reward)
+  marks.pop('name', None)
+  for name, mark in marks.items():
+    if isinstance(mark, str) and mark:
+      ids = tokenizer.encode(mark, add_special_tokens=False)
+      if mark.strip() not in tokenizer.decode(ids, skip_special_tokens=True):
+        raise ValueError(
+          f'{name}: {mark!r} is a special token of the tokenizer, which the'
+          ' text of a response does not hold; look for another mark'
+        )
+
+
 def note_boundary(
   example: Example, say: Callable[[str], None], **encoding
 ) -> None:

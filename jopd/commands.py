@@ -1,6 +1,7 @@
 """What each console command does."""
 
 import contextlib
+from functools import partial
 import json
 import logging
 import pathlib
@@ -9,7 +10,7 @@ import sys
 import jax
 from tqdm import tqdm
 
-from jopd import answer, build
+from jopd import answer, build, hosts
 from jopd import config as configs
 from jopd.data import sources
 from jopd.data.examples import Example
@@ -49,8 +50,9 @@ def train(arguments, overrides) -> None:
   """Runs a config, then prints its table and draws its report."""
   config = configs.load(arguments.config, overrides)
   workdir = pathlib.Path(arguments.workdir)
-  if arguments.distributed:
-    jax.distributed.initialize()
+  by_hand = (arguments.coordinator, arguments.processes, arguments.process)
+  if arguments.distributed or any(value is not None for value in by_hand):
+    hosts.join(*by_hand)
   _prepare()
   summary = run(config, workdir)
   if jax.process_index() == 0:
@@ -71,6 +73,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     ValueError, FileNotFoundError: a setting is wrong, or the folder holds
       finished work of other settings; nothing was written.
   """
+  _refuse_other_hosts(config)
   _refuse_other_work(workdir, config)
   built = build.build(config, say=say)
   workdir.mkdir(parents=True, exist_ok=True)
@@ -81,6 +84,18 @@ def run(config, workdir: pathlib.Path) -> dict:
 
 def _json(config) -> str:
   return config.to_json_best_effort(indent=2) + '\n'
+
+
+def _refuse_other_hosts(config) -> None:
+  """All processes of a run need one config, or they wait for each other."""
+  first, *others = map(json.loads, hosts.texts(_json(config)))
+  for process, other in enumerate(others, 1):
+    for key in sorted({*first, *other}):
+      if first.get(key) != other.get(key):
+        raise ValueError(
+          f'process {process} has another config.{key} than process 0: start'
+          ' all of them with the same file and the same overrides'
+        )
 
 
 def _refuse_other_work(workdir: pathlib.Path, config) -> None:
@@ -97,7 +112,7 @@ def _refuse_other_work(workdir: pathlib.Path, config) -> None:
   if not path.is_file() or not finished:
     return
   before, now = json.loads(path.read_text()), json.loads(_json(config))
-  free = {'stages', 'mesh', 'remat', 'checkpoint'}
+  free = {'stages', 'mesh', 'remat', 'checkpoint', 'eval_tasks'}
   fixed = sorted({*configs.base(), *finished} - free)
   changed = [key for key in fixed if now.get(key) != before.get(key)]
   if changed:
@@ -120,9 +135,62 @@ def table(summary: dict) -> str:
 def eval(arguments, overrides) -> None:
   """Prints the accuracies of a Hugging Face folder as JSON."""
   config = configs.load(arguments.config, overrides)
+  _check_output(arguments.output)
   _prepare()
-  evaluate = build.build_evaluation(config, arguments.model, say=say)
-  print(json.dumps({'model': arguments.model, **evaluate()}, indent=2))
+  with _writing(arguments.output) as out:
+    record = None if out is sys.stdout else partial(_write_row, out)
+    evaluate = build.build_evaluation(
+      config, arguments.model, record=record, say=say
+    )
+    results = evaluate()
+  if set(results) == {'eval_data'}:
+    results = results['eval_data']
+  else:
+    say(eval_table(results))
+    results = {'tasks': results}
+  print(json.dumps({'model': arguments.model, **results}, indent=2))
+
+
+def eval_table(results: dict[str, dict]) -> str:
+  """The accuracies of several tasks as text, a row per task.
+
+  Args:
+    results: task -> the numbers of `evaluate.make_evaluate`.
+
+  Returns:
+    Percentages with their intervals, and their mean over tasks without one.
+  """
+  first = next(iter(results.values()))
+  columns = [name for name in first if f'{name}_low' in first]
+  width = max(len('mean'), *map(len, results))
+  rows = [['', *columns]]
+  for task, numbers in results.items():
+    cells = []
+    for column in columns:
+      ends = (100 * numbers[column + end] for end in ('', '_low', '_high'))
+      cells.append('{:.1f} [{:.1f}, {:.1f}]'.format(*ends))
+    rows.append([task, *cells])
+  means = [sum(r[c] for r in results.values()) / len(results) for c in columns]
+  rows.append(['mean', *(f'{100 * mean:.1f}' for mean in means)])
+  return '\n'.join(
+    ' '.join([f'{name:<{width}}', *(f'{cell:>20}' for cell in cells)])
+    for name, *cells in rows
+  )
+
+
+@contextlib.contextmanager
+def _writing(path: str | None):
+  """The file for --output, which must be new; without one, standard output."""
+  if not path:
+    yield sys.stdout
+    return
+  with open(path, 'x', encoding='utf-8') as out:
+    yield out
+
+
+def _write_row(out, row: dict) -> None:
+  out.write(json.dumps(row) + '\n')
+  out.flush()
 
 
 def sample(arguments, overrides) -> None:
@@ -142,10 +210,7 @@ def sample(arguments, overrides) -> None:
     arguments.input, prompt_field=arguments.field, max_bad_share=0.0
   )
   answers = answer.answers(folder, examples, how, arguments, say=say)
-  with contextlib.ExitStack() as stack:
-    out = sys.stdout
-    if arguments.output:
-      out = stack.enter_context(open(arguments.output, 'x', encoding='utf-8'))
+  with _writing(arguments.output) as out:
     bar = tqdm(
       answers,
       total=len(examples) * arguments.samples,
@@ -156,8 +221,7 @@ def sample(arguments, overrides) -> None:
       mininterval=0.1 if sys.stderr.isatty() else 30.0,
     )
     for row in bar:
-      out.write(json.dumps(row) + '\n')
-      out.flush()
+      _write_row(out, row)
 
 
 def _check_sample(arguments) -> dict:
@@ -174,16 +238,20 @@ def _check_sample(arguments) -> dict:
     raise ValueError('--output takes the answers to --input=FILE')
   if arguments.samples < 1 or arguments.max_tokens < 1:
     raise ValueError('--samples and --max-tokens must be at least 1')
-  if arguments.output:
-    output = pathlib.Path(arguments.output)
-    if output.exists():
-      raise ValueError(f'--output={output} exists: remove it, or name another')
-    if not output.parent.is_dir():
-      raise ValueError(f'--output={output}: {output.parent} is not a folder')
+  _check_output(arguments.output)
   names = ('temperature', 'top_k', 'top_p', 'min_p')
   how = {name: getattr(arguments, name) for name in names}
   sampling(1, **how)
   return how
+
+
+def _check_output(path: str | None) -> None:
+  """Refuses --output before the work that it is for."""
+  output = pathlib.Path(path or '')
+  if path and output.exists():
+    raise ValueError(f'--output={output} exists: remove it, or name another')
+  if path and not output.parent.is_dir():
+    raise ValueError(f'--output={output}: {output.parent} is not a folder')
 
 
 def _finished(workdir: str, stage: str | None) -> str:

@@ -38,8 +38,11 @@ def base() -> ConfigDict:
 
   # Where prompts come from: a function of data/sources/ and its arguments.
   config.data = ConfigDict(dict(name='running_sum'))
-  # The prompts that `eval` uses; the same form.
+  # The prompts that evaluations use; the same form.
   config.eval_data = ConfigDict(dict(name='running_sum'))
+  # Name -> prompts of the same form, such as dict(amc=dict(name='amc')), that
+  # `jopd eval` answers instead; training evaluates on eval_data alone.
+  config.eval_tasks = ConfigDict()
   # What a model reads of an example, in training and evaluation: a function of
   # data/contexts.py, such as dict(name='with_template', template='{prompt} !').
   config.context = ConfigDict(dict(name='same'))

@@ -29,6 +29,7 @@ def make_evaluate(
   samples: int,
   temperature: float = 1.0,
   top_p: float = 1.0,
+  record: Callable[[dict], None] | None = None,
 ):
   """A function from parameters to the accuracy on fixed prompts.
 
@@ -47,13 +48,16 @@ def make_evaluate(
     samples: responses per prompt for avg@k and pass@k; 0 for greedy only.
     temperature: of those samples.
     top_p: of those samples.
+    record: takes each response that this process has graded, as it comes: a
+      dictionary of id, sample (0 is the greedy one), text, reward,
+      response_length and truncated.
 
   Returns:
     `evaluate(params, key) -> dict` of numbers: prompts (how many);
     greedy_accuracy with _low and _high (Wilson, 95 %), response_length
     (tokens) and truncated (share of rows) of the greedy responses; with
-    samples = n also avg_at_n with _low and _high (prompts are the independent
-    unit) and pass_at_k for k = 1, 2, 4, ... up to n (unbiased).
+    samples = n also avg_at_n and pass_at_k for k = 1, 2, 4, ... and n
+    (unbiased), each with _low and _high (prompts are the independent unit).
   """
   count, group = len(prompts.examples), 1 + samples
   size = batch_size * _batches_per_call(-(-count // batch_size), group)
@@ -63,8 +67,9 @@ def make_evaluate(
   def respond(params, key, start):
     """[processes, 3, rows]: reward, length and truncation of each response."""
     # Each host answers and grades its part of the call.
-    parts = np.split(asked[start : start + size], jax.process_count())
-    part = parts[jax.process_index()]
+    places = np.split(np.arange(start, start + size), jax.process_count())
+    places = places[jax.process_index()]
+    part = asked[places]
     rollout = sharding.local_rows(
       generate(
         params,
@@ -81,9 +86,15 @@ def make_evaluate(
       grade(text, prompts.examples[i])
       for text, i in zip(texts, np.repeat(part, group), strict=True)
     ]
-    return sharding.from_hosts(
-      np.stack([rewards, rollout.response_length, rollout.end != STOP])
-    )
+    measured = (rewards, rollout.response_length, rollout.end != STOP)
+    if record:
+      real = np.count_nonzero(places < count) * group
+      for row, (text, *values) in enumerate(
+        zip(texts[:real], *measured, strict=False)
+      ):
+        example = prompts.examples[part[row // group]]
+        record(_row(example.id, row % group, text, *values))
+    return sharding.from_hosts(np.stack(measured))
 
   def evaluate(params, key) -> dict[str, float | int]:
     outcomes = []
@@ -97,6 +108,18 @@ def make_evaluate(
     return result
 
   return evaluate
+
+
+def _row(id: str, sample: int, text: str, reward, length, truncated) -> dict:
+  """One graded response, as plain JSON."""
+  return dict(
+    id=id,
+    sample=sample,
+    text=text,
+    reward=float(reward),
+    response_length=int(length),
+    truncated=bool(truncated),
+  )
 
 
 def _batches_per_call(batches: int, group: int) -> int:
@@ -133,16 +156,13 @@ def _greedy(rewards, lengths, truncated) -> dict[str, float]:
 
 def _sampled(correct: np.ndarray, samples: int) -> dict[str, float]:
   """avg@n and pass@k from the number of right samples of each prompt."""
-  mean, low, high = statistics.mean_interval(correct / samples)
-  result = {
-    f'avg_at_{samples}': mean,
-    f'avg_at_{samples}_low': low,
-    f'avg_at_{samples}_high': high,
+  ks = [2**i for i in range(samples.bit_length()) if 2**i < samples]
+  of_prompts = {f'avg_at_{samples}': correct / samples} | {
+    f'pass_at_{k}': statistics.pass_at_k(samples, correct, k)
+    for k in (*ks, samples)
   }
-  k = 1
-  while k <= samples:
-    result[f'pass_at_{k}'] = float(
-      np.mean(statistics.pass_at_k(samples, correct, k))
-    )
-    k *= 2
+  result = {}
+  for name, values in of_prompts.items():
+    mean, low, high = statistics.mean_interval(values)
+    result |= {name: mean, f'{name}_low': low, f'{name}_high': high}
   return result

@@ -39,7 +39,10 @@ prompts of a config; prints JSON with 95 % intervals.
   jopd eval --config=configs/quickstart.py --model=runs/quickstart/distil/model
 
 Any setting can be overridden: --config.eval.samples=16
---config.eval_data.count=1000. The stages of the config play no part.
+--config.eval_data.count=1000. The stages of the config play no part. A config
+with eval_tasks gets a table of them, and their numbers under "tasks". --output
+keeps every answer: task, id, sample (0 is the greedy one), text, reward, length
+in tokens, and whether it was cut off.
 """
 _DOCTOR = """\
 Says before training whether these models, this data and this loss can work, and
@@ -139,11 +142,15 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
   add(
     '--distributed',
     action='store_true',
-    help='join the other hosts first (jax.distributed.initialize)',
+    help='join the other hosts first, as the cluster says (TPU, Slurm, ...)',
   )
+  add('--coordinator', metavar='HOST:PORT', help='or as these say: process 0,')
+  add('--processes', type=int, metavar='N', help='how many there are,')
+  add('--process', type=int, metavar='I', help='which one this is, from 0')
   add = command('eval', 'accuracy of a Hugging Face folder', _EVAL)
   add('--config', required=True, metavar='FILE', help='whose eval_data to use')
   add('--model', required=True, metavar='DIR', help='a Hugging Face folder')
+  add('--output', metavar='FILE', help='where every graded answer goes (JSONL)')
   add = command('doctor', 'examine a config before training', _DOCTOR)
   add('--config', required=True, metavar='FILE', help='a file of configs/')
   add('--workdir', metavar='DIR', help='of jopd train, if stages have run')
@@ -230,7 +237,10 @@ def _run(name: str, arguments, overrides: Sequence[str]) -> int:
       traceback.print_exc()
     wrong_input = isinstance(error, (ValueError, *_WRONG_PATH))
     print(f'jopd {name}: {_line(error, wrong_input)}', file=sys.stderr)
-    return 2 if wrong_input else 1
+    code = 2 if wrong_input else 1
+    if 'jopd.hosts' in sys.modules:
+      sys.modules['jopd.hosts'].give_up(code)
+    return code
 
 
 def _line(error: Exception, wrong_input: bool) -> str:

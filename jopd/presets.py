@@ -23,6 +23,7 @@ _SHAPE = dict(
 LARGE = _SHAPE | dict(hidden_size=128, intermediate_size=256, head_dim=32)
 SMALL = _SHAPE | dict(hidden_size=64, intermediate_size=192, head_dim=16)
 
+DAPO = 'BytedTsinghua-SIA/DAPO-Math-17k'
 SUMS = dict(name='running_sum', count=8192, length=6, modulus=10)
 IMITATE = dict(demo=dict(objective='negative_log_likelihood'))
 # Imitation before the recipe begins: of a teacher, and of a student, who sees
@@ -61,6 +62,42 @@ def mathematics(size: str, *, tokens: int = 4096, **models: str) -> ConfigDict:
   config.max_prompt_tokens, config.max_response_tokens = 1024, tokens
   config.buckets = 3
   config.compute_dtype, config.remat = 'bfloat16', 'full'
+  return config
+
+
+def published(config: ConfigDict) -> ConfigDict:
+  """Published prompts and evaluations of mathematics for a config.
+
+  Trains on DAPO-Math-17k, evaluates on MATH-500 while it trains and on AIME,
+  AMC and MATH-500 in `jopd eval`; asks for a box in Qwen3's words, and compares
+  answers as mathematics. The data are downloaded from the hub at first use, or
+  read from folders that --config.data.path=DIR names.
+
+  Args:
+    config: of `mathematics`; changed and returned.
+
+  Returns:
+    The config.
+  """
+  config.data = ConfigDict(dict(name='dapo_math', path=DAPO, prompt='bare'))
+  config.eval_data = ConfigDict(dict(name='math500'))
+  config.eval_tasks = ConfigDict(
+    dict(
+      aime24=dict(name='aime', year=2024),
+      aime25=dict(name='aime', year=2025),
+      amc23=dict(name='amc'),
+      math500=dict(name='math500'),
+    )
+  )
+  config.context = ConfigDict(
+    dict(
+      name='with_template',
+      template='{prompt}\n\nPlease reason step by step, and put your final'
+      ' answer within \\boxed{}.',
+    )
+  )
+  config.reward = ConfigDict(dict(name='math_match'))
+  config.eval.samples, config.eval.temperature, config.eval.top_p = 4, 0.7, 0.8
   return config
 
 

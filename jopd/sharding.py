@@ -189,10 +189,16 @@ def local_rows(tree: Any) -> Any:
 
 
 def from_hosts(array: np.ndarray) -> np.ndarray:
-  """Returns every process's copy of a host array, stacked: [processes, ...]."""
+  """Returns every process's copy of a host array, stacked: [processes, ...].
+
+  Raises: RuntimeError when another process is gone.
+  """
   if jax.process_count() == 1:
     return np.asarray(array)[None]
-  return multihost_utils.process_allgather(array)
+  try:
+    return multihost_utils.process_allgather(array)
+  except ValueError as error:  # not a wrong input of anybody
+    raise RuntimeError(f'lost another process: {error}') from error
 
 
 def largest(numbers: np.ndarray) -> int:

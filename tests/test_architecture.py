@@ -17,7 +17,7 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 FLOORS = (
   {'losses', 'models', 'sharding', 'data', 'rewards'}
   | {'statistics', 'config', 'programs'},
-  {'rollout', 'presets'},
+  {'rollout', 'presets', 'hosts'},
   {'train', 'evaluate', 'diagnose', 'answer'},
   {'recipe', 'optimizers', 'checks', 'tokens'},
   {'stages'},

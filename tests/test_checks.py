@@ -4,8 +4,9 @@ from ml_collections import ConfigDict
 import pytest
 import tiny
 
-from jopd.checks import check, check_answers, check_stages
+from jopd.checks import check, check_answers, check_marks, check_stages
 from jopd.data.examples import Example
+from jopd.data.tokenizer import builtin_tokenizer
 
 
 def refused(change):
@@ -109,3 +110,14 @@ def test_answers_are_graded_before_they_are_needed():
     check_answers([known, missing], grade, required=True)
   with pytest.raises(ValueError, match='example c: empty'):
     check_answers([Example('c', [], answer='')], grade, required=False)
+
+
+def test_a_mark_that_is_never_decoded_is_refused():
+  # Kills: a reward that is 0 for ever, since special tokens are left out.
+  tokenizer = builtin_tokenizer()
+  settings = dict(name='boxed_match', after='</think>')
+  check_marks(settings, tokenizer)
+  check_marks('boxed_match', tokenizer)
+  tokenizer.add_special_tokens({'extra_special_tokens': ['</think>']})
+  with pytest.raises(ValueError, match="after: '</think>' is a special token"):
+    check_marks(settings, tokenizer)

@@ -273,6 +273,53 @@ class TestEval:
     assert found['greedy_accuracy_low'] <= found['greedy_accuracy']
     assert 'compiled model: evaluation' in err and 'loading model' in err
 
+  def test_several_tasks_make_a_table_and_every_answer_is_kept(
+    self, trained, workdir, tmp_path
+  ):
+    # Kills: one task's numbers for all, and answers without a task's name.
+    config = tmp_path / 'two_tasks.py'
+    config.write_text(
+      'import tiny\n'
+      'def get_config():\n'
+      '  config = tiny.get_config()\n'
+      '  task = dict(name="running_sum", split="test")\n'
+      '  config.eval_tasks.few = dict(count=3, **task)\n'
+      '  config.eval_tasks.more = dict(count=5, seed=1, **task)\n'
+      '  config.eval.samples = 1\n'
+      '  return config\n'
+    )
+    answers = tmp_path / 'answers.jsonl'
+    argv = ('eval', f'--config={config}', f'--output={answers}')
+    argv += (f'--model={workdir / "warm" / "model"}',)
+    code, out, err = jopd(*argv)
+    assert code == 0, err
+    tasks = json.loads(out)['tasks']
+    assert {task: found['prompts'] for task, found in tasks.items()} == {
+      'few': 3,
+      'more': 5,
+    }
+    table = [line.split() for line in err.splitlines()]
+    assert [line[0] for line in table if line][-3:] == ['few', 'more', 'mean']
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    for task, found in tasks.items():
+      own = [row for row in rows if row['task'] == task]
+      assert len(own) == 2 * found['prompts']
+      greedy = [row['reward'] for row in own if row['sample'] == 0]
+      assert sum(greedy) / len(greedy) == found['greedy_accuracy']
+    assert 'answers.jsonl exists' in refused(*argv)
+
+  def test_the_table_has_percentages_with_intervals(self):
+    numbers = dict(prompts=4, greedy_accuracy=0.75, truncated=0.5)
+    numbers |= dict(greedy_accuracy_low=0.3006, greedy_accuracy_high=0.9544)
+    other = numbers | dict(greedy_accuracy=0.25)
+    table = commands.eval_table({'a': numbers, 'b': other}).splitlines()
+    assert [line.split(maxsplit=1) for line in table] == [
+      ['greedy_accuracy'],
+      ['a', '75.0 [30.1, 95.4]'],
+      ['b', '25.0 [30.1, 95.4]'],
+      ['mean', '50.0'],
+    ]
+
   def test_a_folder_that_is_not_there(self):
     assert 'nowhere' in refused('eval', TINY, '--model=nowhere')
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopd import sharding
+from jopd import sharding, statistics
 from jopd.data.batching import PromptBatch
 from jopd.data.examples import Example
 from jopd.evaluate import make_evaluate
@@ -144,6 +144,38 @@ def test_samples_give_avg_and_pass_at_k():
   assert result['pass_at_1'] == pytest.approx(1 / 2)
   assert result['pass_at_2'] == pytest.approx(11 / 18)
   assert result['pass_at_4'] == pytest.approx(2 / 3)
+
+
+def test_each_pass_at_k_has_an_interval_and_n_is_among_them():
+  # Three samples: k = 1, 2 and 3. Prompts are right in 3, 0 and 1 of them.
+  # pass@2 = (1, 0, 1 - C(2,2)/C(3,2)) = (1, 0, 2/3), mean 5/9.
+  # Kills: powers of two alone, which leave out pass@n, and samples taken for
+  # independent trials: with 9 instead of about 3 the interval is narrower.
+  columns = [[RIGHT] * 3, [WRONG] * 3, [RIGHT, WRONG, WRONG]]
+  script = Script([[WRONG] * 3, *np.transpose(columns)])
+  result = evaluate(script, 3, batch_size=3, samples=3)
+  passes = [n for n in result if n.startswith('pass_at_') and n[-1].isdigit()]
+  assert passes == ['pass_at_1', 'pass_at_2', 'pass_at_3']
+  assert result['pass_at_2'] == pytest.approx(5 / 9)
+  _, low, high = statistics.mean_interval([1, 0, 2 / 3])
+  assert result['pass_at_2_low'] == pytest.approx(low)
+  assert result['pass_at_2_high'] == pytest.approx(high)
+  assert high - low > np.diff(statistics.wilson_interval(5, 9)).item()
+
+
+def test_every_answer_is_recorded_once():
+  # Three prompts in calls of two: one row repeats the first prompt. Kills:
+  # answers of such rows, and samples that take another prompt's name.
+  script = Script([[RIGHT, WRONG, WRONG], [WRONG, WRONG, RIGHT]], [1, 2, LIMIT])
+  rows = []
+  evaluate(script, 3, batch_size=2, samples=1, record=rows.append)
+  assert [(row['id'], row['sample'], row['reward']) for row in rows] == [
+    *(('0', 0, 1.0), ('0', 1, 0.0), ('1', 0, 0.0)),
+    *(('1', 1, 0.0), ('2', 0, 0.0), ('2', 1, 1.0)),
+  ]
+  assert [row['response_length'] for row in rows[::2]] == [1, 2, LIMIT]
+  assert [row['truncated'] for row in rows[::2]] == [False, False, True]
+  assert rows[0]['text'].split()[0] == str(RIGHT)
 
 
 def test_the_first_answer_is_greedy_and_the_others_are_sampled():

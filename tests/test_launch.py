@@ -9,8 +9,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-SCRIPTS = ['launch/local.sh', 'launch/gpu.sh', 'launch/tpu_pod.sh']
-SCRIPTS += ['tpu_setup.sh']
+SCRIPTS = ['launch/local.sh', 'launch/gpu.sh', 'launch/slurm.sh']
+SCRIPTS += ['launch/tpu_pod.sh', 'launch/xpk.sh', 'tpu_setup.sh']
 ARGUMENTS = ['--config=configs/a b.py', "--config.note=it's $HOME", '']
 
 
@@ -136,7 +136,8 @@ def repository(tmp_path):
     pytest.skip('git is not installed')
   root = tmp_path / 'repository'
   (root / 'launch').mkdir(parents=True)
-  shutil.copy(ROOT / 'launch/tpu_pod.sh', root / 'launch')
+  for script in ('tpu_pod.sh', 'xpk.sh'):
+    shutil.copy(ROOT / 'launch' / script, root / 'launch')
   (root / 'file').write_text('committed')
   git = ['git', '-C', str(root), '-c', 'user.name=n', '-c', 'user.email=e']
   for command in (['init', '-q'], ['add', '.'], ['commit', '-qm', 'm']):
@@ -224,4 +225,111 @@ def test_pod_refuses_what_it_cannot_run(arguments, tmp_path, tools):
     **dict(tmp_path=tmp_path, check=False, NAME='', ZONE='', PROJECT=''),
   )
   assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+  assert not (tmp_path / 'calls').exists()
+
+
+XPK = ['launch/xpk.sh', '--cluster=c', '--tpu-type=v5litepod-256', '--zone=z-a']
+
+
+def test_xpk_sends_a_commit_and_starts_again_when_a_host_is_lost(
+  tmp_path, tools, repository
+):
+  # Kills: sending the working tree, arguments that do not survive the second
+  # shell, a project that is not passed on, files that stay behind.
+  root, commit = repository
+  tools(
+    'xpk',
+    then='for a; do case $a in --script-dir=*) cat "${a#*=}/file" > sent;;'
+    ' --command=*) echo "${a#*=}" > cmd; esac; done',
+  )
+  run(*XPK, '--project=p', '--', *ARGUMENTS, tmp_path=tmp_path, root=root)
+  assert (root / 'sent').read_text() == 'committed'
+  asked = calls(tmp_path)
+  assert asked.startswith(
+    'xpk [workload] [create] [--cluster=c] [--tpu-type=v5litepod-256]'
+    f' [--zone=z-a] [--workload=jopd-{commit}] [--max-restarts=10]'
+  )
+  assert '[--project=p]' in asked
+  (tmp_path / '.venv-tpu/bin').mkdir(parents=True)
+  shutil.copy(tools('jopd'), tmp_path / '.venv-tpu/bin')
+  (tmp_path / 'tpu_setup.sh').write_text(f'echo setup >> {tmp_path}/calls')
+  command = (root / 'cmd').read_text()
+  subprocess.run(['bash', '-c', command], cwd=tmp_path, check=True)
+  assert calls(tmp_path).splitlines()[-2:] == [
+    'setup',
+    'jopd ' + bracketed('train', '--distributed', *ARGUMENTS),
+  ]
+
+
+def test_xpk_dry_run_starts_nothing(tmp_path, tools, repository):
+  root, _ = repository
+  tools('xpk')
+  done = run(*XPK, '--dry-run', '--', 'x', tmp_path=tmp_path, root=root)
+  assert done.stdout.startswith('xpk workload create --cluster=c ')
+  assert not (tmp_path / 'calls').exists()
+  for wrong in (XPK, ['launch/xpk.sh', '--', 'x'], [XPK[0], '--cluter=c']):
+    done = run(*wrong, tmp_path=tmp_path, root=root, check=False, ZONE='')
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def slurm(tmp_path, tools):
+  """Runs slurm.sh as a job would, with a finished installation."""
+  root = tmp_path / 'repository'
+  (root / '.venv-gpu/bin').mkdir(parents=True)
+  (root / 'tpu_setup.sh').touch()
+  command = tools('jopd')
+  shutil.copy(command, root / '.venv-gpu/bin/jopd')
+  tools('scontrol')
+
+  def slurm(srun, *arguments, **environment):
+    tools('srun', then=srun)
+    job = dict(SLURM_JOB_ID='7', SLURM_SUBMIT_DIR=str(root))
+    script = tmp_path / 'spool/slurm_script'  # sbatch runs a copy
+    script.parent.mkdir(exist_ok=True)
+    shutil.copy(ROOT / 'launch/slurm.sh', script)
+    return run(
+      *('spool/slurm_script', *arguments),
+      **dict(tmp_path=tmp_path, root=tmp_path, check=False),
+      **(job | environment),
+    )
+
+  return slurm
+
+
+def test_slurm_gives_each_node_one_process_with_all_its_gpus(slurm, tmp_path):
+  # Kills: JAX's own rule, one GPU per process, which leaves the others idle;
+  # processes that outlive a dead one; split arguments.
+  done = slurm(
+    f'echo "$JAX_LOCAL_DEVICE_IDS" > {tmp_path}/gpus; shift 2; "$@"',
+    *ARGUMENTS,
+    SLURM_GPUS_ON_NODE='4',
+  )
+  assert done.returncode == 0, done.stderr
+  srun, jopd = calls(tmp_path).splitlines()
+  trains = bracketed('train', '--distributed', *ARGUMENTS)
+  assert srun == (
+    'srun [--ntasks-per-node=1] [--kill-on-bad-exit=1] [.venv-gpu/bin/jopd]'
+    f' {trains}'
+  )
+  assert jopd == f'jopd {trains}'
+  assert (tmp_path / 'gpus').read_text() == '0,1,2,3\n'
+
+
+@pytest.mark.parametrize(
+  'status, restarts, queued',
+  [(0, 0, False), (1, 0, True), (137, 2, True), (137, 3, False), (2, 0, False)],
+)
+def test_slurm_queues_a_job_again_that_lost_a_process(
+  slurm, tmp_path, status, restarts, queued
+):
+  # Kills: a wrong config that is tried for ever, and a lost host that ends all.
+  done = slurm(f'exit {status}', 'x', SLURM_RESTART_COUNT=str(restarts))
+  assert done.returncode == status
+  assert ('scontrol [requeue] [7]' in calls(tmp_path)) == queued
+
+
+def test_slurm_outside_of_a_job_says_how(slurm, tmp_path):
+  done = slurm('', 'x', SLURM_JOB_ID='')
+  assert done.returncode == 2 and 'submit it with sbatch' in done.stderr
   assert not (tmp_path / 'calls').exists()

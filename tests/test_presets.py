@@ -1,14 +1,20 @@
 """Every config of the repository can run, in both of its sizes."""
 
+import importlib.util
+import inspect
 import pathlib
 
 import pytest
 
-from jopd import build, checks, presets, recipe
+from jopd import build, checks, presets, recipe, rewards
 from jopd import config as configs
+from jopd.data import contexts, sources
+from jopd.data.examples import Example
 
 ROOT = pathlib.Path(__file__).parents[1] / 'configs'
 FILES = sorted(ROOT.glob('*/*.py'))
+SCALE = sorted((ROOT / 'scale').glob('*.py'))
+PAPERS = [file for file in FILES if file not in SCALE]
 named = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 
 
@@ -44,7 +50,7 @@ def test_the_small_size_can_be_built(file):
 
 
 # Kills: a docstring that goes without a command, or without a result.
-@named
+@pytest.mark.parametrize('file', PAPERS, ids=lambda file: file.stem)
 def test_a_config_says_what_it_is(file):
   text = ' '.join(file.read_text().split('"""')[1].split())
   name = file.relative_to(ROOT.parent).as_posix()
@@ -58,3 +64,49 @@ def test_a_config_says_what_it_is(file):
 def test_a_size_that_is_none_is_refused():
   with pytest.raises(ValueError, match="no size 'tin'; did you mean 'tiny'"):
     presets.mathematics('tin')
+
+
+# Heads of the keys, which `tensor` divides; of all models in configs/scale.
+_KV_HEADS = 8
+
+
+def machines(file):
+  spec = importlib.util.spec_from_file_location('scale', file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.MACHINES
+
+
+@pytest.mark.parametrize('file', SCALE, ids=lambda file: file.stem)
+def test_a_machine_is_used_whole_and_divides_the_work(file):
+  # Kills: a mesh of other devices than the machine has, and rows that it
+  # cannot divide, which would be found on the machine, after the loading.
+  for name, machine in machines(file).items():
+    config = configs.load(f'{file}:{name}')
+    checks.check(config)
+    checks.check_stages(config)
+    mesh, stage = config.mesh, config.distil
+    assert mesh.data * mesh.fsdp * mesh.tensor == machine['devices']
+    assert _KV_HEADS % mesh.tensor == 0
+    rows = stage.batch_size * stage.group_size // stage.micro_batches
+    for divided in (rows, stage.slots, config.eval.batch_size):
+      assert divided % (mesh.data * mesh.fsdp) == 0
+    for spec in (config.data, config.eval_data, *config.eval_tasks.values()):
+      function = getattr(sources, spec.name)
+      settings = {key for key in spec if key != 'name'}
+      assert settings <= set(inspect.signature(function).parameters)
+    recipe.resolve(rewards, config.reward)
+    context = recipe.resolve(contexts, config.context)
+    turns = [{'role': 'user', 'content': 'What is $1+1$?'}]
+    [turn] = context(Example('a', turns))
+    assert turn['content'].endswith('your final answer within \\boxed{}.')
+
+
+@pytest.mark.parametrize('file', SCALE, ids=lambda file: file.stem)
+def test_a_config_of_scale_says_what_it_is(file):
+  text = ' '.join(file.read_text().split('"""')[1].split())
+  name = file.relative_to(ROOT.parent).as_posix()
+  assert f'jopd train --config={name}:tiny' in text
+  assert 'not yet measured' in text
+  with pytest.raises(ValueError, match="no machine 'v2-8'"):
+    configs.load(f'{file}:v2-8')

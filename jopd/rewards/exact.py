@@ -63,8 +63,25 @@ def boxed_answer(text: str) -> str | None:
   return None
 
 
+def spoken(text: str, *, after: str) -> str:
+  """What follows the last `after` in a text, '' where it is missing.
+
+  For models that think aloud first: with after='</think>' a box in the thoughts
+  is no answer, and a response cut off in its thoughts has none. An empty
+  `after` leaves the whole text.
+
+  Example:
+    >>> spoken('<think>4? No.</think>5', after='</think>')
+    '5'
+  """
+  if not after:
+    return text
+  _, found, rest = text.rpartition(after)
+  return rest if found else ''
+
+
 def exact_match(
-  response_text: str, answer: str, *, marker: str = '####'
+  response_text: str, answer: str, *, marker: str = '####', after: str = ''
 ) -> float:
   """1.0 if the marked answer of the response is `answer`, else 0.0.
 
@@ -75,6 +92,8 @@ def exact_match(
     response_text: what the student wrote, decoded.
     answer: the reference; may be a whole solution with its own marker.
     marker: as in `marked_answer`.
+    after: what ends the thoughts of a model that thinks aloud, '</think>': only
+      what follows is read, as in `spoken`. Empty: all of the response.
 
   Raises: ValueError when the reference is empty, which nothing could match.
 
@@ -85,13 +104,14 @@ def exact_match(
   reference = (
     marked_answer(answer, marker=marker) if marker in answer else answer
   )
-  return _same(marked_answer(response_text, marker=marker), reference)
+  said = spoken(response_text, after=after)
+  return _same(marked_answer(said, marker=marker), reference)
 
 
-def boxed_match(response_text: str, answer: str) -> float:
+def boxed_match(response_text: str, answer: str, *, after: str = '') -> float:
   r"""Like `exact_match`, with the answer in '\boxed{...}'."""
   reference = boxed_answer(answer) if r'\boxed{' in answer else answer
-  return _same(boxed_answer(response_text), reference)
+  return _same(boxed_answer(spoken(response_text, after=after)), reference)
 
 
 def normalized(answer: str) -> str:

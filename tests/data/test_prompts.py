@@ -17,6 +17,36 @@ THINKING = (
   '{% if enable_thinking is defined and enable_thinking is false %}'
   "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"
 )
+# The parts of Qwen3's own that decide on thoughts: those of earlier turns go.
+QWEN3 = """\
+{%- if messages[0].role == 'system' %}
+{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+{%- if message.role == 'user' %}
+{{- '<|im_start|>user\\n' + message.content + '<|im_end|>' + '\\n' }}
+{%- elif message.role == 'assistant' %}
+{%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}
+{%- set thoughts = '' %}
+{%- if '</think>' in message.content %}
+{%- set thoughts = message.content.split('</think>')[0] %}
+{%- set thoughts = thoughts.split('<think>')[-1].strip('\\n') %}
+{%- endif %}
+{%- if loop.last or thoughts %}
+{{- '<|im_start|>assistant\\n<think>\\n' + thoughts }}
+{{- '\\n</think>\\n\\n' + content }}
+{%- else %}
+{{- '<|im_start|>assistant\\n' + content }}
+{%- endif %}
+{{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}
+{{- '<think>\\n\\n</think>\\n\\n' }}
+{%- endif %}
+{%- endif %}"""
 # As Gemma's, which knows no system turn; here turns end with another token.
 NO_SYSTEM = (
   "{% if messages[0].role == 'system' %}"
@@ -130,3 +160,35 @@ def test_a_chat_that_cannot_be_rendered_is_refused(chatml):
     prompts.encode_prompt(_with_template(chatml, NO_SYSTEM), system)
   with pytest.raises(ValueError, match='no chat template; load that of the'):
     prompts.encode_prompt(_with_template(chatml, None), USER)
+
+
+@pytest.mark.parametrize('thinking', [None, True, False])
+def test_a_thinking_template_gives_what_transformers_gives(chatml, thinking):
+  # Kills: a switch that reaches one of prompt and turn end only, and thinking
+  # that is switched off where nobody asked.
+  tok = _with_template(chatml, QWEN3)
+  options = {} if thinking is None else {'enable_thinking': thinking}
+  chat = [{'role': 'system', 'content': 'Be brief.'}, *USER]
+  ids = prompts.encode_prompt(tok, chat, template_kwargs=options)
+  theirs = tok.apply_chat_template(
+    chat, add_generation_prompt=True, return_dict=True, **options
+  )
+  assert ids == theirs['input_ids']
+  empty = tok.decode(ids).endswith('<think>\n\n</think>\n\n')
+  assert empty == (thinking is False)
+  assert prompts.turn_end(tok, template_kwargs=options) == 2
+
+
+def test_thoughts_are_learnt_where_the_template_shows_them(chatml):
+  # OpenThoughts' responses, in the mode that each belongs to. Kills: learning
+  # to answer at once in a mode that thinks, without a word about it.
+  tok = _with_template(chatml, QWEN3)
+  thought = '<think>\nhm\n</think>\n\n3'
+  on, off = ({'enable_thinking': value} for value in (True, False))
+  prompts.check_boundary(tok, USER, thought, stop_id=2, template_kwargs=on)
+  prompts.check_boundary(tok, USER, '3', stop_id=2, template_kwargs=off)
+  for text, options in ((thought, off), ('3', on)):
+    with pytest.raises(ValueError, match='encoded apart, are not the chat'):
+      prompts.check_boundary(
+        tok, USER, text, stop_id=2, template_kwargs=options
+      )

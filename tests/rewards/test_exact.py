@@ -1,11 +1,13 @@
 """Exact-match rewards: what counts as the answer, and what as the same."""
 
 import fractions
+from functools import partial
 import time
 
 import numpy as np
 import pytest
 
+from jopd import rewards
 from jopd.rewards import exact
 
 
@@ -131,3 +133,27 @@ def test_a_hostile_response_is_graded_at_once():
     exact.exact_match('#### ' + text + 'x', '3')
     exact.boxed_match(r'\boxed{' + text, '3')
   assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+  'said, reward',
+  [
+    (r'<think>\boxed{4}?</think>\boxed{5}', 1.0),
+    (r'<think>\boxed{5}?</think>no', 0.0),  # kills: a box in the thoughts
+    (r'<think>\boxed{5}, and then', 0.0),  # cut off while it was thinking
+    (r'\boxed{5}, and then', 0.0),  # the same, '<think>' in the prompt
+    (r'</think>\boxed{4}</think>\boxed{5}', 1.0),  # kills: the first mark
+    (r'\boxed{5}</think>', 0.0),
+  ],
+)
+def test_only_what_follows_the_thoughts_is_read(said, reward):
+  assert rewards.boxed_match(said, '5', after='</think>') == reward
+
+
+def test_every_reward_can_leave_the_thoughts_out():
+  pytest.importorskip('math_verify')
+  assert exact.exact_match('#### 4</think>#### 5', '5', after='</think>') == 1.0
+  assert exact.exact_match('#### 5', '5', after='</think>') == 0.0
+  grade = partial(rewards.math_match, after='</think>')
+  assert grade(r'<think>\boxed{1}</think>\boxed{2.0}', '2') == 1.0
+  assert grade(r'<think>\boxed{2}', '2') == 0.0

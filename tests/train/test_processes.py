@@ -3,67 +3,97 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
 
 import jax
 import numpy as np
+import pytest
 
 from jopd import build, config
 from jopd.models import hf
 from jopd.train import pipeline
 
 TINY = pathlib.Path(__file__).parents[1] / 'tiny.py'
-SETTINGS = ['--config.distil.updates=2', '--config.distil.group_size=2']
+SETTINGS = [
+  '--config.distil.updates=2',
+  '--config.distil.group_size=2',
+  '--config.distil.steps=3',
+  '--config.checkpoint.every=1',
+]
+# Ends at once, as a host does that is taken away, in the middle of a step.
 WORKER = """
-import sys, jax
-address, process, *arguments = sys.argv[1:]
-jax.distributed.initialize(address, 2, int(process))
+import os, signal, sys
 from jopd.main import run
+from jopd.train.phases import Phases
+dies, *arguments = sys.argv[1:]
+learn = Phases.learn
+def learn_and_die(self, state, *rest):
+  state, metrics = learn(self, state, *rest)
+  if int(state.step) == int(dies):
+    os.kill(os.getpid(), signal.SIGKILL)
+  return state, metrics
+Phases.learn = learn_and_die
 run(arguments)
 """
 
 
-def _start(address, process, workdir):
+def start(workdir, *, dies=(-1, -1), own=((), ())):
+  """Two processes of one run: their exit codes and what they said."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{free.getsockname()[1]}'
   flags = '--xla_force_host_platform_device_count=4'
-  arguments = ['train', f'--config={TINY}', f'--workdir={workdir}', *SETTINGS]
-  return subprocess.Popen(
-    [sys.executable, '-c', WORKER, address, str(process), *arguments],
-    env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  run = ['train', f'--config={TINY}', f'--workdir={workdir}', *SETTINGS]
+  run += [f'--coordinator={address}', '--processes=2']
+  workers = [
+    subprocess.Popen(
+      [
+        *(sys.executable, '-c', WORKER, str(dies[i])),
+        *(*run, f'--process={i}', *own[i]),
+      ],
+      env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in (0, 1)
+  ]
+  try:
+    said = [worker.communicate(timeout=290) for worker in workers]
+  finally:
+    for worker in workers:
+      worker.kill()
+  return [w.returncode for w in workers], [err for _, err in said]
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  """The workdir of a run of two processes that nothing disturbed."""
+  workdir = tmp_path_factory.mktemp('processes') / 'two'
+  codes, said = start(workdir)
+  assert codes == [0, 0], said
+  return workdir
 
 
 # Kills: rows that reach the wrong host, keys that depend on the process,
 # metrics of one host's rows only, two writers of one file, updates that take
 # other prompts than those of one process.
-def test_two_processes_learn_what_one_learns(tmp_path):
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{free.getsockname()[1]}'
-  workers = [_start(address, i, tmp_path / 'two') for i in (0, 1)]
-  try:
-    said = [worker.communicate(timeout=200) for worker in workers]
-  finally:
-    for worker in workers:
-      worker.kill()
-  assert [w.returncode for w in workers] == [0, 0], said
-  two = json.loads((tmp_path / 'two' / 'summary.json').read_text())
-
+@pytest.mark.timeout(600)
+def test_two_processes_learn_what_one_learns(two, tmp_path):
   built = build.build(config.load(str(TINY), SETTINGS), say=lambda line: None)
   one = pipeline.train(built.run, built.stages, built.params, tmp_path / 'one')
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
-    hf.load(two['model'])[1],
+    hf.load(two / 'distil' / 'model')[1],
     hf.load(one['model'])[1],
   )
   rows = [
     [json.loads(line) for line in path.read_text().splitlines()]
     for path in (
-      tmp_path / 'two' / 'metrics.jsonl',
+      two / 'metrics.jsonl',
       tmp_path / 'one' / 'metrics.jsonl',
     )
   ]
@@ -71,3 +101,34 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     assert a.keys() == b.keys()
     for name in ('response_length', 'greedy_accuracy', 'reverse_kl', 'loss'):
       assert np.isclose(a.get(name, 0), b.get(name, 0), atol=1e-5), (name, a, b)
+
+
+# Kills: a process that waits for a dead one for ever, an end without a word,
+# and rows or parameters of a resumed run that differ by a bit.
+@pytest.mark.timeout(900)
+def test_a_killed_process_ends_the_other_and_the_run_resumes(two, tmp_path):
+  codes, said = start(tmp_path, dies=(-1, 4))
+  assert codes[1] == -signal.SIGKILL and codes[0] in (1, 2)
+  assert 'jopd: this was process 0 of 2; if another one ended' in said[0]
+  assert not (tmp_path / 'distil' / 'result.json').exists()
+  codes, said = start(tmp_path)
+  assert codes == [0, 0], said
+  assert 'distil: resumed at step 1' in said[0]
+  read = lambda folder: (folder / 'metrics.jsonl').read_bytes()
+  assert read(tmp_path) == read(two)
+  hashes = [
+    json.loads((folder / 'summary.json').read_text())['params_sha256']
+    for folder in (tmp_path, two)
+  ]
+  assert hashes[0] == hashes[1]
+
+
+# Kills: hosts that train on other data than each other, or hang.
+@pytest.mark.timeout(300)
+def test_processes_that_disagree_are_refused_by_name(tmp_path):
+  workdir = tmp_path / 'run'
+  codes, said = start(workdir, own=((), ('--config.seed=7',)))
+  assert codes == [2, 2]
+  for text in said:
+    assert 'process 1 has another config.seed than process 0' in text
+  assert not workdir.exists()

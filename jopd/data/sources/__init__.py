@@ -6,6 +6,27 @@ add a source, write a function that returns a list of examples.
 """
 
 from jopd.data.sources.files import jsonl, tfds
+from jopd.data.sources.mathematics import (
+  aime,
+  amc,
+  dapo_math,
+  gsm8k,
+  hendrycks_math,
+  math500,
+  openthoughts,
+)
 from jopd.data.sources.tasks import running_sum, shift
 
-__all__ = ['jsonl', 'running_sum', 'shift', 'tfds']
+__all__ = [
+  'aime',
+  'amc',
+  'dapo_math',
+  'gsm8k',
+  'hendrycks_math',
+  'jsonl',
+  'math500',
+  'openthoughts',
+  'running_sum',
+  'shift',
+  'tfds',
+]

@@ -1,0 +1,61 @@
+"""Qwen3-8B from Qwen3-32B on a Cloud TPU slice: v5p-64 or v5e-256.
+
+On-policy distillation on mathematics by the reverse KL over the whole
+vocabulary, four responses to a prompt. launch/tpu_pod.sh and launch/xpk.sh
+start it on all hosts of a slice.
+
+  jopd train --config=configs/scale/qwen3_8b_from_32b.py:tiny \\
+    --workdir=runs/qwen3_8b_from_32b
+
+With ':tiny' the same stage trains small models on a builtin task. At its own
+size it is not yet measured.
+"""
+
+from jopd import config as configs
+from jopd import presets
+
+# Machine -> its mesh, and what fits on it.
+MACHINES = {
+  'v5p-64': dict(
+    devices=32, mesh=dict(data=1, fsdp=32, tensor=1), micro_batches=4, slots=256
+  ),
+  'v5e-256': dict(
+    devices=256,
+    mesh=dict(data=1, fsdp=64, tensor=4),
+    micro_batches=8,
+    slots=512,
+  ),
+}
+
+
+def get_config(machine='v5p-64'):
+  """Returns the config for a machine, or in small: 'tiny'."""
+  if machine not in (*MACHINES, 'tiny'):
+    raise ValueError(
+      f'no machine {machine!r}{configs.did_you_mean(machine, MACHINES)}'
+    )
+  size = 'tiny' if machine == 'tiny' else 'full'
+  config = presets.mathematics(
+    size, tokens=8192, student='Qwen/Qwen3-8B', teacher='Qwen/Qwen3-32B'
+  )
+  config.stages = ('distil',)
+  config.distil = configs.stage(
+    teachers=dict(teacher='teacher'),
+    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
+    steps=200,
+    batch_size=128,
+    group_size=4,
+    learning_rate=2e-6,
+    warmup_steps=10,
+    chunk_tokens=2048,
+    eval_every=50,
+  )
+  if machine == 'tiny':
+    return presets.tiny(config)
+  machine = MACHINES[machine]
+  config.mesh.update(machine['mesh'])
+  config.distil.micro_batches = machine['micro_batches']
+  config.distil.slots = machine['slots']
+  config.eval.batch_size = machine['slots']
+  config.checkpoint.every = 25
+  return presets.published(config)

@@ -1,0 +1,290 @@
+r"""Published sets of mathematics, as they lie on the Hugging Face hub.
+
+Each function knows one dataset: its name, its files, its columns, where its
+answer stands. `path` is a folder with the dataset's files, as `hf download`
+leaves it, or one file; by default the dataset's name, and then its files are
+downloaded when they are first asked for. Rows in which no answer can be found
+are left out and counted. Prompts are as published: instructions such as "put
+the answer in \boxed{}" are a context (data/contexts.py, `with_template`).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import logging
+from pathlib import Path
+import re
+
+from jopd.data.examples import Example
+from jopd.data.sources import files, tables
+
+_log = logging.getLogger(__name__)
+# What DAPO-Math-17k writes before and after each problem.
+_DAPO = (
+  'Solve the following math problem step by step. The last line of your'
+  ' response should be of the form Answer: $Answer (without quotes) where'
+  ' $Answer is the answer to the problem.\n\n',
+  '\n\nRemember to put your answer on its own line after "Answer:".',
+)
+
+
+def gsm8k(
+  *,
+  path: str = 'openai/gsm8k',
+  split: str = 'train',
+  revision: str | None = None,
+) -> Sequence[Example]:
+  """GSM8K: grade school mathematics, 7473 to train on and 1319 to test.
+
+  Columns question and answer; an answer is a solution that ends in '#### 72',
+  and is also the response, with its calculator notes (<<48/2=24>>) as
+  published. The folder of a TFDS `gsm8k`, prepared as array_record, is read as
+  well, without TensorFlow.
+
+  Args:
+    path, revision: as in `tables.read`.
+    split: 'train' or 'test'.
+
+  References: Cobbe et al., Training Verifiers to Solve Math Word Problems,
+    arXiv 2110.14168.
+  """
+  if (Path(path) / 'dataset_info.json').is_file():
+    fields = dict(answer_field='short_answer', response_field='answer')
+    return files.tfds(path, split=split, prompt_field='question', **fields)
+  rows = tables.read(
+    path, f'main/{split}-*', ('question', 'answer'), revision=revision
+  )
+  return _examples(
+    f'gsm8k/{split}',
+    rows,
+    lambda row: _example(
+      row['question'], _after_hashes(row['answer']), row['answer']
+    ),
+  )
+
+
+def hendrycks_math(
+  *,
+  path: str = 'EleutherAI/hendrycks_math',
+  split: str = 'train',
+  revision: str | None = None,
+) -> list[Example]:
+  r"""MATH: competition problems of seven subjects, 7500 and 5000.
+
+  Columns problem and solution; the answer is in the solution's last \boxed{}
+  (or \boxed 5, or \fbox{}), and the solution is the response. MATH-500 is a
+  part of its test split.
+
+  Args:
+    path, revision: as in `tables.read`.
+    split: 'train' or 'test'.
+
+  References: Hendrycks et al., Measuring Mathematical Problem Solving With the
+    MATH Dataset, arXiv 2103.03874.
+  """
+  rows = tables.read(
+    path, f'{split}-*', ('problem', 'solution'), revision=revision
+  )
+  return _examples(
+    f'math/{split}',
+    rows,
+    lambda row: _example(
+      row['problem'], _last_box(row['solution']), row['solution']
+    ),
+  )
+
+
+def math500(
+  *, path: str = 'HuggingFaceH4/MATH-500', revision: str | None = None
+) -> list[Example]:
+  """MATH-500: 500 test problems of MATH.
+
+  Columns problem, answer and solution, which is the response.
+
+  Args:
+    path, revision: as in `tables.read`.
+
+  References: Lightman et al., Let's Verify Step by Step, arXiv 2305.20050.
+  """
+  columns = ('problem', 'answer', 'solution')
+  rows = tables.read(path, 'test*', columns, revision=revision)
+  make = lambda row: _example(row['problem'], row['answer'], row['solution'])
+  return _examples('math500', rows, make)
+
+
+def aime(
+  *, year: int = 2024, path: str = '', revision: str | None = None
+) -> list[Example]:
+  """AIME I and II of a year: 30 problems, whose answers are 0 to 999.
+
+  Columns problem and answer. One problem is 3.3 points: take many samples.
+
+  Args:
+    year: 2024 is HuggingFaceH4/aime_2024, 2025 is yentinglin/aime_2025; with a
+      path it is a name only.
+    path, revision: as in `tables.read`; '' is the dataset of the year.
+
+  Raises: ValueError for another year without a path.
+  """
+  known = {2024: 'HuggingFaceH4/aime_2024', 2025: 'yentinglin/aime_2025'}
+  if not path and year not in known:
+    raise ValueError(
+      f'no AIME of {year} is known here, only of'
+      f' {", ".join(map(str, known))}; set path'
+    )
+  columns = ('problem', 'answer')
+  rows = tables.read(path or known[year], '*train*', columns, revision=revision)
+  make = lambda row: _example(row['problem'], row['answer'])
+  return _examples(f'aime{year}', rows, make)
+
+
+def amc(
+  *, path: str = 'math-ai/amc23', revision: str | None = None
+) -> list[Example]:
+  """AMC 12 of 2023: 40 problems, asked for a number instead of a choice.
+
+  Columns question and answer, which is a number such as 27.0.
+
+  Args:
+    path, revision: as in `tables.read`.
+  """
+  rows = tables.read(path, 'test*', ('question', 'answer'), revision=revision)
+  make = lambda row: _example(row['question'], row['answer'])
+  return _examples('amc', rows, make)
+
+
+def dapo_math(
+  *,
+  path: str = 'BytedTsinghua-SIA/DAPO-Math-17k',
+  prompt: str = 'published',
+  revision: str | None = None,
+) -> list[Example]:
+  """DAPO-Math-17k: competition problems with whole numbers as answers.
+
+  Columns prompt (chat turns), reward_model.ground_truth and extra_info.index.
+  The published file holds each problem a hundred times; here it is read once.
+
+  Args:
+    path, revision: as in `tables.read`.
+    prompt: 'published' asks for a last line 'Answer: ...', which goes with the
+      reward dict(name='math_match', marker='Answer:'); 'bare' is the problem
+      without that, for a context of one's own.
+
+  Raises: ValueError for another prompt, or a bare one of a row that has no such
+    words.
+  References: Yu et al., DAPO, arXiv 2503.14476.
+  """
+  if prompt not in ('published', 'bare'):
+    raise ValueError(f"prompt must be 'published' or 'bare', got {prompt!r}")
+  columns = ('prompt', 'reward_model', 'extra_info')
+  once = ('extra_info', 'index')
+  rows = tables.read(path, '*', columns, revision=revision, once=once)
+
+  def make(row: dict) -> dict | None:
+    text = row['prompt'][-1]['content'] if row['prompt'] else ''
+    if prompt == 'bare' and text:
+      text = _without(text, *_DAPO)
+    return _example(text, (row['reward_model'] or {}).get('ground_truth'))
+
+  return _examples('dapo_math', rows, make)
+
+
+def openthoughts(
+  *,
+  path: str = 'open-thoughts/OpenThoughts-114k',
+  domain: str = 'math',
+  response: str = 'thoughts',
+  revision: str | None = None,
+) -> list[Example]:
+  r"""OpenThoughts-114k: problems with thoughts and solutions of DeepSeek-R1.
+
+  Read from its subset `metadata`, columns problem, deepseek_reasoning,
+  deepseek_solution, ground_truth_solution and domain. The answer is in the last
+  \boxed{} of the ground truth; rows without one are left out.
+
+  Args:
+    path, revision: as in `tables.read`.
+    domain: which rows: 'math', 'code', 'science', ...
+    response: 'thoughts' is <think>, the reasoning, </think> and the solution,
+      as Qwen3 and DeepSeek-R1 write them; 'solution' is the solution alone.
+
+  Raises: ValueError for another response.
+  References: Guha et al., OpenThoughts, arXiv 2506.04178.
+  """
+  if response not in ('thoughts', 'solution'):
+    raise ValueError(
+      f"response must be 'thoughts' or 'solution', got {response!r}"
+    )
+  columns = ('problem', 'deepseek_reasoning', 'deepseek_solution')
+  columns += ('ground_truth_solution', 'domain')
+  rows = tables.read(path, 'metadata/*', columns, revision=revision)
+
+  def make(row: dict) -> dict | None:
+    said = row['deepseek_solution']
+    if response == 'thoughts':
+      said = f'<think>\n{row["deepseek_reasoning"]}\n</think>\n\n{said}'
+    return _example(
+      row['problem'], _last_box(row['ground_truth_solution'] or ''), said
+    )
+
+  chosen = [row for row in rows if row['domain'] == domain]
+  if not chosen:
+    found = sorted({str(row['domain']) for row in rows})
+    raise ValueError(f'no row has domain {domain!r}; there are {found}')
+  return _examples(f'openthoughts/{domain}', chosen, make)
+
+
+def _examples(
+  name: str, rows: Iterable[dict], make: Callable[[dict], dict | None]
+) -> list[Example]:
+  """Rows as examples; those that have no prompt or answer are told of."""
+  good, bad = [], 0
+  for index, row in enumerate(rows):
+    fields = make(row)
+    if fields is None:
+      bad += 1
+    else:
+      good.append(Example(id=f'{name}/{index}', **fields))
+  if not good:
+    raise ValueError(f'{name}: in none of {bad} rows there is an answer')
+  if bad:
+    _log.warning(
+      '%s: no answer in %d of %d rows; left out', name, bad, bad + len(good)
+    )
+  return good
+
+
+def _example(prompt, answer, response=None) -> dict | None:
+  """The fields of an example, None without a prompt or an answer."""
+  answer = '' if answer is None else str(answer).strip()
+  if not prompt or not answer:
+    return None
+  messages = [{'role': 'user', 'content': prompt}]
+  return dict(messages=messages, answer=answer, response=response)
+
+
+def _without(text: str, start: str, end: str) -> str:
+  if not (text.startswith(start) and text.endswith(end)):
+    raise ValueError(
+      f'the prompt {text[:60]!r} is in other words than those of'
+      " DAPO-Math-17k; take prompt='published'"
+    )
+  return text.removeprefix(start).removesuffix(end).strip()
+
+
+def _after_hashes(solution: str) -> str:
+  return solution.rpartition('####')[2] if '####' in solution else ''
+
+
+def _last_box(solution: str) -> str:
+  r"""What stands in the last \boxed{} or \fbox{}, or behind a bare \boxed."""
+  boxes = list(re.finditer(r'\\(?:boxed|fbox)\s*(?=[{\w])', solution))
+  if not boxes:
+    return ''
+  rest = solution[boxes[-1].end() :]
+  if rest[0] != '{':
+    return re.split(r'[$\s.]', rest, maxsplit=1)[0]
+  depth = 0
+  for match in re.finditer(r'\\.|[{}]', rest, re.DOTALL):
+    depth += {'{': 1, '}': -1}.get(match[0], 0)
+    if depth == 0:
+      return rest[1 : match.start()]
+  return ''

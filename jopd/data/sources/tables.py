@@ -1,0 +1,114 @@
+"""Rows of published datasets: Parquet and JSON Lines, local or of the hub."""
+
+from collections.abc import Sequence
+import json
+from pathlib import Path
+
+_SUFFIXES = ('.parquet', '.jsonl')
+
+
+def read(
+  path: str | Path,
+  pattern: str,
+  columns: Sequence[str],
+  *,
+  revision: str | None = None,
+  once: tuple[str, str] | None = None,
+) -> list[dict]:
+  """The rows of a dataset's files, in the order of their names.
+
+  Args:
+    path: a folder or a file; otherwise the name of a dataset of the Hugging
+      Face hub, 'owner/name', whose files are downloaded if they are not in its
+      cache. Nothing of a dataset is ever run.
+    pattern: which files of the folder, at any depth: 'main/train-*'.
+    columns: those to read; a row may have more.
+    revision: of the hub: a branch, a tag or a commit.
+    once: (column, field) of a struct: of rows that agree on it the first one
+      is read.
+
+  Returns:
+    Rows as dictionaries, with None where a value is missing.
+
+  Raises: ValueError when there are no such files, or one lacks a column.
+  """
+  path = Path(path)
+  if path.is_file():
+    files = [path]
+  else:
+    folder = path if path.is_dir() else _download(str(path), pattern, revision)
+    files = sorted(f for f in folder.rglob(pattern) if f.suffix in _SUFFIXES)
+    if not files:
+      raise ValueError(
+        f'{folder} has no {" or ".join(_SUFFIXES)} file like {pattern}'
+      )
+  rows, seen = [], set()
+  for file in files:
+    parse = _parquet if file.suffix == '.parquet' else _jsonl
+    for row in parse(file, list(columns), once):
+      if once:
+        key = row[once[0]][once[1]]
+        if key in seen:
+          continue
+        seen.add(key)
+      rows.append(row)
+  return rows
+
+
+def _download(name: str, pattern: str, revision: str | None) -> Path:
+  """The folder in which the cache of the hub holds a dataset's files."""
+  import huggingface_hub
+
+  try:
+    folder = huggingface_hub.snapshot_download(
+      name,
+      repo_type='dataset',
+      revision=revision,
+      allow_patterns=[f'*{pattern}'],
+    )
+  except Exception as error:  # whatever a network can do
+    raise ValueError(
+      f'{name!r} is no folder here, and the hub did not give it:'
+      f' {" ".join(str(error).split()):.200}; where there is a network, run'
+      f' hf download --repo-type=dataset {name} --local-dir=DIR, and set'
+      ' path=DIR'
+    ) from error
+  return Path(folder)
+
+
+def _parquet(file: Path, columns: list[str], once) -> list[dict]:
+  from pyarrow import parquet
+  import pyarrow.compute
+
+  _check_columns(file, columns, parquet.read_schema(file).names)
+  table = parquet.read_table(file, columns=columns)
+  if once:
+    # Rows become Python objects, slowly, only once they are chosen.
+    keys = pyarrow.compute.struct_field(table[once[0]], once[1]).to_pylist()
+    first = {}
+    for row, key in enumerate(keys):
+      first.setdefault(key, row)
+    table = table.take(list(first.values()))
+  return table.to_pylist()
+
+
+def _jsonl(file: Path, columns: list[str], once) -> list[dict]:
+  del once
+  rows = []
+  for number, line in enumerate(file.read_bytes().splitlines(), 1):
+    if line.strip():
+      try:
+        row = json.loads(line)
+      except ValueError as error:
+        raise ValueError(f'{file}, line {number}: not JSON') from error
+      _check_columns(f'{file}, line {number}', columns, row)
+      rows.append({name: row[name] for name in columns})
+  return rows
+
+
+def _check_columns(where, columns: list[str], found) -> None:
+  if missing := [name for name in columns if name not in found]:
+    raise ValueError(
+      f'{where} has no column {", ".join(missing)}; it has'
+      f' {", ".join(sorted(found))}'
+    )
