@@ -48,11 +48,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
   rows = settings.batch_size * settings.group_size // parts
   sharding.check_batch(run.mesh, rows)
   check_slots(run.mesh, settings.slots or None)
-  context = 'max_context_tokens', settings.max_context_tokens
-  for role in settings.contexts:
-    with about(f'contexts.{role}'):
-      teacher = run.models[settings.teachers[role]]
-      checks.check_positions(teacher, context, config.max_response_tokens)
+  _check_contexts(settings, run)
   if settings.start:
     with about('start'):
       _check_alike(run, settings.start, settings.student)
@@ -110,6 +106,15 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
       config, index, run, encoding, graded=in_terms or in_select
     ),
   )
+
+
+def _check_contexts(settings, run: Run) -> None:
+  """Refuses contexts that are longer than a teacher's positions."""
+  context = 'max_context_tokens', settings.max_context_tokens
+  for role in settings.contexts:
+    with about(f'contexts.{role}'):
+      teacher = run.models[settings.teachers[role]]
+      checks.check_positions(teacher, context, run.max_response_tokens)
 
 
 def _selection(settings) -> tuple[Callable, bool]:
