@@ -55,8 +55,9 @@ def mix_experts(
   """Returns the mean of the likeliest experts, weighted by their likelihood.
 
   Tokens are sorted by expert, so that three ragged products do the work of all
-  experts, each on its own tokens. A TPU has them as instructions; on a CPU
-  they become products of every token with every expert, masked.
+  experts, each on its own tokens. TPUs have kernels for them, but not for the
+  gradients of the weights; those, and on a CPU all of them, become products of
+  every token with every expert, masked.
 
   Args:
     x: [B, L, D]. Gradient flows to it and to all weights.
