@@ -136,6 +136,9 @@ class _Child:
         reply = process.stdout.readline()
       except BrokenPipeError:
         reply = ''
+      except BaseException:  # or its reply would answer the next question
+        self.stop()
+        raise
       if reply:
         return json.loads(reply)
       self.stop()
@@ -153,7 +156,6 @@ class _Child:
     if not self._process.stdout.readline():
       code = self.stop()
       raise RuntimeError(f'the process that compares answers ended with {code}')
-    atexit.register(self.stop)
 
   def stop(self) -> int | None:
     """Ends the process, if there is one; its exit code."""
@@ -167,3 +169,4 @@ class _Child:
 
 
 _CHILD = _Child()
+atexit.register(_CHILD.stop)

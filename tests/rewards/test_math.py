@@ -50,6 +50,20 @@ def test_a_child_that_somebody_killed_is_started_again():
   assert math_match(r'\boxed{5/15}', THIRD, limit=60.0) == 1.0
 
 
+def test_an_interrupted_question_is_not_answered_later(monkeypatch):
+  # Kills: the reply to the one before, after a Ctrl-C in a notebook.
+  def interrupt():
+    raise KeyboardInterrupt
+
+  assert math_match(r'\boxed{7/21}', THIRD, limit=60.0) == 1.0
+  process = child._CHILD._process
+  with monkeypatch.context() as patch:
+    patch.setattr(process.stdout, 'readline', interrupt, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+      math_match(r'\boxed{8/24}', THIRD, limit=60.0)
+  assert math_match(r'\boxed{9/28}', THIRD, limit=60.0) == 0.0
+
+
 def test_threads_get_their_own_verdicts():
   # Kills: SIGALRM in the parent, which raises off the main thread and has
   # silently scored everything 0, and replies that reach the wrong thread.
