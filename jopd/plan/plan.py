@@ -7,6 +7,7 @@ from jopd import build
 from jopd.plan import chips
 from jopd.plan.phases import measure
 from jopd.plan.program import Phase, TooLarge
+from jopd.plan.sketch import sketch
 
 
 class StagePlan(NamedTuple):
@@ -49,8 +50,8 @@ def plan(
   """Compiles every phase of a config from shapes, for devices of any kind.
 
   Args:
-    config: as `build` takes it. Of model folders `config.json` and the
-      tokenizer are read, and no weights.
+    config: as `build` takes it. Of models with a path only `config.json` is
+      read; see `sketch`.
     topology: see `chips.find`.
     say: takes a line of text for the person who waits.
 
@@ -58,7 +59,10 @@ def plan(
     ValueError, FileNotFoundError: a setting or the topology is wrong.
   """
   devices, chip = chips.find(topology)
-  built = build.outline(config, devices, say=say)
+  built = build.outline(sketch(config), devices, say=say)
+  # Of the models' tokenizer, not of the one that stands in for it.
+  most = min(model.vocab_size for model in built.run.models.values())
+  run = built.run._replace(vocab_size=most)
   stages = []
   for stage in built.stages:
     settings = config[stage.name]
@@ -72,7 +76,7 @@ def plan(
     try:
       for phase in measure(
         stage,
-        built.run,
+        run,
         built.params,
         prompts=settings.batch_size,
         widths=widths,
