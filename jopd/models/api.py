@@ -26,8 +26,8 @@ class Model(NamedTuple):
 
   * Rows are padded on the right and there is no mask argument. One rule says
     what is seen: *a query at position p attends to positions 0..p of its own
-    row, and to nothing else.* So padding, which lies to the right of every
-    real token, cannot influence one.
+    row, or to the last of these, and to nothing else.* So padding, which lies
+    to the right of every real token, cannot influence one.
   * `apply` stops at the final norm. Logits are `hidden @ head(params).T`, and
     the caller decides for which positions they are worth computing; they are
     raw (temperature 1, float32 if the caller accumulates in float32).
