@@ -54,7 +54,8 @@ def make_teach(
   Args:
     teachers: role -> model.
     micro_batches: the batch is scored in this many parts, one after the other.
-    compute_dtype: the parameters are cast to it.
+    compute_dtype: the parameters are cast to it; matrices in eight bits are
+      widened to it layer by layer.
 
   Returns:
     `teach(teacher_params, batch) -> {role: [M, B / M, T, D]}` hidden states,

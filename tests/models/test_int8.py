@@ -66,3 +66,25 @@ def test_matrices_have_a_scale_per_output():
     np.testing.assert_array_equal(rounded[name], params[name])
   bias = lambda tree: tree['layers']['attention']['q_bias']
   np.testing.assert_array_equal(bias(rounded), bias(params))
+
+
+# Kills: widening all layers before the first one runs.
+def test_a_forward_pass_widens_one_layer_at_a_time():
+  model = make_model(
+    DecoderConfig(
+      vocab_size=16,
+      layers=16,
+      embed=64,
+      heads=2,
+      kv_heads=2,
+      head_dim=32,
+      mlp=256,
+    )
+  )
+  rounded = lambda key: quantize_params(model.init(key), model.axes)
+  shapes = jax.eval_shape(rounded, jax.random.key(0))
+  matrices = 4 * sum(x.size for x in jax.tree.leaves(shapes['layers']))
+  tokens = jnp.zeros((1, 8), int)
+  run = jax.jit(lambda params: model.apply(params, tokens)[0])
+  program = run.lower(shapes).compile()
+  assert program.memory_analysis().temp_size_in_bytes < 0.2 * matrices
