@@ -220,7 +220,7 @@ def ways(mesh) -> Ways:
   attend = flash.attend_on(mesh.devices.flat[0].platform)
   if attend is not flash.plain:
     attend = sharding.by_heads(mesh)(attend)
-  return Ways(sharding.by_rows(mesh), attend)
+  return Ways(sharding.by_rows(mesh), attend, sharding.gather_layer(mesh))
 
 
 def _params(config, run: Run) -> dict[str, dict]:

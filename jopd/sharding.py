@@ -270,6 +270,37 @@ def by_heads(mesh: Mesh) -> Callable[[Callable], Callable]:
   return divide
 
 
+def gather_layer(mesh: Mesh) -> Callable[[Any, Any], Any]:
+  """Returns a function that collects a layer's weights from `fsdp`.
+
+  For `make_model`. The values are unchanged; gradients go back divided. Left
+  alone, the TPU compiler sends slices of a matrix around and adds up the slices
+  of the product, each of which reads and writes all of it.
+  """
+
+  def put(divided, array):
+    whole = [None if axis == 'fsdp' else axis for axis in divided]
+    pin = lambda x, spec: jax.lax.with_sharding_constraint(
+      x, NamedSharding(mesh, PartitionSpec(*spec))
+    )
+    gather = jax.custom_vjp(lambda x: pin(x, whole))
+    gather.defvjp(
+      lambda x: (pin(x, whole), None), lambda _, g: (pin(g, divided),)
+    )
+    return gather(array)
+
+  def collect(weights, axes):
+    divided = lambda names: tuple(RULES[name] for name in names)
+    return jax.tree.map(
+      lambda names, array: put(divided(names), array),
+      axes,
+      weights,
+      is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+  return collect if mesh.shape['fsdp'] > 1 else lambda weights, axes: weights
+
+
 def gather_width(mesh: Mesh) -> Callable[[Array], Array]:
   """Returns a function that collects a head, [V, D], from `fsdp`.
 

@@ -23,6 +23,7 @@ SHOWN = (
   'accuracy_before',
   'reverse_kl_before',
   'reverse_kl_after',
+  'student_entropy_before',
 )
 SAMPLED = dict(
   match=dict(

@@ -33,7 +33,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
   """Takes gradients and trains, with each gamma."""
   teacher = lab.sft('gamma/teacher', LARGE, run=TASK, steps=300, decay='cosine')
   student = lab.sft(
-    'gamma/student', SMALL, run=TASK, data=LONG | dict(count=400), steps=250
+    'gamma/student', SMALL, run=TASK, data=LONG | dict(count=250), steps=250
   )
   how = dict(run=TASK, teacher=teacher, student=student)
   losses = {f'gamma {gamma}': discounted(gamma) for gamma in GAMMAS}

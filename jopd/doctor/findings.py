@@ -51,7 +51,8 @@ class Finding(NamedTuple):
   fix: str = ''
 
 
-_PILOT = 'pilot on running sums, docs/doctor.md'
+_FOUND = 'docs/findings.md'
+_PAGES = 'the pairs of docs/doctor.md'
 _RETHINKING = 'Rethinking OPD, arXiv 2604.13016'
 _REVISITING = 'Revisiting OPD, arXiv 2603.25562'
 _FACES = 'Many Faces of OPD, arXiv 2605.11182'
@@ -96,7 +97,7 @@ CHECKS = {
     'config.models.{model}.path = a model with the special tokens of {first}',
   ),
   'stop tokens': Check(
-    *('at most', 0, 0.999, f'length explosion: {_PILOT}'),
+    *('at most', 0, 0.999, f'length explosion, {_FOUND}'),
     'stop mismatch: the teacher ends a response with a token that does not'
     " end the student's, which learns to go on to the limit",
     'eos_token_id in generation_config.json of {model}: the stops of {first}',
@@ -141,18 +142,18 @@ CHECKS = {
     'config.{stage}.data = prompts that are neither always nor never solved',
   ),
   'student': Check(
-    *('at least', 0.05, 0.05, f'.002 does not recover, .46 does: {_PILOT}'),
+    *('at least', 0.2, 0.01, f'.06 to .12 stays, .57 to .75 learns: {_FOUND}'),
     COLD,
     WARM,
   ),
   'distance': Check(
-    *('at most', 1.5, None, f'.94 recovers, 2.7 does not: {_PILOT}'),
+    *('at most', 1.5, None, f'.3 to 1.1 learns, 4.6 to 8 does not: {_FOUND}'),
     'the student is far from its teacher, and a truncated loss then pushes mass'
     ' out of its support',
     'config.{stage}.terms: the whole vocabulary, without support; or SFT first',
   ),
   'truncation': Check(
-    *('at most', 0.2, 0.8, f'StableOPD, arXiv 2604.08527; {_PILOT}'),
+    *('at most', 0.2, 0.8, f'StableOPD, arXiv 2604.08527; {_FOUND}'),
     'responses run into the limit; on cut-off and repeating text the teacher is'
     ' no guide, and lengths grow',
     'config.max_response_tokens = {longer}, if the text is sound; else SFT'
@@ -207,18 +208,23 @@ CHECKS = {
       0.45,
       None,
       f'.70 to .78 at the start of runs, {_RETHINKING};'
-      f' .56 learns, configs/quickstart.py; .38 does not, {_PILOT}',
+      f' .56 learns, configs/quickstart.py; a weak sign: {_FOUND}',
     ),
     _STRANGER,
     _OWN_LINE,
   ),
   'overlap mass': Check(
-    *('at least', 0.8, None, f'.97 to .99, {_RETHINKING}, section 4.4'),
+    *(
+      'at least',
+      0.95,
+      None,
+      f'.97 to 1 learns, .84 to .92 does not: {_FOUND}',
+    ),
     _STRANGER,
     _OWN_LINE,
   ),
   'agreement': Check(
-    *('at least', 0.6, 0.4, f'.98 healthy, .24 sick: {_PILOT}'),
+    *('at least', 0.6, 0.4, f'.92 learns, .42 a stranger: {_PAGES}'),
     _STRANGER,
     _OWN_LINE,
   ),
@@ -234,12 +240,12 @@ CHECKS = {
     'config.{stage}.terms.{term}.support.k = {more}, or no support at all',
   ),
   'entropy': Check(
-    *('at most', 0.5, None, f'.89 does not recover: {_PILOT}'),
+    *('at most', 0.2, None, f'.02 learns, .23 to .45 stays: {_FOUND}'),
     'the student is near to guessing evenly among all tokens',
     WARM,
   ),
   'privilege': Check(
-    *('at most', 0.1, 0.5, f'0 learns, .8 destroys: {_FACES}, and {_PILOT}'),
+    *('at most', 0.1, 0.5, f'0 learns, .35 does not: {_PAGES}; {_FACES}'),
     'instance-specific privilege: most of the loss is what the privilege tells'
     ' of this one response; no student without it can learn that, and averaging'
     ' the teachers unlearns what it knew',

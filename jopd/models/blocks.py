@@ -3,7 +3,8 @@
 The families of this room share these; a config says which parts a family has.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -36,10 +37,13 @@ class Ways(NamedTuple):
   Attributes:
     by_rows: makes experts sort the tokens of each device apart.
     attend: the attention of whole sequences, without a cache and a window.
+    gather: (a layer's weights, their logical axes) -> the weights where the
+      products with them are to be taken.
   """
 
   by_rows: ByRows = lambda f: f
   attend: Attend = plain
+  gather: Callable[[Any, Any], Any] = lambda weights, axes: weights
 
 
 PLAIN = Ways()

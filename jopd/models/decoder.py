@@ -76,9 +76,11 @@ def make_model(
       `sharding.constrain_batch(mesh)`: left alone, the compiler keeps the
       width of activations divided too, and moves them instead of the weights.
       Decoding is left alone, since there they are the smaller.
-    ways: how experts and attention are run. On a mesh that divides rows,
-      `sharding.by_rows(mesh)` for experts: left alone, the compiler collects
-      the tokens of all devices for them. Decoding is left alone, likewise.
+    ways: how experts and attention are run, and where products are taken. On a
+      mesh that divides rows, `sharding.by_rows(mesh)` for experts: left alone,
+      the compiler collects the tokens of all devices for them. On one that
+      divides the width, `sharding.gather_layer(mesh)`: left alone, it may cut
+      each product into one slice per device. Decoding is left alone, likewise.
 
   Returns:
     A `Model`. Its params are a nested dict: `embed` [V, D], `layers` with a
@@ -98,6 +100,10 @@ def make_model(
 
   abstract = nnx.eval_shape(make, jax.random.key(0))
   block, norm = nnx.graphdef(abstract.layers), nnx.graphdef(abstract.norm)
+  axes = _axes(abstract)
+  layer_axes = jax.tree.map(
+    lambda names: names[1:], axes['layers'], is_leaf=lambda x: type(x) is tuple
+  )
 
   def init(key):
     return nnx.to_pure_dict(nnx.state(make(key)))
@@ -122,7 +128,8 @@ def make_model(
       x = x * jnp.asarray(config.embed_scale, x.dtype)
 
     def run_block(x, weights, layer, past):
-      run = nnx.merge(block, widen(weights, x.dtype))
+      weights = how.gather(widen(weights, x.dtype), layer_axes)
+      run = nnx.merge(block, weights)
       x, past = run(x, layer, position, start, past, how)
       return pin(x), past
 
@@ -154,7 +161,7 @@ def make_model(
     apply=apply,
     head=head,
     init_cache=functools.partial(_init_cache, config),
-    axes=_axes(abstract),
+    axes=axes,
     vocab_size=config.vocab_size,
     unstack=functools.partial(_unstack, config),
   )

@@ -71,6 +71,7 @@ def _between(few: Phase, many: Phase, more: float) -> Phase:
   return few._replace(
     memory=line(few.memory, many.memory),
     flops=line(few.flops, many.flops),
+    kernels=line(few.kernels, many.kernels),
     useful=line(few.useful, many.useful),
     least=few.least and line(few.least, many.least),
     cost=hlo.Cost(*map(line, few.cost, many.cost)),

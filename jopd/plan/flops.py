@@ -6,7 +6,7 @@ import jax
 from jax.extend import core
 
 
-def count(traced, *, turns: int = 1) -> float:
+def count(traced, *, turns: int = 1, kernels: bool = False) -> float:
   """Operations of a program, an addition and a multiplication apart.
 
   Counted before the program is divided over devices, from what was traced, so
@@ -16,29 +16,34 @@ def count(traced, *, turns: int = 1) -> float:
   Args:
     traced: of `jax.jit(function).trace(*shapes)`.
     turns: of loops whose number of turns depends on the data.
+    kernels: count those of Pallas kernels alone, which no compiler looks into.
 
   Returns:
     The operations of all dot products; others are few beside them. Of the
-    branches of a condition the longest one counts.
+    branches of a condition the longest one counts, and of a kernel all blocks,
+    even those that it may skip.
   """
-  return _count(traced.jaxpr.jaxpr, turns)
+  return _count(traced.jaxpr.jaxpr, turns, kernels)
 
 
-def _count(jaxpr, turns: int) -> float:
-  return sum((_of(equation, turns) for equation in jaxpr.eqns), 0.0)
+def _count(jaxpr, turns: int, kernels: bool) -> float:
+  return sum((_of(e, turns, kernels) for e in jaxpr.eqns), 0.0)
 
 
-def _of(equation, turns: int) -> float:
+def _of(equation, turns: int, kernels: bool) -> float:
   name, params = equation.primitive.name, equation.params
-  if name == 'dot_general':
+  if name == 'pallas_call':
+    blocks = math.prod(params['grid_mapping'].grid)
+    return blocks * _count(params['jaxpr'], 1, kernels=False)
+  if name == 'dot_general' and not kernels:
     (contracted, _), _ = params['dimension_numbers']
     shape = equation.invars[0].aval.shape
     summed = math.prod(shape[axis] for axis in contracted)
     return 2.0 * summed * math.prod(equation.outvars[0].aval.shape)
-  if name.startswith('ragged_dot'):
+  if name.startswith('ragged_dot') and not kernels:
     rows, groups = equation.invars[:2]
     return 2.0 * math.prod(rows.aval.shape) * groups.aval.shape[-1]
-  inside = [_count(jaxpr, turns) for jaxpr in _jaxprs(params)]
+  inside = [_count(jaxpr, turns, kernels) for jaxpr in _jaxprs(params)]
   if name == 'cond':
     return max(inside)
   times = {

@@ -27,7 +27,8 @@ def time(phase: Phase, chip: Chip, devices: int) -> Time:
   """How long a phase should take in one step, all of its calls together."""
   cost = phase.cost
   # The compiler's cycles, where it counts them, know of what is inefficient.
-  work = cost.cycles / chip.clock if chip.clock and cost.cycles else 0.0
+  work = phase.kernels / devices / chip.flops
+  work += cost.cycles / chip.clock if chip.clock else 0.0
   work = max(
     work,
     phase.flops / devices / chip.flops,

@@ -17,6 +17,8 @@ class Phase(NamedTuple):
       which stay through the stage; 'inputs': what else it reads; 'results':
       what it leaves; 'temporaries': what is gone when it ends.
     flops: operations of matrix products, of all devices.
+    kernels: those of them that are in Pallas kernels, of which the compiler
+      does not say how long they take.
     useful: those of them that the mathematics asks for: of a forward pass, and
       twice as many of a backward pass, but nothing that is recomputed.
     least: bytes that a device must read: its share of weights and caches, once.
@@ -29,6 +31,7 @@ class Phase(NamedTuple):
   times: int
   memory: dict[str, float]
   flops: float
+  kernels: float
   useful: float
   least: float | None
   cost: hlo.Cost
@@ -83,6 +86,7 @@ class Compiled(NamedTuple):
         temporaries=float(max(temporaries, grown)),
       ),
       operations,
+      flops.count(self.traced, turns=turns, kernels=True),
       operations if useful is None else useful,
       least,
       hlo.cost(self.compiled.as_text(), turns=turns),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jopd import sharding
+from jopd.models.flash import splash
 from jopd.plan import flops
 
 DEPTH, ROWS, WIDTH = 5, 64, 256
@@ -73,3 +74,14 @@ def test_grouped_products_count_their_rows_once():
   sizes = jnp.full(4, ROWS // 4)
   traced = jax.jit(jax.lax.ragged_dot).trace(rows, experts, sizes)
   assert flops.count(traced) == 2 * ROWS * WIDTH * 32
+
+
+# Kills: a kernel that counts as one of its blocks.
+def test_all_blocks_of_a_kernel_count():
+  qkv = [jnp.zeros((1, 256, 2, 128)), *[jnp.zeros((1, 2, 256, 128))] * 2]
+  traced = jax.jit(lambda *qkv: splash(*qkv, scale=1.0)).trace(*qkv)
+  # Scores, and their product with the values, for each of two heads.
+  assert flops.count(traced) == 2 * 2 * 2 * 256 * 256 * 128
+  assert flops.count(traced, kernels=True) == flops.count(traced)
+  plain = jax.jit(jnp.dot).trace(jnp.zeros((8, 8)), jnp.zeros((8, 8)))
+  assert flops.count(plain, kernels=True) == 0

@@ -21,6 +21,7 @@ def _phase(name='learner', **changes):
     times=changes.pop('times', 1),
     memory={kind: x * GIB for kind, x in kinds.items()},
     flops=changes.pop('flops', 4e12),
+    kernels=changes.pop('kernels', 0.0),
     useful=changes.pop('useful', 3e12),
     least=changes.pop('least', None),
     cost=hlo.Cost(**dict(traffic=1e9, cycles=0.0, collectives={}) | changes),
@@ -40,6 +41,7 @@ def _run(*phases, refused=None, chip=CHIP):
     ({}, 1.0, 1.0),  # 4e12 operations on 4 devices of 1e12 a second
     (dict(traffic=3e9), 3.0, 3.0),
     (dict(cycles=5e6), 5.0, 5.0),
+    (dict(cycles=5e6, kernels=8e12), 7.0, 7.0),
     (dict(times=3), 3.0, 3.0),
     (dict(collectives={('all-gather', 4): 4e7}), 1.0, 1.3),
     (dict(collectives={('all-reduce', 4): 4e8}), 6.0, 7.0),
