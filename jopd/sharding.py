@@ -284,9 +284,9 @@ def gather_layer(mesh: Mesh) -> Callable[[Any, Any], Any]:
       x, NamedSharding(mesh, PartitionSpec(*spec))
     )
     gather = jax.custom_vjp(lambda x: pin(x, whole))
-    gather.defvjp(
-      lambda x: (pin(x, whole), None), lambda _, g: (pin(g, divided),)
-    )
+    # A gradient is taken whole first, or its product is cut into slices again.
+    back = lambda _, g: (pin(pin(g, whole), divided),)
+    gather.defvjp(lambda x: (pin(x, whole), None), back)
     return gather(array)
 
   def collect(weights, axes):

@@ -101,3 +101,34 @@ def test_a_constraint_keeps_the_value_and_divides_the_rows():
   got = jax.jit(sharding.constrain_batch(mesh))(x)
   np.testing.assert_array_equal(got, x)
   assert got.sharding.is_equivalent_to(sharding.batch_sharding(mesh), 3)
+
+
+# Kills: products of slices that are added up, a gradient of the whole matrix on
+# every device, an axis of `tensor` that is gathered along.
+def test_a_layer_is_gathered_for_its_products_and_its_gradient_divided():
+  mesh = sharding.make_mesh(1, 4, 2)
+  axes = {'up': ('embed', 'mlp'), 'scale': (None,)}
+  weights = {'up': jnp.arange(64.0).reshape(8, 8), 'scale': jnp.ones(8)}
+  where = sharding.param_shardings(mesh, axes, weights)
+  divided = jax.tree.map(jax.device_put, weights, where)
+  x = jnp.ones((4, 8))
+
+  def loss(weights):
+    weights = sharding.gather_layer(mesh)(weights, axes)
+    return jnp.sum(jnp.sin(x @ weights['up'] * weights['scale'][None]))
+
+  gradient = jax.jit(jax.grad(loss))
+  got = gradient(divided)
+  want = jax.grad(lambda w: jnp.sum(jnp.sin(x @ w['up'] * w['scale'][None])))(
+    weights
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), got, want)
+  assert got['up'].sharding.is_equivalent_to(where['up'], 2)
+  text = gradient.lower(divided).compile().as_text()
+  assert 'f32[8,4]{1,0} all-gather' in text
+
+
+def test_without_fsdp_a_layer_stays_where_it_is():
+  weights, axes = {'up': jnp.ones((8, 8))}, {'up': ('embed', 'mlp')}
+  gather = sharding.gather_layer(sharding.make_mesh(4, 1, 2))
+  assert gather(weights, axes) is weights
