@@ -18,7 +18,7 @@ from jopd.diagnose.report import report as draw
 from jopd.doctor.examine import examine
 from jopd.doctor.findings import worst
 from jopd.doctor.page import as_json, page
-from jopd.plan import page as plans
+from jopd.plan import table as plans
 from jopd.plan.plan import plan as make_plan
 from jopd.programs import cache_compilations
 from jopd.rollout.pick import sampling

@@ -243,16 +243,9 @@ def by_rows(mesh: Mesh) -> Callable[[Callable], Callable]:
 
 
 def by_heads(mesh: Mesh) -> Callable[[Callable], Callable]:
-  """Returns a function that runs attention on each device's rows and heads.
-
-  For the `attend` of `make_model`, of a kernel that the compiler cannot divide.
-  The value is unchanged.
-  """
-  heads = RULES['heads']
-  by_token, by_head = (
-    PartitionSpec(BATCH, None, heads),
-    PartitionSpec(BATCH, heads),
-  )
+  """Returns a function that runs a kernel on each device's rows and heads."""
+  by_token = PartitionSpec(BATCH, None, RULES['heads'])
+  by_head = PartitionSpec(BATCH, RULES['heads'])
 
   def divide(attend):
     def run(query, key, value, *, scale):
@@ -271,11 +264,10 @@ def by_heads(mesh: Mesh) -> Callable[[Callable], Callable]:
 
 
 def gather_layer(mesh: Mesh) -> Callable[[Any, Any], Any]:
-  """Returns a function that collects a layer's weights from `fsdp`.
+  """Returns a function that collects a layer's weights, for `make_model`.
 
-  For `make_model`. The values are unchanged; gradients go back divided. Left
-  alone, the TPU compiler sends slices of a matrix around and adds up the slices
-  of the product, each of which reads and writes all of it.
+  Left alone, the TPU compiler cuts products over `fsdp` into a slice for each
+  device, and each slice reads and writes all of the sum.
   """
 
   def put(divided, array):
@@ -284,7 +276,7 @@ def gather_layer(mesh: Mesh) -> Callable[[Any, Any], Any]:
       x, NamedSharding(mesh, PartitionSpec(*spec))
     )
     gather = jax.custom_vjp(lambda x: pin(x, whole))
-    # A gradient is taken whole first, or its product is cut into slices again.
+    # A gradient is whole first, or its product is cut into slices again.
     back = lambda _, g: (pin(pin(g, whole), divided),)
     gather.defvjp(lambda x: (pin(x, whole), None), back)
     return gather(array)

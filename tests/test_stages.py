@@ -10,7 +10,10 @@ from jopd import build
 from jopd.models.lora import Lora
 
 GRPO = dict(
-  objective='policy_gradient', surrogate='reinforce', credit='group_advantage'
+  objective='policy_gradient',
+  surrogate='reinforce',
+  credit='group_advantage',
+  anchor='sampler',
 )
 
 

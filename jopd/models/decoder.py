@@ -120,6 +120,8 @@ def make_model(
     # In a decoding step the weights outweigh the activations: these may move.
     decodes = cache is not None and start is not None
     pin, how = (lambda x: x, PLAIN) if decodes else (constrain, ways)
+    # Weights that a decoding loop reads next stay where they are.
+    gather = how.gather if cache is None else PLAIN.gather
     # Clip, not fill: NaN in a padding token would reach real ones through the
     # product 0 * NaN in attention.
     x = pin(jnp.take(params['embed'], tokens, axis=0, mode='clip'))
@@ -128,7 +130,7 @@ def make_model(
       x = x * jnp.asarray(config.embed_scale, x.dtype)
 
     def run_block(x, weights, layer, past):
-      weights = how.gather(widen(weights, x.dtype), layer_axes)
+      weights = gather(widen(weights, x.dtype), layer_axes)
       run = nnx.merge(block, weights)
       x, past = run(x, layer, position, start, past, how)
       return pin(x), past

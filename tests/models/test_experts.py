@@ -109,7 +109,7 @@ def test_the_gradient_is_that_of_every_expert_masked():
 def _on(mesh):
   return make_model(
     CONFIG,
-    remat=True,
+    remat='full',
     constrain=sharding.constrain_batch(mesh),
     ways=Ways(sharding.by_rows(mesh)),
   )

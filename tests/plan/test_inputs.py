@@ -2,12 +2,12 @@
 
 import jax
 import pytest
+import tiny
 
 from jopd import build
 from jopd.plan import inputs
 from jopd.programs import Program
 from jopd.train import pipeline
-from tests import tiny
 
 POLICY = dict(
   objective='policy_gradient',

@@ -3,14 +3,14 @@
 import json
 
 import pytest
+import tiny
 
 from jopd import main
 from jopd.plan import decoding
 from jopd.plan.plan import plan
-from tests import tiny
 
 FILE = """
-from tests import tiny
+import tiny
 
 def get_config():
   config = tiny.get_config()

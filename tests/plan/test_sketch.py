@@ -4,11 +4,11 @@ import pathlib
 
 import jax
 import pytest
+import tiny
 
 from jopd import build
 from jopd import config as configs
 from jopd.plan.sketch import SIZES, sketch
-from tests import tiny
 
 SCALE = sorted(pathlib.Path(__file__).parents[2].glob('configs/scale/*.py'))
 

@@ -86,6 +86,7 @@ def test_each_update_has_whole_groups_and_their_outcomes(updates):
       objective='policy_gradient',
       surrogate='reinforce',
       credit='group_advantage',
+      anchor='sampler',
     )
   )
   stage, run, prompts = make_phases(updates=updates, terms=terms, teachers={})

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jopd.plan import hlo, page
+from jopd.plan import hlo, table
 from jopd.plan.chips import CHIPS, Chip
 from jopd.plan.plan import RunPlan, StagePlan
 from jopd.plan.program import Phase
@@ -49,13 +49,13 @@ def _run(*phases, refused=None, chip=CHIP):
   ],
 )
 def test_time_is_bound_by_the_slowest(changes, least, most):
-  found = page.time(_phase(**changes), CHIP, 4)
+  found = table.time(_phase(**changes), CHIP, 4)
   assert found == pytest.approx((least, most))
 
 
 def test_without_cycles_operations_and_bytes_decide():
   chip = CHIP._replace(clock=None)
-  assert page.time(_phase(cycles=5e6), chip, 4).least == pytest.approx(1.0)
+  assert table.time(_phase(cycles=5e6), chip, 4).least == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_without_cycles_operations_and_bytes_decide():
 )
 def test_a_tenth_of_the_memory_is_to_spare(temporaries, status):
   phase = _phase(memory=dict(temporaries=temporaries))
-  assert page.status(_run(_phase('teacher'), phase)) == status
+  assert table.status(_run(_phase('teacher'), phase)) == status
 
 
 # Kills: advice on something that is not the reason.
@@ -78,34 +78,34 @@ def test_a_tenth_of_the_memory_is_to_spare(temporaries, status):
 )
 def test_what_is_largest_is_to_be_changed(name, kind, advice):
   found = _run(_phase(name, memory={kind: 9.5}))
-  (fix,) = page.fixes(found.stages[0], CHIP)
+  (fix,) = table.fixes(found.stages[0], CHIP)
   assert fix.startswith(advice)
-  assert f'change   {advice}' in page.page(found)
+  assert f'change   {advice}' in table.page(found)
 
 
 def test_what_the_compiler_refuses_does_not_fit():
   found = _run(refused=('learner', 'Used 20G of 15G hbm'))
-  assert page.status(found) == 'refuse'
-  text = page.page(found)
+  assert table.status(found) == 'refuse'
+  text = table.page(found)
   assert 'Used 20G of 15G hbm' in text and text.endswith('does not fit')
   assert 'config.distil.micro_batches' in text
 
 
 def test_an_unknown_chip_has_memory_but_no_seconds():
-  text = page.page(_run(_phase(), chip=None))
+  text = table.page(_run(_phase(), chip=None))
   assert text.endswith('compiles') and 'a step takes' not in text
 
 
 def test_decoding_is_held_against_the_bandwidth_and_the_rest_against_products():
   decode = _phase('decode', times=10, least=5e8, flops=0.0)
-  text = page.page(_run(decode, _phase()))
+  text = table.page(_run(decode, _phase()))
   row = lambda name: next(x for x in text.splitlines() if f' {name} ' in x)
   assert row('decode').endswith('50%') and row('learner').endswith('75%')
 
 
 def test_json_holds_what_the_page_says():
   phase = _phase(collectives={('all-gather', 4): 8.0})
-  found = json.loads(page.as_json(_run(phase)))
+  found = json.loads(table.as_json(_run(phase)))
   (stage,) = found['stages']
   (learner,) = stage['phases']
   assert found['status'] == 'ok' and found['chip']['name'] == 'test'

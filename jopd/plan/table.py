@@ -151,7 +151,7 @@ _FIXES = {
   ('teacher', 'temporaries'): 'config.{stage}.micro_batches: more parts',
   ('teacher', 'results'): 'config.{stage}.updates or batch_size: fewer rows',
   ('learner', 'temporaries'): 'config.{stage}.micro_batches: more parts;'
-  ' config.remat = True; config.{stage}.chunk_tokens: fewer',
+  " config.remat = 'full'; config.{stage}.chunk_tokens: fewer",
   ('learner', 'inputs'): 'config.{stage}.updates or batch_size: fewer rows',
 }
 
