@@ -9,8 +9,8 @@ start it on all hosts of a slice.
 
 With ':tiny' the same stage trains small models on a builtin task. At its own
 size it is not yet measured. `jopd plan` for v5p-64, by the TPU compiler without
-a TPU: 44 of 95 GiB at most; learner at 56 %, teacher at 75 % of the peak; a step
-of 512 full responses takes 260 to 300 s, of which decoding 190 to 230.
+a TPU: 44 of 95 GiB at most; learner at 56 %, teacher at 75 % of the peak; a
+step of 512 full responses takes 260 to 300 s, of which decoding 190 to 230.
 docs/results.md has the table.
 """
 
