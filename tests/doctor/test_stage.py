@@ -66,7 +66,7 @@ def test_a_cold_student():
 def test_a_teacher_that_follows_the_student():
   found = examined(scripted.student, scripted.gullible)
   # Two of five tokens tell it what to say; alone it is always right.
-  assert sick(found) == {'prefixes': 'warn'}
+  assert sick(found) == {'prefixes': 'warn', 'overlap mass': 'warn'}
   assert found['prefixes'].mechanism.startswith('prefix distortion')
   assert found['prefixes'].number == pytest.approx(0, abs=0.15)
   assert found['headroom'].number > 0.3
