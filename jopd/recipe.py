@@ -1,4 +1,4 @@
-"""From names to functions; but for optimizers.py, the only place for it.
+"""From names to functions: the only place for it, but for what optax has.
 
 What is wrong with a name or its arguments is one ValueError that says what was
 expected, what came, what to do; it is raised before any weight is loaded.
@@ -12,13 +12,14 @@ import numbers
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jopd import losses
 from jopd.config import about, check_arguments, did_you_mean, refuse_unknown
 from jopd.data import sources
 from jopd.data.examples import Example
+from jopd.losses import trial
 from jopd.rollout import select
+from jopd.schedules import at_step
 from jopd.train.step import Reduction
 
 _OBJECTIVES = {
@@ -36,6 +37,7 @@ _ROOMS = {
   'target': losses.targets,
   'penalty': losses.penalties,
   'surrogate': losses.surrogates,
+  'anchor': losses.anchors,
   'credit': losses.credits,
   'weight': losses.weights,
   'also': select,
@@ -103,30 +105,6 @@ def _find(room, spec) -> tuple[Callable, dict, str]:
   return known[name], arguments, f'{where}.{name}'
 
 
-def scalar(value, step):
-  """A number as it is, or a schedule of optax at a step.
-
-  A schedule is dict(schedule='linear_schedule', init_value=..., ...): the name
-  of an optax schedule and its arguments. The step may be traced.
-  """
-  if isinstance(value, numbers.Real):
-    return value
-  if not isinstance(value, Mapping):
-    raise ValueError(f'expected a number or dict(schedule=...), got {value!r}')
-  arguments = dict(value)
-  name = arguments.pop('schedule', '')
-  known = {n for n in vars(optax) if n.endswith('_schedule')}
-  if name not in known:
-    raise ValueError(
-      f'optax has no schedule {name!r}{did_you_mean(name, known)}'
-    )
-  schedule = getattr(optax, name)
-  check_arguments(
-    arguments, inspect.signature(schedule).parameters, f'optax.{name}'
-  )
-  return schedule(**arguments)(step)
-
-
 def make_term(spec: Mapping, step) -> losses.Term:
   """One term of the loss from its settings.
 
@@ -134,14 +112,18 @@ def make_term(spec: Mapping, step) -> losses.Term:
   has depends on the objective: `matching` has divergence, support and target,
   `sampled` penalty and target, `policy_gradient` surrogate, credit, anchor and
   target. Each names a function of the room of that name in `losses`, alone or
-  as dict(name=..., argument=...). The coefficient may be a schedule. With
-  demonstration=True the objective may move a student that equals its target,
-  which `make_terms` refuses otherwise; it changes nothing else.
+  as dict(name=..., argument=...). Any number but those that decide shapes may
+  be a schedule, see `at_step`. With demonstration=True the objective may move a
+  student that equals its target, which `make_terms` refuses otherwise; it
+  changes nothing else.
   """
-  settings = _COMMON | dict(spec)
+  settings = at_step(_COMMON | dict(spec), step)
+  coef = settings['coef']
+  if not isinstance(coef, numbers.Real | jax.Array):
+    raise ValueError(f'expected a number or dict(schedule=...), got {coef!r}')
   objective = _make_objective(settings)
   weight = resolve(losses.weights, settings['weight'])
-  return losses.Term(objective, weight, scalar(settings['coef'], step))
+  return losses.Term(objective, weight, coef)
 
 
 def _make_objective(settings: Mapping) -> Callable:
@@ -167,6 +149,7 @@ def make_terms(
   updates: int = 1,
   micro_batches: int = 1,
   group_size: int = 1,
+  last: int = 0,
 ) -> Callable:
   """A function from the step, which may be traced, to the terms of a loss.
 
@@ -175,6 +158,7 @@ def make_terms(
   teacher. All this would otherwise wait for the first step. Then its objective
   is enumerated on a small vocabulary, for what no step would ever refuse: that
   it teaches nothing, or the wrong thing; see `losses.check_objective`.
+  Schedules are tried at both of their ends, and enumerated where they begin.
 
   Args:
     specs: name -> term, see `make_term`.
@@ -183,6 +167,7 @@ def make_terms(
     updates: of the student, on the responses to a batch of prompts.
     micro_batches: parts that a batch is cut into.
     group_size: responses per prompt.
+    last: the last step.
 
   Raises:
     ValueError: a term is wrong; its name comes first.
@@ -190,19 +175,24 @@ def make_terms(
   small = min(losses.probe.VOCAB, vocab_size)
   for name, spec in specs.items():
     with about(f'terms.{name}'):
-      _trace(spec, roles, vocab_size)
+      begin = at_step(spec, 0)
+      make = partial(make_term, begin)
+      if begin != spec:
+        _check_schedules(spec, roles, vocab_size, last)
+      trial.run_on_shapes(make, roles, vocab_size)
       if updates > 1 and 'surrogate' in spec:
-        _check_anchor(spec, updates)
-      settings = _COMMON | dict(spec) | {'weight': 'uniform'}
+        _check_anchor(begin, updates)
+      settings = _COMMON | begin | {'weight': 'uniform'}
       # More than two are as good as two, and probed once with them.
-      graded = _reads_rewards(settings, roles, vocab_size)
+      own = partial(make_term, settings)
+      graded = trial.reads_rewards(own, roles, vocab_size)
       group = min(group_size, 2) if graded else None
       if settings['objective'] != 'negative_log_likelihood':
         # Whether imitation teaches anything, its source decides.
         settings = _shrunk(settings | {'coef': 1}, vocab_size, small)
         settings = json.dumps(settings, sort_keys=True)
         _check_once(settings, tuple(sorted(roles)), small, group)
-      far = losses.terms.scope_of_term(make_term(spec, 0)) == 'batch'
+      far = losses.terms.scope_of_term(make(0)) == 'batch'
       if far and micro_batches > 1:
         raise ValueError(
           'its weight or credit looks at the whole batch, which'
@@ -213,11 +203,27 @@ def make_terms(
 
 def _check_anchor(spec: Mapping, updates: int) -> None:
   """Refuses a policy gradient that takes old tokens for the student's own."""
-  if spec.get('anchor', 'student') != 'sampler':
+  name = spec.get('anchor', 'student')
+  if not trial.reads_sampler(resolve(losses.anchors, name)):
     raise ValueError(
-      f"anchor is 'student', but with {updates} updates on the same responses"
-      " all but the first are of an older student: use anchor='sampler'"
+      f'the anchor {name!r} does not know the sampler, but with {updates}'
+      ' updates on the same responses all but the first are of an older'
+      " student: use anchor='sampler'"
     )
+
+
+def _check_schedules(spec: Mapping, roles, vocab_size: int, last: int) -> None:
+  """Refuses a schedule that leaves its range, or decides a shape."""
+  try:
+    trial.run_on_shapes(partial(make_term, spec), roles, vocab_size)
+  except TypeError as error:  # of jax, where a number has to be known
+    raise ValueError(
+      'a schedule stands for a number that decides a shape or a branch, which'
+      ' cannot change while a program runs: give that one as a number'
+    ) from error
+  trial.run_on_shapes(
+    partial(make_term, at_step(spec, last)), roles, vocab_size
+  )
 
 
 def reads_rewards(
@@ -230,42 +236,8 @@ def reads_rewards(
     roles: names of the teachers.
     vocab_size: V.
   """
-  return any(_reads_rewards(spec, roles, vocab_size) for spec in specs.values())
-
-
-def _reads_rewards(spec: Mapping, roles, vocab_size: int) -> bool:
-  try:
-    _trace(spec, roles, vocab_size, graded=False)
-  except Exception:  # a function of one's own may fail on None in any way
-    return True
-  return False
-
-
-def _trace(spec: Mapping, roles, vocab_size: int, *, graded=True) -> None:
-  """Runs the loss of a term on shapes alone."""
-  scalars = jax.ShapeDtypeStruct((1, 1), jnp.float32)
-  logp = jax.ShapeDtypeStruct((1, 1, vocab_size), jnp.float32)
-  batch = losses.TokenBatch(
-    logp,
-    dict.fromkeys(roles, logp),
-    token=jax.ShapeDtypeStruct((1, 1), jnp.int32),
-    sampler_logp=scalars,
-    rollout_logp=scalars,
-    outcome=losses.Outcome(scalars, scalars, scalars) if graded else None,
-  )
-  # For what weights read any teacher will do: only shapes matter here.
-  some_teacher = lambda logps: next(iter(logps.values()))
-
-  def loss(batch, step):
-    return losses.distill_loss(
-      batch,
-      {'term': make_term(spec, step)},
-      mask=jnp.ones((1, 1), bool),
-      count=1,
-      stats_target=some_teacher,
-    )
-
-  jax.eval_shape(loss, batch, jax.ShapeDtypeStruct((), jnp.int32))
+  makes = (partial(make_term, spec) for spec in specs.values())
+  return any(trial.reads_rewards(make, roles, vocab_size) for make in makes)
 
 
 def _shrunk(value, vocab_size: int, small: int):

@@ -60,6 +60,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     updates=settings.updates,
     micro_batches=settings.micro_batches,
     group_size=settings.group_size,
+    last=settings.steps * settings.updates - 1,
   )
   in_terms = reads_rewards(terms, roles, run.vocab_size)
   select, in_select = _selection(settings)

@@ -17,7 +17,7 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 FLOORS = (
   {'losses', 'models', 'sharding', 'data', 'rewards'}
   | {'statistics', 'config', 'programs'},
-  {'rollout', 'presets', 'hosts'},
+  {'rollout', 'presets', 'hosts', 'schedules'},
   {'train', 'evaluate', 'diagnose', 'answer'},
   {'recipe', 'optimizers', 'checks', 'tokens'},
   {'stages'},

@@ -81,7 +81,7 @@ HAND_MADE = [
       anchor='sampler',
     ),
     losses.policy_gradient(
-      partial(losses.clipped, low=0.1, high=0.3), anchor='sampler'
+      partial(losses.clipped, low=0.1, high=0.3), anchor=losses.anchors.sampler
     ),
   ),
   (
@@ -253,7 +253,7 @@ POLICY = dict(objective='policy_gradient', surrogate='reinforce')
     ),
     (
       dict(objective='policy_gradient', surrogate='reinforce', anchor='x'),
-      "anchor must be 'student' or 'sampler'",
+      "anchors has no 'x'; choose from geometric, sampler, student",
     ),
   ],
   ids=str,

@@ -193,7 +193,8 @@ def _make_chunk_loss(make_batch, terms, stats_target, with_stats):
     metrics = {f'loss/{name}': x for name, x in losses.items()}
     if with_stats:  # None, where there is no target, is an empty tree
       metrics |= blank(stats['']._asdict(), tokens.mask)
-      for name in ('mask', *Outcome._fields):  # of rows, which weigh alike
+      # Of rows, which weigh alike; or of interest to some weights alone.
+      for name in ('mask', 'margin', *Outcome._fields):
         del metrics[name]
     return loss, {k: jnp.sum(x) for k, x in metrics.items() if x is not None}
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
+from jopd.losses.ranges import check_range
 from jopd.losses.stats import TokenStats, scope
 
 
@@ -30,12 +31,12 @@ def log_ratio(stats: TokenStats) -> Float[Array, '*B']:
   Raises: ValueError when there is no target.
   References: Zhu et al., arXiv 2605.11182, eq. 4-5.
   """
-  if stats.target_logp is None:
+  if stats.log_ratio is None:
     raise ValueError(
       'the log-ratio compares with a target, and there is no teacher: give the'
       ' term one, or another credit'
     )
-  return stats.target_logp - stats.student_logp
+  return stats.log_ratio
 
 
 @scope('token')
@@ -85,6 +86,7 @@ def discounted(
     [B, T] credits, nats; sums run over the tokens that count.
 
   Gradients: none.
+  Raises: ValueError when gamma is outside [0, 1].
   References: Fu et al., Revisiting On-Policy Distillation, arXiv 2603.25562,
     section 3.
 
@@ -95,6 +97,7 @@ def discounted(
     >>> discounted(stats, gamma=0.5).tolist()
     [[-1.75, -1.5, -1.0]]
   """
+  check_range('[0, 1]', gamma=gamma)
   own = jnp.where(stats.mask, credit(stats), 0.0)
 
   def back(later, now):
@@ -109,8 +112,8 @@ def discounted(
 def bounded(
   stats: TokenStats,
   *,
-  low: float = -jnp.inf,
-  high: float = jnp.inf,
+  low: Scalar = -jnp.inf,
+  high: Scalar = jnp.inf,
   credit: Callable[[TokenStats], Float[Array, '*B']] = log_ratio,
 ) -> Float[Array, '*B']:
   """A credit kept between two bounds, so that no token shouts the rest down.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
+from jopd.losses import anchors
 from jopd.losses.credits import log_ratio
 from jopd.losses.distributions import finite, pick
 from jopd.losses.stats import Outcome, TokenStats, token_stats
@@ -118,7 +119,7 @@ def policy_gradient(
   surrogate: Callable,
   *,
   credit: Callable[[TokenStats], Float[Array, '*B']] = log_ratio,
-  anchor: str = 'student',
+  anchor: Callable[[TokenStats], Float[Array, '*B']] = anchors.student,
   target: Callable = teacher,
 ) -> Credited:
   """A policy gradient on the sampled token, with a credit read from its stats.
@@ -127,26 +128,23 @@ def policy_gradient(
     surrogate: (student_logp, anchor_logp, credit), [*B] -> [*B].
     credit: TokenStats -> [*B]. Constant. May look along the row or over the
       whole batch, see `stats.scope`.
-    anchor: the policy that the ratio is taken to. 'student': ratio 1, for one
-      update per rollout. 'sampler': importance weighting, for several.
+    anchor: TokenStats -> [*B], the log-prob that the ratio is taken to, of each
+      token by itself. `anchors.student`: ratio 1, for one update per rollout.
+      `anchors.sampler`: importance weighting, for several.
     target: as in `matching`; what the stats compare with.
 
   Returns:
     An objective.
 
   Gradients: with `log_ratio`, the expectation is exactly that of the full
-    reverse KL at each token: with anchor 'student' for tokens sampled from the
-    student, with 'sampler' (and `reinforce`) from any policy that covers it.
-  Raises: ValueError when anchor is none of the two.
+    reverse KL at each token: anchored to the student for tokens sampled from
+    it, to the sampler (and `reinforce`) for those of any policy that covers it.
   """
-  if anchor not in ('student', 'sampler'):
-    raise ValueError(f"anchor must be 'student' or 'sampler', got {anchor!r}")
 
   def loss(batch, credit):
-    student_logp = pick(batch.student_logp, batch.token)
-    anchor_logp = student_logp if anchor == 'student' else batch.sampler_logp
+    anchor_logp = anchor(batch_stats(batch, target))
     return surrogate(
-      student_logp,
+      pick(batch.student_logp, batch.token),
       jax.lax.stop_gradient(anchor_logp),
       jax.lax.stop_gradient(credit),
     )

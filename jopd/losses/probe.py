@@ -116,7 +116,9 @@ def expected_gradients(
     return apart, (above + below) / 2
 
   rng = random.Random(0)  # jax.random would be one more program to compile
-  normal = functools.partial(_normal, rng, (DRAWS, 2, vocab_size))
+  # Of a first token, and of a second one after each of them.
+  shape = (DRAWS, 1 + vocab_size, vocab_size)
+  normal = functools.partial(_normal, rng, shape)
   noise = {role: normal() for role in roles}
   return of_draws(1.5 * normal(), noise, NEAR * normal())
 
@@ -210,18 +212,23 @@ def _at_target(target, student, teachers):
 def _expected_loss(objective, group_size, student, teachers):
   """The first token's loss, over all that the student might sample there.
 
-  From [2, V] logits: a row has two tokens, and there is a row for each first
-  one, so that a credit may compare tokens of a row or of the batch. In a group
-  there is a row for each pair of them, of this response and of another.
+  From [1 + V, V] logits, of a first token and of a second one after each first:
+  a row has two tokens, and there is a row for each first one, so that a credit
+  may compare tokens of a row or of the batch, and look at what a token leads
+  to. In a group there is a row for each pair of them, of this response and of
+  another.
   """
   vocab = student.shape[-1]
   members = 1 if group_size is None else min(group_size, 2)
   axes = jnp.meshgrid(*[jnp.arange(vocab)] * members, indexing='ij')
   group = jnp.stack(axes, axis=-1).reshape(-1, members)
   first = group[:, 0]
-  rows = lambda logits: jnp.broadcast_to(
-    log_probs(logits)[None], (len(first), *logits.shape)
-  )
+
+  def rows(logits):
+    logp = log_probs(logits)
+    both = jnp.broadcast_to(logp[:1], (len(first), vocab)), logp[1:][first]
+    return jnp.stack(both, axis=1)
+
   student_logp = rows(student)
   token = jnp.stack([first, jnp.zeros_like(first)], axis=1)
   outcome = None

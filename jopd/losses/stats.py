@@ -58,6 +58,9 @@ class TokenStats(NamedTuple):
     reward: of the token's response; it and the next are those of `Outcome`.
     group_mean: mean reward of the responses to the same prompt.
     group_std: their standard deviation.
+    margin: how much the target prefers one of the student's top 16 to the rest
+      of them, the largest of its log-probs there less their mean; nats. It
+      falls where the target can no longer tell the student's ideas apart.
   """
 
   student_logp: Float[Array, '*B']
@@ -76,6 +79,14 @@ class TokenStats(NamedTuple):
   reward: Float[Array, '*B'] | None = None
   group_mean: Float[Array, '*B'] | None = None
   group_std: Float[Array, '*B'] | None = None
+  margin: Float[Array, '*B'] | None = None
+
+  @property
+  def log_ratio(self) -> Float[Array, '*B'] | None:
+    """The token's log q - log p, nats; None without a target."""
+    if self.target_logp is None:
+      return None
+    return self.target_logp - self.student_logp
 
 
 def group_outcome(rewards: Float[Array, 'b G']) -> Outcome:
@@ -199,9 +210,10 @@ def token_stats(
   shared = (student_top[..., :, None] == target_top[..., None, :]).any(-1)
   on_target = jnp.take_along_axis(student_logp, target_top, axis=-1)
   target_entropy = entropy(target_logp)
+  target_there = jnp.take_along_axis(target_logp, student_top, axis=-1)
   mass, advantage = _on_shared(
     jnp.take_along_axis(student_logp, student_top, axis=-1),
-    jnp.take_along_axis(target_logp, student_top, axis=-1),
+    target_there,
     shared,
   )
   return stats._replace(
@@ -213,6 +225,7 @@ def token_stats(
     overlap_mass=mass,
     overlap_advantage=advantage,
     target_mass=jnp.sum(jnp.exp(on_target), axis=-1),
+    margin=jnp.max(target_there, axis=-1) - jnp.mean(target_there, axis=-1),
   )
 
 

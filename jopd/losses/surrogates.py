@@ -2,13 +2,14 @@
 
 Each takes (student_logp, anchor_logp, credit), all [*B] on the sampled token,
 and returns [*B]. Gradient flows to student_logp only. The anchor is the policy
-that the probability ratio is taken to: the student itself (ratio 1), or the
-sampler (importance weighting, when rollouts are older than the student).
+that the probability ratio is taken to, see `anchors`: the student itself (ratio
+1), the sampler (importance weighting), or what lies between it and a teacher.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.distributions import finite
 
@@ -52,8 +53,8 @@ def clipped(
   anchor_logp: Float[Array, '*B'],
   credit: Float[Array, '*B'],
   *,
-  low: float = 0.2,
-  high: float = 0.2,
+  low: Scalar = 0.2,
+  high: Scalar = 0.2,
 ) -> Float[Array, '*B']:
   """PPO's pessimistic clip, -min(r c, clip(r, 1 - low, 1 + high) c).
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
+from jopd.losses.ranges import check_range
 from jopd.losses.stats import TokenStats, scope
 
 
@@ -27,14 +28,14 @@ def gate(
   stats: TokenStats,
   *,
   of: str,
-  low: float = -jnp.inf,
-  high: float = jnp.inf,
+  low: Scalar = -jnp.inf,
+  high: Scalar = jnp.inf,
 ) -> Float[Array, '*B']:
   """1 where low <= stat <= high, 0 elsewhere.
 
   Args:
     stats: TokenStats.
-    of: which of its fields, such as 'target_entropy'.
+    of: which of its fields, such as 'target_entropy', or 'log_ratio'.
     low: the least value that counts, in the field's unit.
     high: the largest.
 
@@ -74,7 +75,7 @@ def top_fraction(
     [*B] weights, 0 or 1.
 
   Gradients: none; a weight is a constant.
-  Raises: ValueError when there is no such stat.
+  Raises: ValueError when there is no such stat, or fraction is outside (0, 1].
 
   Example: of four tokens one does not count, and 2/3 of the others are two.
     >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
@@ -84,6 +85,7 @@ def top_fraction(
     >>> top_fraction(stats, of='student_entropy', fraction=2 / 3).tolist()
     [1.0, 0.0, 0.0, 1.0]
   """
+  check_range('(0, 1]', fraction=fraction)
   value = jnp.where(stats.mask, _stat(stats, of), -jnp.inf)
   # A rank and not an interpolated quantile: the same threshold on any mesh.
   descending = -jnp.sort(-value.ravel())
@@ -94,7 +96,7 @@ def top_fraction(
 
 @scope('token')
 def importance(
-  stats: TokenStats, *, low: float = 0.0, high: float = 2.0
+  stats: TokenStats, *, low: Scalar = 0.0, high: Scalar = 2.0
 ) -> Float[Array, '*B']:
   """Truncated importance, min(p / mu, high), and 0 below low.
 
@@ -127,8 +129,8 @@ def importance(
 
 def _stat(stats: TokenStats, of: str) -> Float[Array, '*B']:
   """One field, which must be there."""
-  value = stats._asdict().get(of)
-  if of == 'mask' or value is None:
-    known = [k for k, v in stats._asdict().items() if v is not None]
+  names = (*(n for n in stats._fields if n != 'mask'), 'log_ratio')
+  known = [n for n in names if getattr(stats, n) is not None]
+  if of not in known:
     raise ValueError(f'of must be a known stat, one of {known}; got {of!r}')
-  return value
+  return getattr(stats, of)

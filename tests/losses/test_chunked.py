@@ -55,7 +55,9 @@ TERMS = {
     'k2': losses.sampled(losses.k2),
     'k3': losses.sampled(losses.k3),
     'reinforce': losses.policy_gradient(losses.reinforce),
-    'clipped': losses.policy_gradient(losses.clipped, anchor='sampler'),
+    'clipped': losses.policy_gradient(
+      losses.clipped, anchor=losses.anchors.sampler
+    ),
     'imitation': losses.negative_log_likelihood(),
   }.items()
 }
@@ -301,7 +303,9 @@ def test_weights_and_credits_may_look_beyond_their_chunk():
       losses.policy_gradient(losses.reinforce, credit=to_come, target=other)
     ),
     'both': losses.Term(
-      losses.policy_gradient(losses.clipped, credit=to_come, anchor='sampler'),
+      losses.policy_gradient(
+        losses.clipped, credit=to_come, anchor=losses.anchors.sampler
+      ),
       weight=entropy,
     ),
     'nested': losses.Term(

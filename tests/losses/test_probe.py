@@ -49,7 +49,9 @@ def test_estimators_teach_what_they_estimate():
   reverse, _ = taught(losses.matching(losses.reverse_kl))
   forward, _ = taught(losses.matching(losses.forward_kl))
   on_policy = losses.policy_gradient(losses.reinforce)
-  anchored = losses.policy_gradient(losses.clipped, anchor='sampler')
+  anchored = losses.policy_gradient(
+    losses.clipped, anchor=losses.anchors.sampler
+  )
   for objective, expected in (
     (losses.sampled(losses.k2), reverse),
     (losses.sampled(losses.k3), forward),
@@ -256,6 +258,13 @@ def modulated(stats):
   return advantage * jnp.exp(jnp.sign(advantage) * losses.log_ratio(stats))
 
 
+# Only what a token leads to, nothing of itself. Kills a probe in which what
+# comes next does not depend on the first token: it would find nothing taught.
+def test_a_credit_of_what_comes_later_alone_passes():
+  later = lambda stats: jnp.roll(losses.log_ratio(stats), -1, axis=-1)
+  losses.check_objective(reinforce(later), kind='policy_gradient', vocab_size=V)
+
+
 # Kills an at-rest rule that forbids rewards to move the student, also where a
 # teacher stands beside them.
 @pytest.mark.parametrize('roles', [(), ('teacher',)])
@@ -268,7 +277,9 @@ def test_objectives_that_raise_the_reward_pass(roles):
     check(reinforce(credit), group_size=4)
     anchored = functools.partial(losses.clipped, low=0.2, high=0.28)
     check(
-      losses.policy_gradient(anchored, credit=credit, anchor='sampler'),
+      losses.policy_gradient(
+        anchored, credit=credit, anchor=losses.anchors.sampler
+      ),
       group_size=4,
     )
   if roles:

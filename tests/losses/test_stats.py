@@ -72,6 +72,21 @@ def test_the_log_ratio_by_hand():
   np.testing.assert_allclose(stats.target_entropy, 0.693147, rtol=1e-5)
 
 
+# Of 20 tokens, 16 are the student's; the target's largest log-prob among them,
+# less their mean, by a sort and a sum. Kills the target's own top 16, a mean
+# over the vocabulary, and a difference to the second best.
+def test_the_margin_equals_the_loop():
+  logits = np.random.default_rng(3).normal(size=(2, 20)) * 2
+  logp = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+  top = sorted(range(20), key=lambda v: -logp[0, v])[:16]
+  there = [logp[1, v] for v in top]
+  stats = losses.token_stats(
+    *jnp.asarray(logp, jnp.float32), jnp.array(0), jnp.array(0.0)
+  )
+  want = max(there) - sum(there) / 16
+  np.testing.assert_allclose(stats.margin, want, rtol=1e-5)
+
+
 # Kills a gradient that leaks into weights or credits through any stat.
 def test_stats_carry_no_gradient():
   def total(student_logp, target_logp, sampler_logp, reward):

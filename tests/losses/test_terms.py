@@ -153,7 +153,7 @@ def test_nothing_at_masked_places_matters(poison):
     )
     terms = OPD | {
       'pg': losses.Term(
-        losses.policy_gradient(losses.reinforce, anchor='sampler')
+        losses.policy_gradient(losses.reinforce, anchor=losses.anchors.sampler)
       )
     }
     return losses.distill_loss(batch, terms, mask=MASK, count=COUNT)

@@ -1,0 +1,86 @@
+"""What a term needs, found by running it on shapes alone, or on two numbers.
+
+Nothing is found by name, so functions of one's own are found out alike.
+"""
+
+from collections.abc import Callable, Collection
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import ScalarLike as Scalar
+
+from jopd.losses.objectives import TokenBatch
+from jopd.losses.stats import Outcome, TokenStats
+from jopd.losses.terms import Term, distill_loss
+
+
+def run_on_shapes(
+  make_term: Callable[[Scalar], Term],
+  roles: Collection[str],
+  vocab_size: int,
+  *,
+  graded: bool = True,
+) -> None:
+  """Runs the loss of a term without a number, for what its own code refuses.
+
+  Args:
+    make_term: step, which is traced -> Term.
+    roles: names of the teachers.
+    vocab_size: V.
+    graded: whether there are rewards.
+
+  Raises: whatever the term raises.
+  """
+  scalars = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+  logp = jax.ShapeDtypeStruct((1, 1, vocab_size), jnp.float32)
+  batch = TokenBatch(
+    logp,
+    dict.fromkeys(roles, logp),
+    token=jax.ShapeDtypeStruct((1, 1), jnp.int32),
+    sampler_logp=scalars,
+    rollout_logp=scalars,
+    outcome=Outcome(scalars, scalars, scalars) if graded else None,
+  )
+  # For what weights read any teacher will do: only shapes matter here.
+  some_teacher = lambda logps: next(iter(logps.values()))
+
+  def loss(batch, step):
+    return distill_loss(
+      batch,
+      {'term': make_term(step)},
+      mask=jnp.ones((1, 1), bool),
+      count=1,
+      stats_target=some_teacher,
+    )
+
+  jax.eval_shape(loss, batch, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def reads_rewards(
+  make_term: Callable[[Scalar], Term], roles: Collection[str], vocab_size: int
+) -> bool:
+  """Whether a sound term cannot do without rewards; arguments as above."""
+  try:
+    run_on_shapes(make_term, roles, vocab_size, graded=False)
+  except Exception:  # a function of one's own may fail on None in any way
+    return True
+  return False
+
+
+def reads_sampler(anchor: Callable) -> bool:
+  """Whether an anchor moves with the sampler's log-prob.
+
+  Args:
+    anchor: TokenStats -> [*B].
+
+  Example:
+    >>> from jopd.losses import anchors
+    >>> reads_sampler(anchors.sampler), reads_sampler(anchors.student)
+    (True, False)
+  """
+  of = lambda logp: anchor(
+    TokenStats(**dict.fromkeys(TokenStats._fields, jnp.zeros(1)))._replace(
+      sampler_logp=logp
+    )
+  )
+  return bool(jnp.any(of(jnp.zeros(1)) != of(jnp.ones(1))))

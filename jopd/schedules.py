@@ -1,0 +1,49 @@
+"""Numbers that follow the step: optax's schedules, by name, in settings."""
+
+from collections.abc import Callable, Mapping
+import inspect
+
+import optax
+
+from jopd.config import check_arguments, did_you_mean
+
+
+def at_step(settings, step):
+  """Settings in which each schedule has become its value at a step.
+
+  A schedule is dict(schedule='linear_schedule', init_value=..., ...): the name
+  of an optax schedule and its arguments. It may stand for any number of a term,
+  however deep. The step may be traced; from a Python int come Python floats.
+
+  Example:
+    >>> ramp = dict(schedule='linear_schedule', init_value=0.0, end_value=1.0)
+    >>> ramp |= dict(transition_steps=4)
+    >>> at_step(dict(credit=dict(name='discounted', gamma=ramp)), 1)
+    {'credit': {'name': 'discounted', 'gamma': 0.25}}
+  """
+  if not isinstance(settings, Mapping):
+    return settings
+  if 'schedule' in settings:
+    value = _schedule(settings)(step)
+    return float(value) if isinstance(step, int) else value
+  return {name: at_step(value, step) for name, value in settings.items()}
+
+
+def _schedule(spec: Mapping) -> Callable:
+  """The schedule of optax that a spec names."""
+  arguments = dict(spec)
+  name = arguments.pop('schedule')
+  known = {n for n in vars(optax) if n.endswith('_schedule')}
+  if name not in known:
+    raise ValueError(
+      f'optax has no schedule {name!r}{did_you_mean(name, known)}'
+    )
+  schedule = getattr(optax, name)
+  check_arguments(
+    arguments, inspect.signature(schedule).parameters, f'optax.{name}'
+  )
+  if 'boundaries_and_scales' in arguments:
+    # Keys of a config, and of its file, are text.
+    scales = arguments['boundaries_and_scales'].items()
+    arguments['boundaries_and_scales'] = {int(at): x for at, x in scales}
+  return schedule(**arguments)
