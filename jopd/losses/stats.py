@@ -89,6 +89,15 @@ class TokenStats(NamedTuple):
     return self.target_logp - self.student_logp
 
 
+def stat_named(stats: TokenStats, of: str) -> Float[Array, '*B']:
+  """One of the scalars, by its name; ValueError when it is not there."""
+  names = (*(n for n in stats._fields if n != 'mask'), 'log_ratio')
+  known = [n for n in names if getattr(stats, n) is not None]
+  if of not in known:
+    raise ValueError(f'of must be a known stat, one of {known}; got {of!r}')
+  return getattr(stats, of)
+
+
 def group_outcome(rewards: Float[Array, 'b G']) -> Outcome:
   """The outcome of each response from the rewards of its group.
 
