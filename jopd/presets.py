@@ -1,4 +1,4 @@
-"""Settings that recipes share: real models on mathematics, and all in small.
+"""Settings that recipes share: real models on mathematics, at scale, in small.
 
 The paths of models are names of the hub. Where there is no such folder they
 are fetched; to have them at hand, for instance without a network:
@@ -99,6 +99,59 @@ def published(config: ConfigDict) -> ConfigDict:
   config.reward = ConfigDict(dict(name='math_match'))
   config.eval.samples, config.eval.temperature, config.eval.top_p = 4, 0.7, 0.8
   return config
+
+
+def at_scale(
+  machine: str,
+  machines: Mapping[str, Mapping],
+  *,
+  student: str,
+  teacher: str,
+  batch_size: int,
+) -> ConfigDict:
+  """On-policy distillation of published models on published mathematics.
+
+  One stage, 'distil': the reverse KL over the whole vocabulary on four
+  responses to a prompt, of up to 8,192 tokens.
+
+  Args:
+    machine: one of `machines`, or 'tiny' for small models on a builtin task:
+      the argument of the config file.
+    machines: name -> what fits on it: `mesh`, `micro_batches` and `slots`, and
+      how many `devices` it has.
+    student: a Hugging Face folder.
+    teacher: another one.
+    batch_size: prompts a step.
+
+  Returns:
+    A complete config.
+
+  Raises: ValueError when there is no such machine.
+  """
+  if machine not in (*machines, 'tiny'):
+    raise ValueError(f'no machine {machine!r}{did_you_mean(machine, machines)}')
+  size = 'tiny' if machine == 'tiny' else 'full'
+  config = mathematics(size, tokens=8192, student=student, teacher=teacher)
+  config.stages = ('distil',)
+  config.distil = stage(
+    teachers=dict(teacher='teacher'),
+    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
+    steps=200,
+    batch_size=batch_size,
+    group_size=4,
+    learning_rate=2e-6,
+    warmup_steps=10,
+    chunk_tokens=2048,
+    eval_every=50,
+  )
+  if machine == 'tiny':
+    return tiny(config)
+  fits = machines[machine]
+  config.mesh.update(fits['mesh'])
+  config.distil.micro_batches = fits['micro_batches']
+  config.distil.slots = config.eval.batch_size = fits['slots']
+  config.checkpoint.every = 25
+  return published(config)
 
 
 def tiny(

@@ -14,7 +14,6 @@ step of 512 full responses takes 260 to 300 s, of which decoding 190 to 230.
 docs/results.md has the table.
 """
 
-from jopd import config as configs
 from jopd import presets
 
 # Machine -> its mesh, and what fits on it.
@@ -33,32 +32,10 @@ MACHINES = {
 
 def get_config(machine='v5p-64'):
   """Returns the config for a machine, or in small: 'tiny'."""
-  if machine not in (*MACHINES, 'tiny'):
-    raise ValueError(
-      f'no machine {machine!r}{configs.did_you_mean(machine, MACHINES)}'
-    )
-  size = 'tiny' if machine == 'tiny' else 'full'
-  config = presets.mathematics(
-    size, tokens=8192, student='Qwen/Qwen3-8B', teacher='Qwen/Qwen3-32B'
-  )
-  config.stages = ('distil',)
-  config.distil = configs.stage(
-    teachers=dict(teacher='teacher'),
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
-    steps=200,
+  return presets.at_scale(
+    machine,
+    MACHINES,
+    student='Qwen/Qwen3-8B',
+    teacher='Qwen/Qwen3-32B',
     batch_size=128,
-    group_size=4,
-    learning_rate=2e-6,
-    warmup_steps=10,
-    chunk_tokens=2048,
-    eval_every=50,
   )
-  if machine == 'tiny':
-    return presets.tiny(config)
-  machine = MACHINES[machine]
-  config.mesh.update(machine['mesh'])
-  config.distil.micro_batches = machine['micro_batches']
-  config.distil.slots = machine['slots']
-  config.eval.batch_size = machine['slots']
-  config.checkpoint.every = 25
-  return presets.published(config)
