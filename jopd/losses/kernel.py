@@ -12,6 +12,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -97,7 +98,9 @@ def sum_chunks(chunk_loss, size, hidden, head, tokens, shared):
     chunk_loss: a chunk function that returns (loss, metrics), all scalars.
     size: columns per chunk.
     hidden: [B, T, D] of the student. Gradient flows.
-    head: [V, D] of the student. Gradient flows.
+    head: [V, D] of the student. Gradient flows, where anybody asks for it: a
+      head that nothing differentiated depends on, as of a frozen model with
+      adapters, costs neither the product nor the memory.
     tokens: Tokens.
     shared: Shared.
 
@@ -119,6 +122,11 @@ def sum_chunks(chunk_loss, size, hidden, head, tokens, shared):
 
 def _sum_chunks_forward(chunk_loss, size, hidden, head, tokens, shared):
   """The same; each chunk's gradient is taken while its logits are there."""
+  # Known when it is traced. None instead of a gradient is an empty tree.
+  trained = head.perturbed
+  hidden, head, tokens, shared = jax.tree.map(
+    lambda x: x.value, (hidden, head, tokens, shared)
+  )
 
   def of_block(logits, block_tokens):
     loss, pull_back, metrics = jax.vjp(
@@ -144,27 +152,34 @@ def _sum_chunks_forward(chunk_loss, size, hidden, head, tokens, shared):
     return (
       jax.tree.map(jnp.add, sums, new),
       jax.lax.dynamic_update_slice_in_dim(d_hidden, d_chunk, start, axis=1),
-      _add_product(d_head, d_logits, chunk),
+      _add_product(d_head, d_logits, chunk) if trained else None,
     )
 
   zeros = (
     jax.tree.map(jnp.zeros_like, jax.eval_shape(of_chunk, 0)[0]),
     jnp.zeros_like(hidden),
-    jnp.zeros_like(head, jnp.float32),
+    jnp.zeros_like(head, jnp.float32) if trained else None,
   )
   sums, d_hidden, d_head = _for_live_chunks(visit, zeros, size, tokens.mask)
-  return sums, (d_hidden, d_head.astype(head.dtype))
+  return sums, (d_hidden, d_head.astype(head.dtype) if trained else None)
 
 
 def _sum_chunks_backward(chunk_loss, size, gradients, cotangents):
   """Scales the gradients."""
   del chunk_loss, size
+  scale = cotangents[0]
+  if isinstance(scale, SymbolicZero):  # somebody differentiates a metric
+    scale = jnp.zeros((), scale.dtype)
   # In float32: a scale rounded to bfloat16 would bias every entry alike.
-  d_hidden, d_head = ((g * cotangents[0]).astype(g.dtype) for g in gradients)
+  d_hidden, d_head = jax.tree.map(
+    lambda g: (g * scale).astype(g.dtype), gradients
+  )
   return d_hidden, d_head, None, None
 
 
-sum_chunks.defvjp(_sum_chunks_forward, _sum_chunks_backward)
+sum_chunks.defvjp(
+  _sum_chunks_forward, _sum_chunks_backward, symbolic_zeros=True
+)
 
 
 def _by_blocks(function, rows):

@@ -74,8 +74,11 @@ def find(topology: str) -> tuple[list[jax.Device], Chip | None]:
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # it takes no device
   from jax.experimental import topologies
 
+  # The compiler takes a host for four chips if it is not told.
+  alone = set(shape.split('x')) == {'1'}
+  host = dict(chips_per_host_bounds=(1, 1, 1)) if alone else {}
   try:
-    devices = topologies.get_topology_desc(topology, 'tpu').devices
+    devices = topologies.get_topology_desc(topology, 'tpu', **host).devices
   except (ImportError, RuntimeError, ValueError) as error:
     raise ValueError(
       f'--topology={topology}: {_first_line(error)}; the compiler comes with'

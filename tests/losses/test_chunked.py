@@ -285,6 +285,29 @@ def test_the_value_alone_takes_no_gradient():
   assert products(jax.value_and_grad(run, argnums=(0, 1), has_aux=True)) == 4
 
 
+# Kills the sum of a gradient that nobody reads: with adapters the head is
+# frozen. As in a step, the loss is differentiated inside a scan; the products
+# are the logits of both and the gradient of hidden, not that of the head.
+def test_a_frozen_head_costs_no_gradient():
+  one = {'teacher': TEACHERS['teacher']}
+  loss = lambda h, w: chunked(h, w, one)[0]
+
+  def step(head, argnums):
+    grad = jax.grad(loss, argnums=argnums)
+    of_parts = lambda sums, x: (jax.tree.map(jnp.add, sums, grad(x, head)), ())
+    args = [(HIDDEN, head)[i] for i in argnums]
+    zeros = tuple(jax.tree.map(jnp.zeros_like, args))
+    return jax.lax.scan(of_parts, zeros, jnp.stack([HIDDEN, HIDDEN]))[0]
+
+  alone = jax.jit(lambda head: step(head, (0,)))
+  both = jax.jit(lambda head: step(head, (0, 1)))
+  np.testing.assert_array_equal(alone(HEAD)[0], both(HEAD)[0])
+  products = [
+    str(jax.make_jaxpr(f)(HEAD)).count('dot_general') for f in (alone, both)
+  ]
+  assert products == [3, 4]
+
+
 # Two passes: five weights and credits that are known only when all tokens, or
 # those to come, have been seen, on chunks that hold two columns of seven. Kills
 # a quantile over a chunk, a sum that stops at a chunk's end, a mask that is

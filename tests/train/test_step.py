@@ -1,6 +1,7 @@
 """The learner: exact sums over micro-batches, devices and precisions."""
 
 from functools import partial
+import re
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,29 @@ def test_adapters_learn_on_eight_devices_what_they_learn_on_one():
   up = lambda params: np.asarray(params['layers']['mlp']['up'])
   assert np.abs(up(alone[0]) - up(_params(1))).max() > 1e-3
   _assert_same(run(sharding.make_mesh(data=2, fsdp=2, tensor=2)), alone)
+
+
+# Kills: the gradient of a head, [V, D], that is summed for nobody.
+@pytest.mark.parametrize('adapted', [False, True])
+def test_a_head_that_is_frozen_has_no_gradient(adapted):
+  small = lora.Lora(rank=2)
+  own, attach = _params(1), None
+  if adapted:
+    own = lora.init(STUDENT, small, jax.random.key(0))
+    attach = partial(lora.attach, lora=small)
+  tx = optax.sgd(1.0)
+  learn = make_learn(
+    STUDENT, TEACHERS, _terms, tx, reduction=TOKENS, attach=attach
+  )
+  frozen, batch = {'teacher': _params(2)}, _batch()
+  hidden = jax.eval_shape(make_teach(TEACHERS), frozen, batch)
+  text = str(
+    jax.make_jaxpr(learn)(
+      init_state(own, tx), frozen, hidden, batch, _params(1)
+    )
+  )
+  shape = rf':f32\[{VOCAB},{CONFIG.embed}\] = dot_general'
+  assert len(re.findall(shape, text)) == (0 if adapted else 1)
 
 
 # Kills: a state that is gathered by the update.
