@@ -107,6 +107,7 @@ def _check_stage(stage, models) -> None:
   rollout_dtypes = ('', *_DTYPES, 'int8')
   _check_choice('rollout_dtype', stage.rollout_dtype, rollout_dtypes)
   _check_choice('teacher_dtype', stage.teacher_dtype, rollout_dtypes)
+  _check_choice('teacher_memory', stage.teacher_memory, ('', 'host'))
   _check_lora(stage)
   refuse_unknown(stage.contexts, stage.teachers, 'contexts')
   refuse_unknown(stage.moving, stage.teachers, 'moving')

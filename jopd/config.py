@@ -119,6 +119,9 @@ def stage(**settings) -> ConfigDict:
   # Teachers are kept and run in this instead of compute_dtype: another dtype,
   # or 'int8' for matrices rounded to eight bits, of those that do not move.
   config.teacher_dtype = ''
+  # 'host': layers of teachers that do not move wait in the memory of the hosts,
+  # and are on the devices while their model scores. Empty: always there.
+  config.teacher_memory = ''
   # The loss, a sum of terms; see recipe.py and docs/losses.md.
   config.terms = ConfigDict()
   # How tokens become one number: a function of losses/reductions.py, or

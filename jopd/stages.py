@@ -84,6 +84,8 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     group_size=settings.group_size,
     decoding=dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype),
     teacher_dtype=settings.teacher_dtype,
+    teacher_memory=settings.teacher_memory,
+    later=_used(config, config.stages[index + 1 :]),
     micro_batches=settings.micro_batches,
     sampling=settings.rollout.to_dict(),
     select=select,
@@ -106,6 +108,16 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     batches=_batches(
       config, index, run, encoding, graded=in_terms or in_select
     ),
+  )
+
+
+def _used(config, stages) -> frozenset[str]:
+  """The models that stages need, those that they start from too."""
+  return frozenset(
+    name
+    for stage in map(config.get, stages)
+    for name in (stage.student, stage.start, *stage.teachers.values())
+    if name
   )
 
 

@@ -12,8 +12,9 @@ import tiny
 from jopd import build
 from jopd.data.tokenizer import builtin_tokenizer, train_tokenizer
 from jopd.models import hf
+from jopd.train.frozen import Frozen
 from jopd.train.metrics import means
-from jopd.train.phases import Answers, Frozen, Phases
+from jopd.train.phases import Answers, Phases
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from jopd.models import hf
 from jopd.recipe import make_examples
 from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.stops import make_stops
-from jopd.train.phases import Phases, freeze
+from jopd.train.frozen import freeze
+from jopd.train.phases import Phases
 from jopd.train.state import init_state, state_shardings
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jopd import losses, sharding
 from jopd.models import lora
 from jopd.rollout.pick import sampling
-from jopd.train.phases import Frozen, freeze
+from jopd.train.frozen import Frozen, freeze
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
 from jopd.train.step import Batch
@@ -56,8 +56,12 @@ def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
 
 
 def frozen(stage: Stage, run: Run, params: dict[str, dict]) -> Frozen:
-  """What the stage reads and never changes: `freeze`, of shapes."""
-  base, teachers = jax.eval_shape(partial(freeze, stage, run), params)
+  """What the stage reads and never changes: `freeze`, of shapes.
+
+  On the devices all of it, as it is while a program reads it.
+  """
+  there = stage._replace(teacher_memory='')
+  base, teachers = jax.eval_shape(partial(freeze, there, run), params)
   return Frozen(
     base and _beside(params[stage.student], base),
     {

@@ -10,7 +10,8 @@ from jopd.plan import flops, inputs
 from jopd.plan.decoding import rollout
 from jopd.plan.program import Compiled, Phase, TooLarge
 from jopd.rollout.score import score
-from jopd.train.phases import Frozen, Phases
+from jopd.train.frozen import Frozen
+from jopd.train.phases import Phases
 from jopd.train.stage import Run, Stage
 
 
@@ -37,7 +38,10 @@ def measure(
   """
   state = inputs.state(stage, run, params)
   frozen = inputs.frozen(stage, run, params)
+  # What waits in the memory of the hosts is here while it is used.
+  waiting = _waiting(stage, frozen)
   held = inputs.local_bytes(state) + _held(stage, frozen, params)
+  held -= inputs.local_bytes(waiting)
 
   def compiled(name, jitted, *args):
     start = time.perf_counter()
@@ -54,7 +58,7 @@ def measure(
 
   where = jax.tree.map(lambda x: x.sharding, state)
   phases = Phases(stage, run, frozen, where)
-  teachers = phases.teachers(state)
+  teachers = frozen.teachers | state.followers
   if stage.source != 'dataset':
     role = stage.source
     name = {'student': stage.student, **stage.teachers}[role]
@@ -63,7 +67,8 @@ def measure(
       # Adapters are added to their matrices before anything is sampled.
       policy = inputs.cast(params[name], run.compute_dtype)
     asked = inputs.prompts(stage, run, prompts, widths[''])
-    yield from rollout(stage, run, name, policy, asked, held, compiled)
+    here = 0.0 if role == 'student' else inputs.local_bytes(waiting)
+    yield from rollout(stage, run, name, policy, asked, held + here, compiled)
 
   rows = prompts * stage.group_size // stage.updates
   batch = inputs.batch(stage, run, rows, widths)
@@ -71,7 +76,7 @@ def measure(
   hidden = {}
   if models:
     program = compiled('teacher', phases.teacher, teachers, batch)
-    yield program.phase('teacher', stage.updates, held, batch)
+    yield program.phase('teacher', stage.updates, held, (batch, waiting))
     hidden = program.results
   args = state, frozen.teachers, hidden, batch
   args += () if frozen.base is None else (frozen.base,)
@@ -117,6 +122,17 @@ def _held(stage: Stage, frozen: Frozen, params) -> float:
     kept[stage.student, stage.lora.base] = frozen.base
   for role, tree in frozen.teachers.items():
     kept[stage.teachers[role], stage.teacher_dtype] = tree
-  busy = {stage.student, *stage.teachers.values()}
-  others = [tree for name, tree in params.items() if name not in busy]
+  # One that is kept as it was loaded is there once.
+  loaded = {name for name, dtype in kept if not dtype} | {stage.student}
+  if stage.teacher_memory:
+    loaded = {stage.student}
+  others = [params[name] for name in stage.later - loaded]
   return inputs.local_bytes((list(kept.values()), others))
+
+
+def _waiting(stage: Stage, frozen: Frozen) -> list:
+  """Layers of teachers that devices have for a moment, each model's once."""
+  if not stage.teacher_memory:
+    return []
+  trees = {stage.teachers[r]: tree for r, tree in frozen.teachers.items()}
+  return [tree['layers'] for tree in trees.values()]

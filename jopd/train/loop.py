@@ -15,8 +15,9 @@ from jopd import sharding
 from jopd.models import lora
 from jopd.statistics import gap_recovered
 from jopd.train.checkpoint import Checkpoints
+from jopd.train.frozen import freeze
 from jopd.train.metrics import MetricsLog, means, merge
-from jopd.train.phases import Phases, freeze
+from jopd.train.phases import Phases
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
 
@@ -29,7 +30,8 @@ def run_stage(
   Args:
     stage: what to do.
     run: what all stages share.
-    params: model name -> parameters on the mesh. The student's are consumed.
+    params: model name -> parameters on the mesh. The student's are consumed,
+      and those dropped that no later stage uses: `freeze` has kept its own.
     folder: of the stage; its checkpoints go below it, its rows to the logs in
       the folder above it.
 
@@ -51,6 +53,8 @@ def run_stage(
     )
     frozen = freeze(stage, run, params)
     state, shardings = _start(stage, run, params)
+    for name in params.keys() - stage.later:
+      del params[name]
     phases = Phases(stage, run, frozen, shardings)
     clock, batches = run.clock, stage.batches
 

@@ -10,15 +10,15 @@ import numpy as np
 from jopd import sharding
 from jopd.data.batching import PromptBatch
 from jopd.losses import group_outcome
-from jopd.models.int8 import quantize_params
 from jopd.models.lora import attach, merge
 from jopd.programs import Program, bucket
 from jopd.rollout.engine import decode
 from jopd.rollout.slots import STOP
+from jopd.train.frozen import Frozen, computes, put_in
 from jopd.train.metrics import Metrics
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
-from jopd.train.step import Batch, cast, make_learn, make_teach
+from jopd.train.step import Batch, make_learn, make_teach
 
 
 class Answers(NamedTuple):
@@ -52,7 +52,7 @@ class Phases:
     teacher, learner: the compiled programs behind `teach` and `learn`.
   """
 
-  def __init__(self, stage: Stage, run: Run, frozen: 'Frozen', shardings):
+  def __init__(self, stage: Stage, run: Run, frozen: Frozen, shardings):
     self._stage, self._run = stage, run
     self._base, self._frozen = frozen
     student = run.models[stage.student]
@@ -72,7 +72,7 @@ class Phases:
       make_teach(
         teachers,
         micro_batches=stage.micro_batches,
-        compute_dtype=_computes(run, stage.teacher_dtype),
+        compute_dtype=computes(run, stage.teacher_dtype),
       ),
       **says,
     )
@@ -206,8 +206,11 @@ class Phases:
     return self._merge(jnp.dtype(dtype))(self._base, state.params)
 
   def teachers(self, state: TrainState) -> dict[str, dict]:
-    """Role -> parameters of that teacher now."""
-    return self._frozen | state.followers
+    """Role -> parameters of that teacher now, on the devices."""
+    frozen = self._frozen
+    if self._stage.teacher_memory:
+      frozen = put_in(frozen, 'device')
+    return frozen | state.followers
 
   def teach(self, state: TrainState, batch: Batch):
     """Every teacher's hidden states of the responses."""
@@ -249,46 +252,6 @@ class Phases:
 
   def _group(self, rows: np.ndarray) -> np.ndarray:
     return np.repeat(rows, self._stage.group_size, axis=0)
-
-
-class Frozen(NamedTuple):
-  """What a stage reads and never changes; on the mesh."""
-
-  base: dict | None  # what the student's adapters are added to
-  teachers: dict[str, dict]  # role -> parameters, of those that do not move
-
-
-def freeze(stage: Stage, run: Run, params: dict[str, dict]) -> Frozen:
-  """The frozen parameters as they are now, in the dtype they are kept in.
-
-  No two are copies of one another: two roles of one model share its arrays, and
-  so do adapters and the model that they start from. A student that is trained
-  as a whole and teaches itself is copied: its own state will be donated.
-  """
-
-  @cache
-  def keep(name: str, dtype: str) -> dict:
-    donated = name == stage.student and not stage.lora
-    own = jax.tree.map(jnp.copy, params[name]) if donated else params[name]
-    if dtype == 'int8':
-      # Of what was loaded: rounding twice would be further off.
-      own = quantize_params(own, run.models[name].axes)
-    return cast(own, _computes(run, dtype))
-
-  kept = lambda name, dtype: keep(name, dtype or run.compute_dtype.name)
-  return Frozen(
-    kept(stage.student, stage.lora.base) if stage.lora else None,
-    {
-      role: kept(name, stage.teacher_dtype)
-      for role, name in stage.teachers.items()
-      if role not in stage.moving
-    },
-  )
-
-
-def _computes(run: Run, dtype: str) -> jnp.dtype:
-  """What products with parameters that are kept in a dtype run in."""
-  return run.compute_dtype if dtype in ('', 'int8') else jnp.dtype(dtype)
 
 
 def _merge(stage: Stage, run: Run, dtype: jnp.dtype) -> Program:

@@ -82,7 +82,9 @@ class Stage(NamedTuple):
   updates: int  # of the student, on the responses to each
   group_size: int
   decoding: Mapping[str, object]  # of `make_generate`: slots, precision
-  teacher_dtype: str  # what frozen teachers are kept in; see `phases.freeze`
+  teacher_dtype: str  # what frozen teachers are kept in; see `frozen.freeze`
+  teacher_memory: str  # where their layers wait: 'host', or '' on the devices
+  later: frozenset[str]  # models that the stages after it use
   micro_batches: int
   sampling: Mapping[str, float]
   select: Callable  # (rewards, lengths, ends) -> keep; see rollout/select.py

@@ -2,11 +2,15 @@
 
 import json
 
+import jax
 import pytest
 import tiny
 
-from jopd import main
+from jopd import build, main
+from jopd.data.tokenizer import builtin_tokenizer
+from jopd.models import hf
 from jopd.plan import decoding
+from jopd.plan.phases import measure
 from jopd.plan.plan import plan
 
 FILE = """
@@ -90,3 +94,40 @@ def test_the_page_is_for_people(jopd):
 def test_what_cannot_be_planned_is_refused(flags, message, jopd):
   code, _, err = jopd(*flags)
   assert code == 2 and message in err and err.count('\n') == 1
+
+
+def _first(config):
+  """The first phase of the first stage."""
+  run, stages, params = build.outline(
+    config, jax.devices(), say=lambda line: None
+  )
+  widths = dict.fromkeys(('', 'teacher'), config.max_prompt_tokens)
+  say = lambda line: None
+  phases = measure(stages[0], run, params, prompts=8, widths=widths, say=say)
+  return next(phases)
+
+
+# Kills: layers that are counted where they only pass by, and not counted where
+# they are.
+def test_a_teacher_that_waits_on_the_hosts_is_held_while_it_scores():
+  config = tiny.get_config()
+  config.stages, config.distil.source = ('distil',), 'dataset'
+  there = _first(config)
+  config.distil.teacher_memory = 'host'
+  waiting = _first(config)
+  size = waiting.memory['inputs'] - there.memory['inputs']
+  # q and o of 2 heads, k and v of one, gate, up and down, four norms; float32.
+  assert size == 4 * (2 * 256 + 2 * 128 + 3 * 512 + 2 * 16 + 2 * 8)
+  assert there.memory['held'] - waiting.memory['held'] == size
+
+
+# Kills: a model that stays although no stage to come uses it.
+def test_models_of_later_stages_are_held():
+  config = tiny.get_config()
+  both = _first(config)
+  config.stages = ('warm',)
+  alone = _first(config)
+  model = hf.fresh({'vocab_size': len(builtin_tokenizer()), **tiny.SIZE})
+  shapes = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
+  size = 4 * sum(x.size for x in shapes)
+  assert both.memory['held'] - alone.memory['held'] == size

@@ -9,8 +9,10 @@ import tiny
 from jopd import build
 from jopd.rollout.select import finished
 from jopd.rollout.slots import LENGTH, STOP
+from jopd.train import pipeline
+from jopd.train.frozen import Frozen, freeze
 from jopd.train.metrics import means
-from jopd.train.phases import Answers, Frozen, Phases, freeze
+from jopd.train.phases import Answers, Phases
 
 PROMPTS, GROUP, SLOTS = 8, 2, 16
 ROWS = PROMPTS * GROUP
@@ -196,3 +198,32 @@ def test_a_model_is_held_once(settings, shared):
     assert (arrays(base) == loaded) == (not stage.lora.base)
   else:
     assert not one & loaded
+
+
+# Kills: layers that stay on the devices, are computed with where they wait, or
+# keep the learner from the head; originals that nobody needs any more.
+def test_a_teacher_may_wait_in_the_memory_of_the_hosts(tmp_path):
+  def run(memory):
+    config = tiny.get_config()
+    config.stages = ('distil',)
+    config.mesh.data, config.mesh.fsdp = 4, 2
+    config.eval.prompts = 8
+    config.distil.source = 'teacher'
+    config.distil.teacher_dtype = 'int8'
+    config.distil.teacher_memory = memory
+    run, stages, params = build.build(config, say=lambda line: None)
+    kept = freeze(stages[0], run, params).teachers['teacher']
+    kinds = {
+      name: {x.sharding.memory_kind for x in jax.tree.leaves(part)}
+      for name, part in kept.items()
+    }
+    summary = pipeline.train(run, stages, params, tmp_path / f'in{memory}')
+    assert params.keys() == {'student'}
+    return summary['params_sha256'], kinds
+
+  there, kinds = run('')
+  assert set.union(*kinds.values()) == {'device'}
+  waiting, kinds = run('host')
+  assert kinds.pop('layers') == {'pinned_host'}
+  assert set.union(*kinds.values()) == {'device'}
+  assert waiting == there
