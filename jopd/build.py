@@ -5,6 +5,7 @@ All that can be known before a weight is loaded is checked first.
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+import os
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jopd import checks, rewards, sharding
 from jopd.config import about, refuse_unknown
 from jopd.data import batching, contexts
 from jopd.data.prompts import turn_end
+from jopd.data.quarantine import Quarantine
 from jopd.evaluate import make_evaluate
 from jopd.models import flash, hf, hub
 from jopd.models.blocks import Ways
@@ -23,6 +25,7 @@ from jopd.recipe import make_examples, resolve
 from jopd.rollout.stops import make_stops
 from jopd.stages import make_stage
 from jopd.tokens import find_tokenizer
+from jopd.train import trackers
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
@@ -38,17 +41,24 @@ class Built(NamedTuple):
   params: dict[str, dict]  # model name -> parameters on the mesh
 
 
-def build(config, *, say: Callable[[str], None] = print) -> Built:
+def build(
+  config,
+  *,
+  left_out: str | os.PathLike | None = None,
+  say: Callable[[str], None] = print,
+) -> Built:
   """Everything a run needs, from its config.
 
   Args:
     config: of a file in `configs/`, overrides applied; see jopd/config.py.
+    left_out: file that is written anew with the rows that are left out, even
+      where they are too many; see data/quarantine.py. None: they are told.
     say: takes a line of text for the person who waits.
 
   Raises:
-    ValueError, FileNotFoundError: a setting is wrong; nothing was written.
+    ValueError, FileNotFoundError: a setting is wrong; nothing else was written.
   """
-  run, stages = _prepare(config, say, None)
+  run, stages = _prepare(config, say, None, left_out)
   return Built(run, stages, _params(config, run))
 
 
@@ -76,18 +86,27 @@ def outline(
   return Built(run, stages, params)
 
 
-def _prepare(config, say, devices) -> tuple[Run, tuple[Stage, ...]]:
+def _prepare(
+  config, say, devices, left_out=None
+) -> tuple[Run, tuple[Stage, ...]]:
   """All but the parameters."""
   checks.check(config)
   checks.check_stages(config)
   run, encoding = _run(config, say, devices)
-  with about('config.eval_data'):
-    prompts = _eval_prompts(config, config.eval_data, run, encoding)
-  run = run._replace(evaluate=_evaluator(config, run, prompts))
+  quarantine = Quarantine(config.max_bad_rows, left_out)
   stages = []
-  for index, name in enumerate(config.stages):
-    with about(f'config.{name}'):
-      stages.append(make_stage(config, index, run, encoding))
+  try:
+    with about('config.eval_data'):
+      prompts = _eval_prompts(
+        config, config.eval_data, run, encoding, quarantine
+      )
+    run = run._replace(evaluate=_evaluator(config, run, prompts))
+    for index, name in enumerate(config.stages):
+      with about(f'config.{name}'):
+        stages.append(make_stage(config, index, run, encoding, quarantine))
+  finally:
+    if jax.process_index() == 0:
+      quarantine.write()
   return run, tuple(stages)
 
 
@@ -120,11 +139,12 @@ def build_evaluation(
   config.tokenizer = ''
   checks.check(config)
   run, encoding = _run(config, say)
+  quarantine = Quarantine(config.max_bad_rows)
   evaluators = {}
   tasks = config.eval_tasks or {'eval_data': config.eval_data}
   for task, spec in tasks.items():
     with about(task):
-      prompts = _eval_prompts(config, spec, run, encoding)
+      prompts = _eval_prompts(config, spec, run, encoding, quarantine)
     own = record and (lambda row, task=task: record({'task': task, **row}))
     evaluators[task] = _evaluator(config, run, prompts, record=own)
   params = _params(config, run)['model']
@@ -173,6 +193,7 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
     grade=lambda text, example: reward(text, example.answer),
     evaluate=None,
     checkpoint=dict(config.checkpoint),
+    trackers=_trackers(config.trackers),
     key=jax.random.fold_in(jax.random.key(config.seed), _STAGES),
     clock=Clock(),
     say=say,
@@ -180,10 +201,22 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
   return run, encoding
 
 
-def _eval_prompts(config, spec, run: Run, encoding) -> batching.PromptBatch:
+def _trackers(specs) -> dict[str, Callable]:
+  """Name -> (folder, log) -> tracker."""
+  with about('config.trackers'):
+    return {
+      spec if isinstance(spec, str) else spec['name']: resolve(trackers, spec)
+      for spec in specs
+    }
+
+
+def _eval_prompts(
+  config, spec, run: Run, encoding, quarantine: Quarantine
+) -> batching.PromptBatch:
   """The prompts that an evaluation asks, with an answer each."""
-  examples = make_examples(spec)[: config.eval.prompts]
-  checks.check_answers(examples, run.grade, required=True)
+  check = partial(checks.check_answer, grade=run.grade, required=True)
+  sieve = quarantine.sieve(spec)
+  examples = sieve.sift(make_examples(spec), check, most=config.eval.prompts)
   return batching.encode_batch(
     examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
   )

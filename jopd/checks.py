@@ -3,7 +3,7 @@
 Each check raises a ValueError of one line, or does nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 import inspect
 
 import jax
@@ -49,6 +49,10 @@ def check(config) -> None:
     sampling(1, temperature=config.eval.temperature, top_p=config.eval.top_p)
   with about('config.checkpoint'):
     _check_least(1, config.checkpoint, ('every', 'keep'))
+  if not 0 <= config.max_bad_rows <= 1:
+    raise ValueError(
+      f'max_bad_rows is a share, from 0 to 1; got {config.max_bad_rows}'
+    )
   _check_choice('compute_dtype', config.compute_dtype, _DTYPES)
   _check_choice('remat', config.remat, REMAT)
 
@@ -170,8 +174,8 @@ def check_positions(
     )
 
 
-def check_answers(
-  examples: Sequence[Example],
+def check_answer(
+  example: Example,
   grade: Callable[[str, Example], float],
   *,
   required: bool,
@@ -179,19 +183,16 @@ def check_answers(
   """Refuses a reference that nothing could match, and one that is missing.
 
   Args:
-    examples: those to be graded.
+    example: to be graded.
     grade: (response text, example) -> reward.
-    required: whether every example needs an answer.
+    required: whether it needs an answer.
   """
-  for example in examples:
-    if example.answer is not None:
-      with about(f'example {example.id}'):
-        grade('', example)
-    elif required:
-      raise ValueError(
-        f'example {example.id} has no answer to grade by; add it, or name its'
-        ' field: answer_field'
-      )
+  if example.answer is not None:
+    grade('', example)
+  elif required:
+    raise ValueError(
+      'no answer to grade by; add it, or name its field: answer_field'
+    )
 
 
 def check_marks(reward, tokenizer) -> None:
@@ -235,19 +236,10 @@ def note_boundary(
     say(f'note: example {example.id}: {error}')
 
 
-def check_responses(examples: Iterable[Example]) -> None:
+def check_response(example: Example) -> None:
   """Refuses to imitate an example that has no response."""
-  if any(example.response is None for example in examples):
+  if example.response is None:
     raise ValueError(
-      'the stage learns responses, but a row has none; add them, or choose'
+      'the stage learns responses, but the row has none; add them, or choose'
       ' another source'
     )
-
-
-def check_context(
-  examples: Sequence[Example], context: Callable[[Example], list[dict]]
-) -> None:
-  """Refuses an example of which a model cannot be told what it should be."""
-  for example in examples:
-    with about(f'example {example.id}'):
-      context(example)

@@ -14,6 +14,7 @@ from jopd import answer, build, hosts
 from jopd import config as configs
 from jopd.data import sources
 from jopd.data.examples import Example
+from jopd.data.quarantine import Quarantine
 from jopd.diagnose.report import report as draw
 from jopd.doctor.examine import examine
 from jopd.doctor.findings import worst
@@ -71,11 +72,14 @@ def run(config, workdir: pathlib.Path) -> dict:
 
   Raises:
     ValueError, FileNotFoundError: a setting is wrong, or the folder holds
-      finished work of other settings; nothing was written.
+      finished work of other settings; nothing was written but the rows that
+      are left out.
   """
   _refuse_other_hosts(config)
   _refuse_other_work(workdir, config)
-  built = build.build(config, say=say)
+  left_out = workdir / 'quarantine.jsonl'
+  built = build.build(config, left_out=left_out, say=say)
+  _refuse_other_data(built)
   workdir.mkdir(parents=True, exist_ok=True)
   if jax.process_index() == 0:
     (workdir / 'config.json').write_text(_json(config))
@@ -98,6 +102,19 @@ def _refuse_other_hosts(config) -> None:
         )
 
 
+def _refuse_other_data(built: build.Built) -> None:
+  """All processes take their batches from one order of the same rows."""
+  own = [stage.batches.get_state()['origin'] for stage in built.stages]
+  first, *others = map(json.loads, hosts.texts(json.dumps(own)))
+  for process, other in enumerate(others, 1):
+    for stage, one, two in zip(built.stages, first, other, strict=True):
+      if one != two:
+        raise ValueError(
+          f'{stage.name}: process {process} has read other data than process'
+          ' 0: give all of them the same files'
+        )
+
+
 def _refuse_other_work(workdir: pathlib.Path, config) -> None:
   """A finished stage is kept, so it must be of the settings that are asked for.
 
@@ -112,7 +129,15 @@ def _refuse_other_work(workdir: pathlib.Path, config) -> None:
   if not path.is_file() or not finished:
     return
   before, now = json.loads(path.read_text()), json.loads(_json(config))
-  free = {'stages', 'mesh', 'remat', 'checkpoint', 'eval_tasks'}
+  free = {
+    'stages',
+    'mesh',
+    'remat',
+    'checkpoint',
+    'eval_tasks',
+    'max_bad_rows',
+    'trackers',
+  }
   fixed = sorted({*configs.base(), *finished} - free)
   changed = [key for key in fixed if now.get(key) != before.get(key)]
   if changed:
@@ -206,9 +231,8 @@ def sample(arguments, overrides) -> None:
       print(text, end='', flush=True)
     return
   # A row that is left out would shift the answers of those after it.
-  examples = sources.jsonl(
-    arguments.input, prompt_field=arguments.field, max_bad_share=0.0
-  )
+  rows = sources.jsonl(arguments.input, prompt_field=arguments.field)
+  examples = Quarantine(max_bad_rows=0.0).sieve(arguments.input).sift(rows)
   answers = answer.answers(folder, examples, how, arguments, say=say)
   with _writing(arguments.output) as out:
     bar = tqdm(

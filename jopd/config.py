@@ -43,6 +43,9 @@ def base() -> ConfigDict:
   # Name -> prompts of the same form, such as dict(amc=dict(name='amc')), that
   # `jopd eval` answers instead; training evaluates on eval_data alone.
   config.eval_tasks = ConfigDict()
+  # Largest share of bad rows in one source: they are left out, counted and
+  # written to quarantine.jsonl in the run's folder. Beyond it the run stops.
+  config.max_bad_rows = 0.01
   # What a model reads of an example, in training and evaluation: a function of
   # data/contexts.py, such as dict(name='with_template', template='{prompt} !').
   config.context = ConfigDict(dict(name='same'))
@@ -78,6 +81,9 @@ def base() -> ConfigDict:
       batch_size=256,
     )
   )
+  # Where the rows of the logs are shown as they come, beside their files:
+  # functions of train/trackers.py, 'tensorboard' and 'wandb'.
+  config.trackers = ('tensorboard',)
   # Steps between checkpoints, and how many are kept.
   config.checkpoint = ConfigDict(dict(every=100, keep=2))
   return config

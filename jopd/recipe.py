@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jopd import losses
 from jopd.config import about, check_arguments, did_you_mean, refuse_unknown
 from jopd.data import sources
-from jopd.data.examples import Example
+from jopd.data.examples import Example, Rejected
 from jopd.losses import trial
 from jopd.rollout import select
 from jopd.schedules import at_step
@@ -77,8 +77,8 @@ def _resolved(settings: Mapping) -> dict:
   }
 
 
-def make_examples(spec) -> Sequence[Example]:
-  """The examples of a source, all of whose arguments are settings.
+def make_examples(spec) -> Sequence[Example | Rejected]:
+  """The rows of a source, all of whose arguments are settings.
 
   Raises:
     ValueError: as for `resolve`, or the source refuses its data.

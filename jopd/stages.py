@@ -11,6 +11,9 @@ import numpy as np
 from jopd import checks, sharding
 from jopd.config import about
 from jopd.data import batching, contexts
+from jopd.data.examples import Example, Unfit
+from jopd.data.prompts import encode_prompt
+from jopd.data.quarantine import Quarantine
 from jopd.models.lora import Lora, adapter_axes
 from jopd.optimizers import make_optimizer
 from jopd.recipe import (
@@ -27,7 +30,9 @@ from jopd.train import followers
 from jopd.train.stage import Run, Stage
 
 
-def make_stage(config, index: int, run: Run, encoding) -> Stage:
+def make_stage(
+  config, index: int, run: Run, encoding, quarantine: Quarantine
+) -> Stage:
   """A stage from its settings, which `checks.py` has seen; no weights yet.
 
   Args:
@@ -35,6 +40,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     index: of the stage, among config.stages.
     run: what all stages share.
     encoding: of `data.batching`: tokenizer, stop_id, template_kwargs, context.
+    quarantine: takes the rows that the stage cannot use.
 
   Raises:
     ValueError: a name, an argument or the data is wrong.
@@ -106,7 +112,7 @@ def make_stage(config, index: int, run: Run, encoding) -> Stage:
     ),
     # Last: a misspelt loss should not wait for the data to be read.
     batches=_batches(
-      config, index, run, encoding, graded=in_terms or in_select
+      config, index, run, encoding, quarantine, graded=in_terms or in_select
     ),
   )
 
@@ -196,37 +202,61 @@ def _token_ids(texts, tokenizer) -> tuple[int, ...]:
   return tuple(ids)
 
 
-def _batches(config, index: int, run: Run, encoding, *, graded: bool):
+def _batches(config, index: int, run: Run, encoding, quarantine, *, graded):
   """The stage's iterator over prompts, and responses if it imitates them."""
   settings = config[config.stages[index]]
   imitates = settings.source == 'dataset'
+  spec = settings.data or config.data
   with about('data'):
-    examples = make_examples(settings.data or config.data)
+    rows = make_examples(spec)
     if imitates and graded:
       raise ValueError(
         'terms or select read rewards, and responses of a dataset are not'
         ' graded; choose another source, or credits and rules without'
       )
+    sieve = quarantine.sieve(spec)
+    examples = sieve.sift(rows, _suits(settings, run, encoding, graded))
     if imitates:
-      checks.check_responses(examples)
       checks.note_boundary(examples[0], run.say, **encoding)
-    else:
-      checks.check_answers(examples, run.grade, required=graded)
-    for role, spec in settings.contexts.items():
-      with about(f'contexts.{role}'):
-        checks.check_context(examples, resolve(contexts, spec))
-    return batching.make_iterator(
+    batches = batching.make_iterator(
       examples,
       batch_size=settings.batch_size,
       max_prompt_tokens=config.max_prompt_tokens,
       max_response_tokens=config.max_response_tokens if imitates else 0,
       # Not seed + index: stage 1 of one seed is not stage 0 of the next.
       seed=(1000 * config.seed + index) % 2**32,
-      overlong='drop',
+      reject=sieve.reject,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       **encoding,
     )
+    sieve.judge()
+  return batches
+
+
+def _suits(settings, run: Run, encoding, graded: bool) -> Callable:
+  """(example) -> None, or an error where the stage cannot use it."""
+  told = {
+    role: resolve(contexts, spec) for role, spec in settings.contexts.items()
+  }
+  imitates = settings.source == 'dataset'
+  options = dict(template_kwargs=encoding['template_kwargs'])
+
+  def check(example: Example) -> None:
+    if imitates:
+      checks.check_response(example)
+    else:
+      checks.check_answer(example, run.grade, required=graded)
+    for role, context in told.items():
+      with about(f'contexts.{role}'):
+        ids = encode_prompt(run.tokenizer, context(example), **options)
+      if len(ids) > settings.max_context_tokens:
+        raise Unfit(
+          f'contexts.{role}: {len(ids)} tokens, more than max_context_tokens ='
+          f' {settings.max_context_tokens}'
+        )
+
+  return check
 
 
 def _contexts(settings, encoding) -> dict[str, Callable]:

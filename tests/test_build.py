@@ -217,17 +217,21 @@ class TestData:
     # Kills: a TypeError in the grader after the first evaluation.
     config.eval_data = self.rows(tmp_path, '{"prompt": "1 2"}')
     message = refused(config)
-    assert message.startswith('config.eval_data: example rows.jsonl:1 has no')
+    assert message.startswith(f'config.eval_data: {tmp_path}/rows.jsonl: 1 of')
+    assert 'row 1: example rows.jsonl:1: no answer' in message
 
   def test_a_reference_that_nothing_matches(self, config, tmp_path):
     config.data = self.rows(tmp_path, '{"prompt": "1 2", "answer": "####"}')
     config.stages = ('distil',)
     message = refused(config)
-    assert message.startswith('config.distil: data: example rows.jsonl:1: the')
+    assert message.startswith('config.distil: data: ')
+    assert 'row 1: example rows.jsonl:1: the reference answer is' in message
 
   def test_imitation_needs_responses(self, config, tmp_path):
     config.data = self.rows(tmp_path, '{"prompt": "1 2", "answer": 3}')
-    assert 'config.warm: data: the stage learns responses' in refused(config)
+    message = refused(config)
+    assert message.startswith('config.warm: data: ')
+    assert 'row 1: example rows.jsonl:1: the stage learns responses' in message
 
   def test_a_teacher_that_cannot_be_told_the_answer(self, config, tmp_path):
     # Kills: a run that stops at the step that first draws such a row.
@@ -237,10 +241,23 @@ class TestData:
     config.distil.contexts = ConfigDict({'teacher': 'with_answer'})
     config.distil.max_context_tokens = 64
     message = refused(config)
-    assert message.startswith(
-      'config.distil: data: contexts.teacher: example rows.jsonl:2: the example'
-      ' has no answer'
-    )
+    told = 'row 2: example rows.jsonl:2: contexts.teacher: the example has no'
+    assert message.startswith('config.distil: data: ') and told in message
+
+  def test_a_context_that_is_too_long_is_left_out(self, config, tmp_path):
+    # Kills: a run that stops, at the step that first draws such a row.
+    rows = ['{"prompt": "1 2", "answer": 3}'] * 8
+    rows.append('{"prompt": "1 2 3 4 5 6", "answer": 3}')
+    config.data = self.rows(tmp_path, *rows)
+    config.stages = ('distil',)
+    config.distil.contexts = ConfigDict({'teacher': 'same'})
+    config.distil.max_context_tokens = 10
+    left_out = tmp_path / 'new' / 'rows.jsonl'
+    _, [stage] = build._prepare(config, lambda line: None, None, left_out)
+    assert 'rows.jsonl:9' not in next(stage.batches).ids
+    [row] = [json.loads(line) for line in left_out.read_text().splitlines()]
+    assert (row['row'], row['bad']) == (9, False)
+    assert 'contexts.teacher: 14 tokens, more than' in row['reason']
 
   def test_a_prompt_beyond_the_limit_of_eval(self, config):
     config.max_prompt_tokens = 5

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 import pytest
 import tiny
 
-from jopd.checks import check, check_answers, check_marks, check_stages
+from jopd.checks import check, check_answer, check_marks, check_stages
 from jopd.data.examples import Example
 from jopd.data.tokenizer import builtin_tokenizer
 
@@ -104,12 +104,12 @@ def test_answers_are_graded_before_they_are_needed():
     return 0.0
 
   known, missing = Example('a', [], answer='1'), Example('b', [])
-  check_answers([known], grade, required=True)
-  check_answers([known, missing], grade, required=False)
-  with pytest.raises(ValueError, match='example b has no answer'):
-    check_answers([known, missing], grade, required=True)
-  with pytest.raises(ValueError, match='example c: empty'):
-    check_answers([Example('c', [], answer='')], grade, required=False)
+  check_answer(known, grade, required=True)
+  check_answer(missing, grade, required=False)
+  with pytest.raises(ValueError, match='no answer to grade by'):
+    check_answer(missing, grade, required=True)
+  with pytest.raises(ValueError, match='empty'):
+    check_answer(Example('c', [], answer=''), grade, required=False)
 
 
 def test_a_mark_that_is_never_decoded_is_refused():

@@ -57,9 +57,8 @@ import tiny
 def get_config():
   config = tiny.get_config()
   config.stages = ('warm',)
-  config.warm.data = dict(
-    name='jsonl', path={str(folder / 'rows.jsonl')!r}, max_bad_share=0.2,
-    quarantine={str(folder / 'bad.jsonl')!r})
+  config.warm.data = dict(name='jsonl', path={str(folder / 'rows.jsonl')!r})
+  config.max_bad_rows = 0.2
   return config
 """)
   train = ('train', f'--config={config}', f'--workdir={workdir}')
@@ -85,25 +84,33 @@ class TestTrain:
     settings = json.loads((workdir / 'config.json').read_text())
     assert settings['warm']['steps'] == 1
 
-  def test_progress_compile_times_and_lost_rows_are_on_stderr(self, trained):
+  def test_progress_compile_times_and_lost_rows_are_on_stderr(
+    self, trained, workdir
+  ):
     # Kills: rows that vanish without a word, and progress in standard output.
-    _, (_, _, err), folder = trained
+    _, (_, _, err), _ = trained
     assert 'compiled student: evaluation in ' in err
     assert 'compiled warm: learner in ' in err
     assert 'warm: 100%' in err and '1/1' in err
     assert 'warning: ' in err and '1 of 10 rows are bad' in err
     assert '1 of 9 examples do not fit max_prompt_tokens=16' in err
-    assert json.loads((folder / 'bad.jsonl').read_text())['row'] == 10
+    lines = (workdir / 'quarantine.jsonl').read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [(row['row'], row['bad']) for row in rows] == [
+      (10, True),
+      (9, False),
+    ]
 
   def test_the_same_command_again_keeps_what_is_finished(
     self, trained, workdir
   ):
     # Kills: training anew, and a table of half of the stages.
     train, (_, out, _), _ = trained
-    before = (workdir / 'metrics.jsonl').read_bytes()
+    names = ('metrics.jsonl', 'quarantine.jsonl')
+    before = [(workdir / name).read_bytes() for name in names]
     code, again, err = jopd(*train)
     assert (code, again) == (0, out) and 'warm: already finished' in err
-    assert (workdir / 'metrics.jsonl').read_bytes() == before
+    assert [(workdir / name).read_bytes() for name in names] == before
 
   def test_a_finished_stage_is_not_passed_off_as_another(
     self, trained, workdir

@@ -88,7 +88,7 @@ def test_whoever_reads_rewards_needs_answers(
   config.distil.select = ConfigDict(select) if type(select) is dict else select
   config = unanswered(config, tmp_path)
   if needed:
-    assert 'data: example rows.jsonl:2 has no answer' in refused(config)
+    assert 'example rows.jsonl:2: no answer to grade by' in refused(config)
   else:
     stage_of(config)
 

@@ -10,7 +10,7 @@ from jaxtyping import Int32
 import numpy as np
 
 from jopd.data import contexts, prompts
-from jopd.data.examples import Example
+from jopd.data.examples import Example, Unfit
 
 if typing.TYPE_CHECKING:  # imported late: it takes seconds
   import transformers
@@ -70,7 +70,7 @@ def encode_batch(
   options = (max_response_tokens, stop_id, template_kwargs, context)
   rows = _encode(examples, tokenizer, *options)
   shape = (max_prompt_tokens, max_response_tokens)
-  rows = _fitting(rows, shape, overlong='error')
+  rows = _fitting(rows, shape)
   return _stack(rows, examples, shape)
 
 
@@ -83,7 +83,7 @@ def make_iterator(
   max_response_tokens: int = 0,
   seed: int = 0,
   shuffle: bool = True,
-  overlong: str = 'error',
+  reject: Callable[[int, ValueError], None] | None = None,
   stop_id: int | None = None,
   template_kwargs: Mapping[str, object] | None = None,
   context: Callable[[Example], list[dict]] = contexts.same,
@@ -106,8 +106,9 @@ def make_iterator(
     batch_size: rows per batch over all processes.
     seed: of the order, >= 0. Without shuffle it has no effect.
     shuffle: False keeps the order of the source.
-    overlong: 'error' refuses a source with an example that does not fit,
-      'drop' leaves such examples out and logs how many.
+    reject: takes the index of an example that cannot be used, and why, such as
+      `quarantine.Sieve.reject`; the example is left out. None refuses the
+      source.
     process_index, process_count: those of `jax`; each process has
       batch_size / process_count rows.
 
@@ -116,8 +117,6 @@ def make_iterator(
   """
   if not len(source):
     raise ValueError('the source has no examples')
-  if overlong not in ('error', 'drop'):
-    raise ValueError(f"overlong must be 'error' or 'drop', got {overlong!r}")
   if seed < 0:
     raise ValueError(f'seed must not be negative, got {seed}')
   if not 0 <= process_index < process_count:
@@ -128,9 +127,9 @@ def make_iterator(
       f'got {batch_size}'
     )
   options = (max_response_tokens, stop_id, template_kwargs, context)
-  rows = _encode(source, tokenizer, *options)
+  rows = _encode(source, tokenizer, *options, reject)
   shape = (max_prompt_tokens, max_response_tokens)
-  rows = _fitting(rows, shape, overlong=overlong)
+  rows = _fitting(rows, shape, reject)
   part = batch_size // process_count
   mine = slice(process_index * part, (process_index + 1) * part)
   return PromptIterator(
@@ -192,7 +191,13 @@ class _Row(NamedTuple):
 
 
 def _encode(
-  source, tokenizer, max_response_tokens, stop_id, template_kwargs, context
+  source,
+  tokenizer,
+  max_response_tokens,
+  stop_id,
+  template_kwargs,
+  context,
+  reject=None,
 ) -> list[_Row]:
   """Every example as tokens; errors name the example."""
   rows = []
@@ -209,14 +214,17 @@ def _encode(
           tokenizer, example.response, stop_id=stop_id
         )
     except ValueError as error:
-      raise ValueError(f'example {example.id}: {error}') from error
+      if reject is None or (not rows and index == len(source) - 1):
+        raise ValueError(f'example {example.id}: {error}') from error
+      reject(index, error)
+      continue
     tokens = (np.array(ids, np.int32) for ids in (prompt, response))
     rows.append(_Row(index, example.id, *tokens))
   return rows
 
 
-def _fitting(rows: list[_Row], shape, *, overlong: str) -> list[_Row]:
-  """The rows within the shape; the others are refused, or dropped and told."""
+def _fitting(rows: list[_Row], shape, reject=None) -> list[_Row]:
+  """The rows within the shape; the others are refused, or left out and told."""
   fitting, long = [], []
   for row in rows:
     fits = row.prompt.size <= shape[0] and row.response.size <= shape[1]
@@ -230,8 +238,16 @@ def _fitting(rows: list[_Row], shape, *, overlong: str) -> list[_Row]:
     f'{max(row.prompt.size for row in rows)} and '
     f'{max(row.response.size for row in rows)}'
   )
-  if overlong == 'error' or not fitting:
+  if reject is None or not fitting:
     raise ValueError(f'{found}; raise the limits, or leave such examples out')
+  for row in long:
+    reject(
+      row.index,
+      Unfit(
+        f'{row.prompt.size} and {row.response.size} tokens'
+        f' of prompt and response, at most {shape[0]} and {shape[1]} fit'
+      ),
+    )
   _log.warning('%s; left out', found)
   return fitting
 

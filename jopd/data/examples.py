@@ -1,4 +1,4 @@
-"""The one record that every source yields, and a sequence of them."""
+"""What sources yield: examples, rows that are none, and a sequence of them."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -15,20 +15,44 @@ class Example(NamedTuple):
       sources may hand out the same list twice.
     answer: short reference that a reward compares with, or None.
     response: reference demonstration (what SFT learns), or None.
+    row: number of its row in the source, from 1, where that is not its place
+      among the examples; else 0.
   """
 
   id: str
   messages: list[dict]
   answer: str | None = None
   response: str | None = None
+  row: int = 0
+
+
+class Rejected(NamedTuple):
+  """A row that is no example, in its place among the examples of a source.
+
+  Attributes:
+    reason: what is wrong with it.
+    text: the row, or its beginning.
+    row: as in `Example`.
+    bad: False for a row that is whole, and only of no use here: one without an
+      answer where a dataset is known to have such rows, one that is too long.
+  """
+
+  reason: str
+  text: str = ''
+  row: int = 0
+  bad: bool = True
+
+
+class Unfit(ValueError):
+  """Of an example that is whole and cannot be used: `Rejected.bad` is False."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Lazy(Sequence):
-  """`size` examples, each made by `make(index)` when it is asked for."""
+  """`size` rows, each made by `make(index)` when it is asked for."""
 
   size: int
-  make: Callable[[int], Example]
+  make: Callable[[int], Example | Rejected]
 
   def __len__(self) -> int:
     return self.size

@@ -9,6 +9,7 @@ import numpy as np
 
 from jopd import build
 from jopd.data import contexts
+from jopd.data.examples import Example
 from jopd.data.prompts import check_boundary, encode_prompt, turn_end
 from jopd.doctor.agreement import compare
 from jopd.doctor.findings import Finding, judge, worst
@@ -141,6 +142,7 @@ def examine_data(config, stage: Stage, run: Run) -> list[Finding]:
   examples = make_examples(settings.data or config.data)
   index = np.linspace(0, len(examples) - 1, min(_ROWS, len(examples)))
   rows = [examples[int(i)] for i in index]
+  rows = [row for row in rows if isinstance(row, Example)]
   encode = partial(encode_prompt, run.tokenizer, template_kwargs=template)
   read = resolve(contexts, config.context)
   lengths = np.array([len(encode(read(row))) for row in rows])

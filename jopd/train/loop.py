@@ -44,8 +44,9 @@ def run_stage(
   """
   with contextlib.ExitStack() as stack:
     opened = lambda resource: stack.enter_context(contextlib.closing(resource))
-    log = opened(MetricsLog(folder.parent))
-    timings = opened(MetricsLog(folder.parent, 'timings'))
+    shown = dict(trackers=run.trackers)
+    log = opened(MetricsLog(folder.parent, **shown))
+    timings = opened(MetricsLog(folder.parent, 'timings', **shown))
     checkpoints = opened(
       Checkpoints(
         folder / 'checkpoints', **run.checkpoint, fingerprint=stage.fingerprint

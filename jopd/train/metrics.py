@@ -7,16 +7,18 @@ same with its metrics thrown away.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+from functools import partial
 import json
 import math
 import os
 import pathlib
-import sys
 import time
 from typing import Any
 
 import jax
 from jax.typing import ArrayLike
+
+from jopd.train.trackers import Behind, Tracker
 
 # Name -> (sum, count). A mean of means is wrong as soon as two micro-batches
 # hold different numbers of tokens; sums and counts simply add.
@@ -85,7 +87,7 @@ class Clock:
 
 
 class MetricsLog:
-  """Appends rows to `<folder>/<name>.jsonl`, mirrored to TensorBoard.
+  """Appends rows to `<folder>/<name>.jsonl`, and shows them to trackers.
 
   A row is {"stage", "step", "kind", ...}, such as kind "train", or kind "eval"
   with the name of the evaluated "model". JSON has no NaN or infinity, yet which
@@ -98,25 +100,34 @@ class MetricsLog:
   runs on several hosts, each has a file of its own, `<name>.host1.jsonl` for
   the second one.
 
-  The TensorBoard mirror, in `<folder>/tensorboard/<name>/<stage>`, is written
-  when tensorboardX can be imported, by the first host; its first error is told
-  on stderr and ends the mirror, never the run.
+  Trackers are shown the rows by the first host; see trackers.py.
 
   Args:
     folder: the run's folder, made if absent.
     name: of the log; timings have their own, so that `metrics.jsonl` is the
       same, byte for byte, however often a run was interrupted.
+    trackers: name -> (folder, log) -> tracker.
   """
 
-  def __init__(self, folder: str | os.PathLike, name: str = 'metrics'):
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    name: str = 'metrics',
+    *,
+    trackers: Mapping[str, Callable[[pathlib.Path, str], Tracker]] = {},
+  ):
     folder, host = pathlib.Path(folder), jax.process_index()
     folder.mkdir(parents=True, exist_ok=True)
     self._path = folder / (
       f'{name}.host{host}.jsonl' if host else f'{name}.jsonl'
     )
-    self._mirror = _TensorBoard(folder / 'tensorboard' / name, works=host == 0)
     self._path.touch()
     self._keep(lambda stage, step: True)  # mends a torn last line
+    self._trackers = [
+      Behind(partial(make, folder, name), f'{tracker} of {name}')
+      for tracker, make in trackers.items()
+      if host == 0
+    ]
 
   def write(
     self, stage: str, step: int, kind: str, values: Mapping[str, Any]
@@ -141,7 +152,8 @@ class MetricsLog:
     # nothing to close.
     with self._path.open('ab') as file:
       file.write(line.encode() + b'\n')
-    self._mirror.write(row)
+    for tracker in self._trackers:
+      tracker.write(row)
 
   def rewind(self, stage: str, step: int) -> None:
     """Forgets what came after `step` of `stage`, where training resumes.
@@ -161,7 +173,8 @@ class MetricsLog:
       return stage not in order or order.index(row_stage) < order.index(stage)
 
     self._keep(stays)
-    self._mirror.resume = {stage: step + 1}
+    for tracker in self._trackers:
+      tracker.rewind(stage, step)
 
   def rows(self, stage: str) -> list[dict[str, Any]]:
     """The rows of a stage as they were given to `write`, in order."""
@@ -172,8 +185,9 @@ class MetricsLog:
     return [row for row in rows if row['stage'] == stage]
 
   def close(self) -> None:
-    """Closes the mirror; the rows themselves are on disk already."""
-    self._mirror.close()
+    """Closes the trackers; the rows themselves are on disk already."""
+    for tracker in self._trackers:
+      tracker.close()
 
   def _keep(self, stays: Callable[[str, int], bool]) -> None:
     """Rewrites the file with the whole rows for which `stays(stage, step)`."""
@@ -199,54 +213,6 @@ class MetricsLog:
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, self._path)
-
-
-class _TensorBoard:
-  """Mirrors rows, one writer per stage; a stage's steps start at 0 again."""
-
-  def __init__(self, folder: pathlib.Path, *, works: bool):
-    self._folder = folder
-    self._writers: dict[str, Any] = {}
-    self._works = works
-    # Stage -> first step to come. TensorBoard hides older events from there on.
-    self.resume: dict[str, int] = {}
-
-  def write(self, row: Mapping[str, Any]) -> None:
-    if not self._works:
-      return
-    try:
-      import tensorboardX  # slow to import, and optional
-    except ImportError:
-      self._works = False
-      return
-    try:
-      stage, step, kind = (row[key] for key in _PLACE)
-      if stage not in self._writers:
-        self._writers[stage] = tensorboardX.SummaryWriter(
-          str(self._folder / stage), purge_step=self.resume.get(stage, 0)
-        )
-      prefix = '/'.join([kind, *([row['model']] if 'model' in row else [])])
-      for name, value in row.items():
-        if name not in _PLACE and not isinstance(value, str):
-          self._writers[stage].add_scalar(f'{prefix}/{name}', value, step)
-      self._writers[stage].flush()
-    except Exception as error:
-      self._fail(error)
-
-  def close(self) -> None:
-    for writer in self._writers.values():
-      try:
-        writer.close()
-      except Exception as error:
-        self._fail(error)
-
-  def _fail(self, error: Exception) -> None:
-    if self._works:
-      print(
-        f'TensorBoard mirror stopped ({error!r}); metrics.jsonl goes on.',
-        file=sys.stderr,
-      )
-    self._works = False
 
 
 def _plain(name: str, value: Any) -> str | bool | int | float:

@@ -35,6 +35,7 @@ class Run(NamedTuple):
   grade: Callable[[str, Example], float]  # response text -> reward
   evaluate: Callable[[str, dict], dict[str, float]]  # model name, params
   checkpoint: Mapping[str, int]  # every, keep
+  trackers: Mapping[str, Callable]  # name -> (folder, log) -> tracker
   key: jax.Array
   clock: Clock  # seconds by phase
   say: Callable[[str], None]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jopd.data import batching, contexts, prompts, sources, tokenizer
-from jopd.data.examples import Example
+from jopd.data.examples import Example, Unfit
 
 
 @pytest.fixture(scope='module')
@@ -162,11 +162,14 @@ def test_an_example_that_does_not_fit_stops_the_run_at_the_start(tok):
 
 def test_dropped_examples_are_told_and_never_come(tok, caplog):
   caplog.set_level(logging.WARNING)
-  settings = {'max_prompt_tokens': 12, 'overlong': 'drop'}
+  left_out = {}
+  reject = left_out.__setitem__
+  settings = {'max_prompt_tokens': 12, 'reject': reject}
   iterator = _make(_source(10), tok, batch_size=8, **settings)
   # Kills: examples found by their place among the kept ones.
   assert sorted(next(iterator).ids) == [f'n{i}' for i in range(10) if i % 5 < 4]
   assert '2 of 10 examples do not fit' in caplog.text
+  assert set(left_out) == {4, 9} and type(left_out[4]) is Unfit
   with pytest.raises(ValueError, match='10 of 10 examples do not fit'):
     _make(_source(10), tok, batch_size=8, **settings | {'max_prompt_tokens': 2})
 
@@ -223,7 +226,6 @@ def test_the_builtin_task_fits_known_shapes(tok):
     ({'batch_size': 3, 'process_count': 2}, 'multiple of the 2 processes'),
     ({'process_index': 1}, 'no process 1 among 1'),
     ({'process_count': 0}, 'no process 0 among 0'),
-    ({'overlong': 'cut'}, "overlong must be 'error' or 'drop', got 'cut'"),
     ({'seed': -1}, 'seed must not be negative'),
     ({'template_kwargs': {'thinking': True}}, 'example n0: .* no variable'),
     (

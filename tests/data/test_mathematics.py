@@ -13,6 +13,7 @@ import pytest
 
 from jopd import recipe
 from jopd.data import sources
+from jopd.data.quarantine import Quarantine
 from jopd.data.sources import tables
 
 
@@ -24,6 +25,10 @@ def write(path, rows):
   else:
     path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   return path
+
+
+def sift(rows):
+  return Quarantine(max_bad_rows=0.0).sieve('here').sift(rows)
 
 
 def prompts(examples):
@@ -113,7 +118,8 @@ def test_rows_without_an_answer_are_left_out_and_counted(tmp_path, caplog):
   path = write(tmp_path / 'train-0.jsonl', rows)
   with caplog.at_level(logging.WARNING, 'jopd'):
     examples = sources.hendrycks_math(path=str(path))
-  assert prompts(examples) == ['b']
+  assert [row.bad for row in (examples[0], examples[2])] == [False, False]
+  assert prompts(examples[1:2]) == ['b']
   assert 'no answer in 2 of 3 rows; left out' in caplog.text
   path = write(tmp_path / 'none.jsonl', rows[:1])
   with pytest.raises(ValueError, match='in none of 1 rows there is an answer'):
@@ -181,7 +187,7 @@ def test_dapo_can_be_read_without_its_own_instruction(tmp_path):
   row['prompt'][0]['content'] = 'What is 1+1?'
   path = str(write(tmp_path / 'b.jsonl', [row]))
   with pytest.raises(ValueError, match='is in other words than those of'):
-    sources.dapo_math(path=path, prompt='bare')
+    sift(sources.dapo_math(path=path, prompt='bare'))
   with pytest.raises(ValueError, match="must be 'published' or 'bare'"):
     sources.dapo_math(path=path, prompt='plain')
 
@@ -219,7 +225,7 @@ def test_a_missing_column_is_told_with_those_found(tmp_path, suffix):
   with pytest.raises(
     ValueError, match='has no column problem, answer, solution; it has Answer, '
   ):
-    sources.math500(path=str(path))
+    sift(sources.math500(path=str(path)))
 
 
 def test_files_that_are_not_there_are_told(tmp_path):
@@ -227,8 +233,49 @@ def test_files_that_are_not_there_are_told(tmp_path):
     sources.gsm8k(path=str(tmp_path))
   broken = tmp_path / 'test.jsonl'
   broken.write_text('{"problem": \n')
-  with pytest.raises(ValueError, match='line 1: not JSON'):
+  with pytest.raises(ValueError, match=r'test\.jsonl, line 1: Expecting value'):
+    sift(sources.math500(path=str(broken)))
+  broken = tmp_path / 'test.parquet'
+  broken.write_bytes(b'PAR1 and no more')
+  with pytest.raises(ValueError, match=r'test\.parquet is no whole Parquet'):
     sources.math500(path=str(broken))
+
+
+GOOD = dict(problem='p', answer='1', solution='s')
+
+
+@pytest.mark.parametrize(
+  'row, reason',
+  [
+    (b'{"problem": "cut of', 'line 2: Unterminated string'),
+    (b'{"problem": "\xff", "answer": "1", "solution": ""}', 'line 2: '),
+    (b'[' * 100_000, 'line 2: maximum recursion'),
+    (b'3', 'line 2: the row is no JSON object'),
+    (dict(GOOD, problem=['p']), 'math500/1: TypeError: text was expected'),
+    (dict(GOOD, solution=3), 'math500/1: TypeError: text was expected'),
+  ],
+)
+def test_a_row_of_a_published_set_that_is_damaged_is_left_out(
+  tmp_path, row, reason
+):
+  # Kills: one bad row that ends the reading, or takes a good one with it.
+  rows = [json.dumps(GOOD).encode()] * 2
+  rows.insert(1, row if isinstance(row, bytes) else json.dumps(row).encode())
+  path = tmp_path / 'test.jsonl'
+  path.write_bytes(b'\n'.join(rows))
+  _, bad, last = sources.math500(path=str(path))
+  assert bad.bad and reason in bad.reason and last.id == 'math500/2'
+
+
+def test_text_of_a_parquet_file_that_is_not_utf8_is_left_out(tmp_path):
+  # Kills: a UnicodeDecodeError that ends the reading of the whole file.
+  texts = pa.array([b'p', b'\xff', b'q']).cast(pa.string(), safe=False)
+  ones = pa.array(['1'] * 3)
+  table = pa.table(dict(problem=texts, answer=ones, solution=ones))
+  parquet.write_table(table, tmp_path / 'test.parquet')
+  first, bad, last = sources.math500(path=str(tmp_path / 'test.parquet'))
+  assert prompts([first, last]) == ['p', 'q']
+  assert 'row 2: not UTF-8' in bad.reason
 
 
 def test_without_a_network_the_error_says_what_to_do():

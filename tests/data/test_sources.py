@@ -3,13 +3,13 @@
 import doctest
 import hashlib
 import json
-import logging
 import shutil
 
 import numpy as np
 import pytest
 
 from jopd.data import sources
+from jopd.data.examples import Example, Rejected
 
 
 def _write(path, rows):
@@ -225,14 +225,15 @@ def test_jsonl_reads_prompts_and_chats(tmp_path):
     ],
   )
   first, second, third, fourth = sources.jsonl(path)
-  assert first == ('a.jsonl:1', [{'role': 'user', 'content': 'é?'}], '7', None)
+  user_first = [{'role': 'user', 'content': 'é?'}]
+  assert first == ('a.jsonl:1', user_first, '7', None, 1)
   # Kills: counting rows without the blank ones, so that row 3 reads as 2.
   assert second.id == 'a.jsonl:3'
   assert [turn['role'] for turn in second.messages] == ['system', 'user']
   assert (second.answer, second.response) == (None, 'r')
   # Kills: taking an assistant turn in the middle for the demonstration.
-  assert third == ('5', [user, reply, user], None, None)
-  assert fourth == ('x', [user], None, 'Hello')
+  assert third == ('5', [user, reply, user], None, None, 4)
+  assert fourth == ('x', [user], None, 'Hello', 5)
 
 
 def test_jsonl_reads_the_fields_it_is_told(tmp_path):
@@ -245,7 +246,7 @@ def test_jsonl_reads_the_fields_it_is_told(tmp_path):
     answer_field='gold',
     response_field='solution',
   )
-  assert example[1:] == ([{'role': 'user', 'content': 'q'}], 'g', 's')
+  assert example[1:4] == ([{'role': 'user', 'content': 'q'}], 'g', 's')
 
 
 BAD_ROWS = [
@@ -261,7 +262,6 @@ BAD_ROWS = [
   ({'prompt': 'a', 'answer': True}, "'answer' must be text, got bool"),
   ({'prompt': 'a', 'answer': ''}, "'answer' is empty"),
   ({'prompt': 'a', 'response': ['b']}, "'response' must be text, got list"),
-  ({'prompt': 'a', 'id': 'same'}, "id 'same' was seen before"),
   ({'messages': []}, 'not empty'),
   ({'messages': 'hi'}, 'a list of turns'),
   ({'messages': [{'role': 'user'}]}, 'a turn must be'),
@@ -282,39 +282,18 @@ BAD_ROWS = [
 ]
 
 
-def test_every_bad_row_is_quarantined_with_its_number_and_reason(
-  tmp_path, caplog
-):
+def test_every_bad_row_is_left_out_with_its_number_and_reason(tmp_path):
   # Kills: one bad row that ends the reading, or takes a good one with it.
-  rows = [{'prompt': 'good', 'id': 'same'}]
+  rows = [{'prompt': 'good'}]
   for bad, _ in BAD_ROWS:
     rows += [bad, {'prompt': 'good'}]
-  path = _write(tmp_path / 'a.jsonl', rows)
-  caplog.set_level(logging.WARNING)
-  quarantine = tmp_path / 'run' / 'bad.jsonl'
-  good = sources.jsonl(path, quarantine=quarantine, max_bad_share=0.5)
-  assert len(good) == len(BAD_ROWS) + 1
-  told = [json.loads(line) for line in quarantine.read_text().splitlines()]
-  assert [row['row'] for row in told] == list(range(2, len(rows), 2))
-  for row, (_, reason) in zip(told, BAD_ROWS, strict=True):
-    assert reason in row['reason']
-  assert told[0]['line'] == '{"prompt": "cut of'
-  assert f'{len(BAD_ROWS)} of {len(rows)} rows are bad' in caplog.text
-  # A later clean reading leaves no stale quarantine behind.
-  sources.jsonl(_write(path, [{'prompt': 'a'}]), quarantine=quarantine)
-  assert quarantine.read_text() == ''
-
-
-def test_too_many_bad_rows_stop_the_run_with_their_numbers(tmp_path):
-  path = _write(tmp_path / 'a.jsonl', [{'prompt': 'a'}] * 7 + [b'{'] * 3)
-  quarantine = tmp_path / 'bad.jsonl'
-  with pytest.raises(
-    ValueError,
-    match=r'a\.jsonl: 3 of 10 rows are bad \(30.0%\).*row 8: not JSON',
-  ):
-    sources.jsonl(path, quarantine=quarantine)
-  assert len(quarantine.read_text().splitlines()) == 3
-  assert len(sources.jsonl(path, max_bad_share=0.3)) == 7
+  found = sources.jsonl(_write(tmp_path / 'a.jsonl', rows))
+  assert len(found) == len(rows)
+  assert all(isinstance(example, Example) for example in found[::2])
+  for row, (_, reason) in zip(found[1::2], BAD_ROWS, strict=True):
+    assert isinstance(row, Rejected) and row.bad and reason in row.reason
+  assert [row.row for row in found] == list(range(1, len(rows) + 1))
+  assert found[1].text == '{"prompt": "cut of'
 
 
 def test_jsonl_refuses_files_without_examples(tmp_path):
@@ -322,16 +301,10 @@ def test_jsonl_refuses_files_without_examples(tmp_path):
     sources.jsonl(tmp_path / 'none.jsonl')
   with pytest.raises(ValueError, match='the file has no rows'):
     sources.jsonl(_write(tmp_path / 'b.jsonl', [b'', b' ']))
-  # Kills: a share of 1.0 that lets a file of only bad rows through.
-  path = _write(tmp_path / 'c.jsonl', [b'{'])
-  with pytest.raises(ValueError, match='1 of 1 rows are bad'):
-    sources.jsonl(path, max_bad_share=1.0)
-  with pytest.raises(ValueError, match='another file than the data'):
-    sources.jsonl(path, quarantine=path)
 
 
 def test_no_bytes_break_the_reader(tmp_path):
-  # Rows with random damage: each is read or quarantined, none is lost.
+  # Rows with random damage: each is read or rejected, none is lost.
   # Kills: an exception other than those foreseen.
   noise = np.random.default_rng(0)
   whole = json.dumps(
@@ -343,12 +316,9 @@ def test_no_bytes_break_the_reader(tmp_path):
     for at in noise.integers(len(row), size=noise.integers(1, 4)):
       row[at] = noise.choice([b for b in range(256) if b not in b'\r\n'])
     rows.append(bytes(row))
-  quarantine = tmp_path / 'bad.jsonl'
-  good = sources.jsonl(
-    _write(tmp_path / 'a.jsonl', rows), quarantine=quarantine, max_bad_share=1.0
-  )
-  bad = quarantine.read_text().splitlines()
-  assert len(good) + len(bad) == 501 and len(good) > 1 and len(bad) > 1
+  found = sources.jsonl(_write(tmp_path / 'a.jsonl', rows))
+  bad = [row for row in found if isinstance(row, Rejected)]
+  assert len(found) == 501 and 1 < len(bad) < 500
 
 
 # tfds
@@ -402,7 +372,7 @@ def test_tfds_reads_a_prepared_dataset_in_place(prepared, by_name):
   )
   assert len(source) == 2
   user = {'role': 'user', 'content': 'é 1'}
-  assert source[0] == ('little_sums/train[:2]/0', [user], '0', 'so 0')
+  assert source[0][:4] == ('little_sums/train[:2]/0', [user], '0', 'so 0')
   assert source[1].messages[0]['content'] == 'two'
 
 
@@ -417,8 +387,7 @@ def test_tfds_refuses_what_is_not_there(prepared):
   with pytest.raises(ValueError, match='dev'):
     sources.tfds(folder, split='dev', prompt_field='q')
   source = sources.tfds(folder, split='train', prompt_field='q')
-  with pytest.raises(ValueError, match="little_sums/train/2: 'q' is empty"):
-    source[2]
+  assert source[2].reason == "little_sums/train/2: 'q' is empty"
 
 
 def test_tfds_says_how_to_prepare_a_dataset_of_another_format(

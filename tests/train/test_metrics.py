@@ -2,9 +2,7 @@
 
 import json
 import math
-import sys
 import time
-import types
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +19,6 @@ def lines(folder, name='metrics.jsonl'):
 
 def places(folder):
   return [(row['stage'], row['step']) for row in lines(folder)]
-
-
-@pytest.fixture(autouse=True)
-def no_tensorboard(request, monkeypatch):
-  """Importing tensorboardX fails, but for tests marked with a stand-in."""
-  monkeypatch.setitem(sys.modules, 'tensorboardX', None)
 
 
 def test_merged_means_weigh_by_count():
@@ -166,76 +158,6 @@ def test_hosts_write_files_of_their_own(tmp_path, monkeypatch):
   assert [row['x'] for row in lines(tmp_path)] == [0]
   assert [row['x'] for row in lines(tmp_path, 'metrics.host1.jsonl')] == [1]
   assert [row['x'] for row in lines(tmp_path, 'timings.host1.jsonl')] == [2]
-
-
-def stand_in(monkeypatch, add_scalar):
-  """A tensorboardX whose writers pass scalars to `add_scalar(folder, ...)`."""
-
-  class SummaryWriter:
-    def __init__(self, folder, purge_step):
-      self.folder = (folder.rpartition('tensorboard/')[2], purge_step)
-
-    def add_scalar(self, *scalar):
-      add_scalar(self.folder, *scalar)
-
-    def flush(self):
-      pass
-
-    def close(self):
-      pass
-
-  module = types.SimpleNamespace(SummaryWriter=SummaryWriter)
-  monkeypatch.setitem(sys.modules, 'tensorboardX', module)
-
-
-def test_tensorboard_shows_numbers_by_stage_and_hides_rewound_steps(
-  tmp_path, monkeypatch
-):
-  # Kills: two models' accuracies on one curve; old points after a resume.
-  seen = []
-  stand_in(monkeypatch, lambda *scalar: seen.append(scalar))
-  log = MetricsLog(tmp_path)
-  log.rewind('sft', 4)
-  log.write('sft', 5, 'train', {'loss': 0.5, 'note': 'text'})
-  log.write('opd', 1, 'eval', {'model': 'teacher', 'accuracy': 0.25})
-  log.close()
-  assert seen == [
-    (('metrics/sft', 5), 'train/loss', 0.5, 5),
-    (('metrics/opd', 0), 'eval/teacher/accuracy', 0.25, 1),
-  ]
-
-
-def test_tensorboard_may_fail_but_not_stop_the_run(
-  tmp_path, monkeypatch, capsys
-):
-  # Kills: a full disk under TensorBoard that ends training, and one that is
-  # complained about at every step.
-  tries = []
-
-  def fail(*scalar):
-    tries.append(scalar)
-    raise OSError('disk full')
-
-  stand_in(monkeypatch, fail)
-  log = MetricsLog(tmp_path)
-  for step in (1, 2, 3):
-    log.write('opd', step, 'train', {'loss': 0.5})
-  log.close()
-  assert len(lines(tmp_path)) == 3 and len(tries) == 1
-  told = capsys.readouterr().err
-  assert told.count('\n') == 1 and 'disk full' in told
-
-
-def test_tensorboard_files_are_real(tmp_path, monkeypatch):
-  # Kills: a call that the real tensorboardX does not have.
-  monkeypatch.delitem(sys.modules, 'tensorboardX')
-  pytest.importorskip('tensorboardX')
-  log = MetricsLog(tmp_path)
-  log.write('opd', 1, 'train', {'loss': 0.5, 'seconds/rollout': 1.0})
-  log.close()
-  (events,) = (tmp_path / 'tensorboard/metrics/opd').iterdir()
-  assert b'train/loss' in events.read_bytes()
-  assert b'train/seconds/rollout' in events.read_bytes()
 
 
 def test_clock_charges_each_second_once(monkeypatch):

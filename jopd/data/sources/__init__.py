@@ -1,8 +1,9 @@
 """Sources: random-access sequences of `Example`.
 
-Each function here returns a `Sequence[Example]`: anything with a length and
-an item per index, so that the iterator can shuffle without reading it all. To
-add a source, write a function that returns a list of examples.
+Each function here returns a sequence, anything with a length and an item per
+index, so that large data need not be held. To add a source, write a function
+that returns a list of examples. A row that cannot be one is a `Rejected` in
+its place: it is counted and written down, and the run goes on.
 """
 
 from jopd.data.sources.files import jsonl, tfds

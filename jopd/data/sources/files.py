@@ -1,15 +1,11 @@
 """Sources that read files: JSON Lines, prepared TFDS folders."""
 
-import json
-import logging
 from pathlib import Path
 
 import numpy as np
 
 from jopd.data import rows
-from jopd.data.examples import Example, Lazy
-
-_log = logging.getLogger(__name__)
+from jopd.data.examples import Example, Lazy, Rejected
 
 
 def jsonl(
@@ -18,83 +14,44 @@ def jsonl(
   prompt_field: str = 'prompt',
   answer_field: str = 'answer',
   response_field: str = 'response',
-  quarantine: str | Path | None = None,
-  max_bad_share: float = 0.01,
-) -> list[Example]:
-  r"""The examples of a JSON Lines file, in file order.
+) -> list[Example | Rejected]:
+  r"""The rows of a JSON Lines file, in file order.
 
   A row has either `messages` (a list of {role, content}; a final assistant
   turn becomes the response; `prompt` and `system` are then not read) or a
   prompt with an optional `system`. Answer, response and `id` are optional; an
   answer or id may be a number. Null counts as absent, blank lines are skipped.
 
-  A bad row (not UTF-8, not a JSON object, a field missing, empty or of a wrong
-  type, an id seen before) is left out, counted and quarantined; too many stop
-  the run here, before anything is loaded.
+  A row that is not UTF-8 or no JSON object, or has a field that is missing,
+  empty or of a wrong type, is `Rejected`; see data/quarantine.py.
 
   Args:
     path: the file, UTF-8.
     prompt_field, answer_field, response_field: names of the fields, e.g.
       prompt_field='question'.
-    quarantine: file for the bad rows, one JSON object {row, reason, line} per
-      line, rows counted from 1; written anew even if none is bad. None: they
-      are only logged.
-    max_bad_share: largest share of bad rows, of all that are not blank.
 
   Returns:
-    The good examples; ids default to '<file name>:<row>'.
+    Examples and rejected rows; ids default to '<file name>:<row>'.
 
-  Raises: ValueError when the file is missing, has no good row or has too many
-    bad ones, naming the first of them.
+  Raises: ValueError when the file is missing or has no rows.
   """
   path = Path(path)
   if not path.is_file():
     raise ValueError(f'{path}: no such file; expected JSON Lines')
-  if quarantine is not None and Path(quarantine).absolute() == path.absolute():
-    raise ValueError(f'{path}: quarantine must be another file than the data')
-  good: dict[str, Example] = {}
-  bad: list[dict] = []
+  fields, found = (prompt_field, answer_field, response_field), []
   with path.open('rb') as lines:
     for row, line in enumerate(lines, 1):
       if not line.strip():
         continue
       try:
-        example = rows.parse(
-          line,
-          f'{path.name}:{row}',
-          (prompt_field, answer_field, response_field),
-        )
-        if example.id in good:
-          raise ValueError(f'id {example.id!r} was seen before')
-        good[example.id] = example
+        example = rows.parse(line, f'{path.name}:{row}', fields)
+        found.append(example._replace(row=row))
       except (ValueError, RecursionError) as error:
         text = line.decode('utf-8', 'backslashreplace').rstrip('\r\n')
-        bad.append({'row': row, 'reason': str(error), 'line': text})
-  if quarantine is not None:
-    Path(quarantine).parent.mkdir(parents=True, exist_ok=True)
-    text = ''.join(json.dumps(row) + '\n' for row in bad)
-    Path(quarantine).write_text(text, encoding='utf-8')
-  _judge(path, good=len(good), bad=bad, max_bad_share=max_bad_share)
-  return list(good.values())
-
-
-def _judge(
-  path: Path, *, good: int, bad: list[dict], max_bad_share: float
-) -> None:
-  """Logs the bad rows of a file, or raises when they are too many."""
-  if not good and not bad:
+        found.append(Rejected(str(error), text, row))
+  if not found:
     raise ValueError(f'{path}: the file has no rows')
-  if not bad:
-    return
-  share = len(bad) / (good + len(bad))
-  first = '; '.join(f'row {row["row"]}: {row["reason"]}' for row in bad[:3])
-  found = f'{path}: {len(bad)} of {good + len(bad)} rows are bad ({share:.1%})'
-  if not good or share > max_bad_share:
-    raise ValueError(
-      f'{found}, more than max_bad_share={max_bad_share:.1%}: {first}; '
-      'repair them, or name other fields'
-    )
-  _log.warning('%s and left out: %s', found, first)
+  return found
 
 
 def tfds(
@@ -120,10 +77,11 @@ def tfds(
     data_dir: where prepared datasets lie; None is the library's default.
 
   Returns:
-    A lazy sequence; ids are '<name>/<split>/<index>'.
+    A lazy sequence; ids are '<name>/<split>/<index>'. A row with an empty or
+    undecodable field is `Rejected`.
 
   Raises: ValueError when the dataset is not prepared, is in another format or
-    lacks a field; and on access, when a row has an empty or undecodable field.
+    lacks a field.
   """
   from tensorflow_datasets.core import read_only_builder
 
@@ -154,13 +112,13 @@ def tfds(
       f'it has {", ".join(sorted(builder.info.features))}'
     )
 
-  def make(index: int) -> Example:
+  def make(index: int) -> Example | Rejected:
     name = f'{builder.name}/{split}/{index}'
     row = table[index]
     try:
       texts = {key: _decoded(row, field) for key, field in fields.items()}
     except ValueError as error:
-      raise ValueError(f'{name}: {error}') from None
+      return Rejected(f'{name}: {error}', str(row))
     prompt = texts.pop('prompt')
     return Example(name, [{'role': 'user', 'content': prompt}], **texts)
 

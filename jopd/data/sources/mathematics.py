@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 import re
 
-from jopd.data.examples import Example
+from jopd.data.examples import Example, Rejected
 from jopd.data.sources import files, tables
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def gsm8k(
   path: str = 'openai/gsm8k',
   split: str = 'train',
   revision: str | None = None,
-) -> Sequence[Example]:
+) -> Sequence[Example | Rejected]:
   """GSM8K: grade school mathematics, 7473 to train on and 1319 to test.
 
   Columns question and answer; an answer is a solution that ends in '#### 72',
@@ -66,7 +66,7 @@ def hendrycks_math(
   path: str = 'EleutherAI/hendrycks_math',
   split: str = 'train',
   revision: str | None = None,
-) -> list[Example]:
+) -> list[Example | Rejected]:
   r"""MATH: competition problems of seven subjects, 7500 and 5000.
 
   Columns problem and solution; the answer is in the solution's last \boxed{}
@@ -94,7 +94,7 @@ def hendrycks_math(
 
 def math500(
   *, path: str = 'HuggingFaceH4/MATH-500', revision: str | None = None
-) -> list[Example]:
+) -> list[Example | Rejected]:
   """MATH-500: 500 test problems of MATH.
 
   Columns problem, answer and solution, which is the response.
@@ -112,7 +112,7 @@ def math500(
 
 def aime(
   *, year: int = 2024, path: str = '', revision: str | None = None
-) -> list[Example]:
+) -> list[Example | Rejected]:
   """AIME I and II of a year: 30 problems, whose answers are 0 to 999.
 
   Columns problem and answer. One problem is 3.3 points: take many samples.
@@ -138,7 +138,7 @@ def aime(
 
 def amc(
   *, path: str = 'math-ai/amc23', revision: str | None = None
-) -> list[Example]:
+) -> list[Example | Rejected]:
   """AMC 12 of 2023: 40 problems, asked for a number instead of a choice.
 
   Columns question and answer, which is a number such as 27.0.
@@ -156,7 +156,7 @@ def dapo_math(
   path: str = 'BytedTsinghua-SIA/DAPO-Math-17k',
   prompt: str = 'published',
   revision: str | None = None,
-) -> list[Example]:
+) -> list[Example | Rejected]:
   """DAPO-Math-17k: competition problems with whole numbers as answers.
 
   Columns prompt (chat turns), reward_model.ground_truth and extra_info.index.
@@ -193,7 +193,7 @@ def openthoughts(
   domain: str = 'math',
   response: str = 'thoughts',
   revision: str | None = None,
-) -> list[Example]:
+) -> list[Example | Rejected]:
   r"""OpenThoughts-114k: problems with thoughts and solutions of DeepSeek-R1.
 
   Read from its subset `metadata`, columns problem, deepseek_reasoning,
@@ -225,31 +225,48 @@ def openthoughts(
       row['problem'], _last_box(row['ground_truth_solution'] or ''), said
     )
 
-  chosen = [row for row in rows if row['domain'] == domain]
-  if not chosen:
-    found = sorted({str(row['domain']) for row in rows})
+  whole = [row for row in rows if not isinstance(row, Rejected)]
+  if all(row['domain'] != domain for row in whole):
+    found = sorted({str(row['domain']) for row in whole})
     raise ValueError(f'no row has domain {domain!r}; there are {found}')
+  chosen = [
+    row for row in rows if isinstance(row, Rejected) or row['domain'] == domain
+  ]
   return _examples(f'openthoughts/{domain}', chosen, make)
 
 
 def _examples(
-  name: str, rows: Iterable[dict], make: Callable[[dict], dict | None]
-) -> list[Example]:
+  name: str,
+  rows: Iterable[dict | Rejected],
+  make: Callable[[dict], dict | None],
+) -> list[Example | Rejected]:
   """Rows as examples; those that have no prompt or answer are told of."""
-  good, bad = [], 0
+  found, bare = [], 0
   for index, row in enumerate(rows):
-    fields = make(row)
-    if fields is None:
-      bad += 1
-    else:
-      good.append(Example(id=f'{name}/{index}', **fields))
-  if not good:
-    raise ValueError(f'{name}: in none of {bad} rows there is an answer')
-  if bad:
+    if not isinstance(row, Rejected):
+      row = _row(f'{name}/{index}', row, make)
+      bare += isinstance(row, Rejected) and not row.bad
+    found.append(row)
+  if not found or bare == len(found):
+    raise ValueError(f'{name}: in none of {bare} rows there is an answer')
+  if bare:
     _log.warning(
-      '%s: no answer in %d of %d rows; left out', name, bad, bad + len(good)
+      '%s: no answer in %d of %d rows; left out', name, bare, len(found)
     )
-  return good
+  return found
+
+
+def _row(id: str, row: dict, make) -> Example | Rejected:
+  try:
+    fields = make(row)
+  except (TypeError, AttributeError, KeyError, IndexError) as error:
+    # A value of a type that its column never has.
+    return Rejected(f'{id}: {type(error).__name__}: {error}', str(row))
+  except ValueError as error:
+    return Rejected(f'{id}: {error}', str(row))
+  if fields is None:
+    return Rejected(f'{id}: no prompt or no answer', str(row), bad=False)
+  return Example(id=id, **fields)
 
 
 def _example(prompt, answer, response=None) -> dict | None:
@@ -257,6 +274,8 @@ def _example(prompt, answer, response=None) -> dict | None:
   answer = '' if answer is None else str(answer).strip()
   if not prompt or not answer:
     return None
+  if not isinstance(prompt, str) or not isinstance(response, str | None):
+    raise TypeError(f'text was expected, got {prompt!r:.40}, {response!r:.40}')
   messages = [{'role': 'user', 'content': prompt}]
   return dict(messages=messages, answer=answer, response=response)
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 import json
 from pathlib import Path
 
+from jopd.data.examples import Rejected
+
 _SUFFIXES = ('.parquet', '.jsonl')
 
 
@@ -14,7 +16,7 @@ def read(
   *,
   revision: str | None = None,
   once: tuple[str, str] | None = None,
-) -> list[dict]:
+) -> list[dict | Rejected]:
   """The rows of a dataset's files, in the order of their names.
 
   Args:
@@ -28,9 +30,11 @@ def read(
       is read.
 
   Returns:
-    Rows as dictionaries, with None where a value is missing.
+    Rows as dictionaries, with None where a value is missing. A line that is no
+    JSON or lacks a column, and text that is not UTF-8, is `Rejected`.
 
-  Raises: ValueError when there are no such files, or one lacks a column.
+  Raises: ValueError when there are no such files, or one is not whole or lacks
+    a column.
   """
   path = Path(path)
   if path.is_file():
@@ -46,8 +50,8 @@ def read(
   for file in files:
     parse = _parquet if file.suffix == '.parquet' else _jsonl
     for row in parse(file, list(columns), once):
-      if once:
-        key = row[once[0]][once[1]]
+      if once and not isinstance(row, Rejected):
+        key = _key(row, once)
         if key in seen:
           continue
         seen.add(key)
@@ -76,12 +80,23 @@ def _download(name: str, pattern: str, revision: str | None) -> Path:
   return Path(folder)
 
 
-def _parquet(file: Path, columns: list[str], once) -> list[dict]:
+def _key(row: dict, once: tuple[str, str]) -> str:
+  """What rows must agree on to be read once; the row where it has no such."""
+  struct = row[once[0]]
+  return repr(struct.get(once[1]) if isinstance(struct, dict) else row)
+
+
+def _parquet(file: Path, columns: list[str], once) -> list[dict | Rejected]:
+  import pyarrow
   from pyarrow import parquet
   import pyarrow.compute
 
-  _check_columns(file, columns, parquet.read_schema(file).names)
-  table = parquet.read_table(file, columns=columns)
+  try:
+    names = parquet.read_schema(file).names
+    _check_columns(file, columns, names)
+    table = parquet.read_table(file, columns=columns)
+  except (pyarrow.ArrowException, OSError) as error:
+    raise ValueError(f'{file} is no whole Parquet file: {error}') from error
   if once:
     # Rows become Python objects, slowly, only once they are chosen.
     keys = pyarrow.compute.struct_field(table[once[0]], once[1]).to_pylist()
@@ -89,24 +104,37 @@ def _parquet(file: Path, columns: list[str], once) -> list[dict]:
     for row, key in enumerate(keys):
       first.setdefault(key, row)
     table = table.take(list(first.values()))
-  return table.to_pylist()
+  try:
+    return table.to_pylist()
+  except UnicodeDecodeError:
+    return [_row(file, table, place) for place in range(len(table))]
 
 
-def _jsonl(file: Path, columns: list[str], once) -> list[dict]:
+def _row(file: Path, table, place: int) -> dict | Rejected:
+  try:
+    return table.slice(place, 1).to_pylist()[0]
+  except UnicodeDecodeError as error:
+    return Rejected(f'{file}, row {place + 1}: not UTF-8 ({error.reason})')
+
+
+def _jsonl(file: Path, columns: list[str], once) -> list[dict | Rejected]:
   del once
   rows = []
   for number, line in enumerate(file.read_bytes().splitlines(), 1):
     if line.strip():
       try:
         row = json.loads(line)
-      except ValueError as error:
-        raise ValueError(f'{file}, line {number}: not JSON') from error
-      _check_columns(f'{file}, line {number}', columns, row)
-      rows.append({name: row[name] for name in columns})
+        _check_columns('the row', columns, row)
+        rows.append({name: row[name] for name in columns})
+      except (ValueError, TypeError, RecursionError) as error:
+        text = line.decode('utf-8', 'backslashreplace')
+        rows.append(Rejected(f'{file}, line {number}: {error}', text))
   return rows
 
 
 def _check_columns(where, columns: list[str], found) -> None:
+  if not isinstance(found, list | dict):
+    raise ValueError(f'{where} is no JSON object')
   if missing := [name for name in columns if name not in found]:
     raise ValueError(
       f'{where} has no column {", ".join(missing)}; it has'
