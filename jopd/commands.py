@@ -75,11 +75,14 @@ def run(config, workdir: pathlib.Path) -> dict:
       finished work of other settings; nothing was written but the rows that
       are left out.
   """
-  _refuse_other_hosts(config)
+  # All processes need one config and one data, or they wait for each other.
+  hosts.check_same('config.', json.loads(_json(config)))
   _refuse_other_work(workdir, config)
   left_out = workdir / 'quarantine.jsonl'
   built = build.build(config, left_out=left_out, say=say)
-  _refuse_other_data(built)
+  hosts.check_same(
+    'data of ', {s.name: s.batches.get_state() for s in built.stages}
+  )
   workdir.mkdir(parents=True, exist_ok=True)
   if jax.process_index() == 0:
     (workdir / 'config.json').write_text(_json(config))
@@ -88,31 +91,6 @@ def run(config, workdir: pathlib.Path) -> dict:
 
 def _json(config) -> str:
   return config.to_json_best_effort(indent=2) + '\n'
-
-
-def _refuse_other_hosts(config) -> None:
-  """All processes of a run need one config, or they wait for each other."""
-  first, *others = map(json.loads, hosts.texts(_json(config)))
-  for process, other in enumerate(others, 1):
-    for key in sorted({*first, *other}):
-      if first.get(key) != other.get(key):
-        raise ValueError(
-          f'process {process} has another config.{key} than process 0: start'
-          ' all of them with the same file and the same overrides'
-        )
-
-
-def _refuse_other_data(built: build.Built) -> None:
-  """All processes take their batches from one order of the same rows."""
-  own = [stage.batches.get_state()['origin'] for stage in built.stages]
-  first, *others = map(json.loads, hosts.texts(json.dumps(own)))
-  for process, other in enumerate(others, 1):
-    for stage, one, two in zip(built.stages, first, other, strict=True):
-      if one != two:
-        raise ValueError(
-          f'{stage.name}: process {process} has read other data than process'
-          ' 0: give all of them the same files'
-        )
 
 
 def _refuse_other_work(workdir: pathlib.Path, config) -> None:

@@ -1,5 +1,7 @@
 """Several processes as one run: how they meet, and what they must agree on."""
 
+from collections.abc import Mapping
+import json
 import os
 import sys
 import time
@@ -62,6 +64,26 @@ def texts(text: str) -> list[str]:
   all_rows = sharding.from_hosts(padded)
   # No text holds a zero byte.
   return [row.tobytes().rstrip(b'\0').decode() for row in all_rows]
+
+
+def check_same(what: str, own: Mapping[str, object]) -> None:
+  """Refuses processes that were told, or have read, different things.
+
+  Args:
+    what: comes before a key, in the message.
+    own: of this process, plain JSON.
+
+  Raises: ValueError with the first process and key that differ.
+  """
+  first, *others = map(json.loads, texts(json.dumps(own)))
+  for process, other in enumerate(others, 1):
+    for key in sorted({*first, *other}):
+      if first.get(key) != other.get(key):
+        raise ValueError(
+          f'process {process} has another {what}{key} than process 0: start'
+          ' all of them with the same file, the same overrides and the same'
+          ' data'
+        )
 
 
 def give_up(code: int) -> None:

@@ -20,12 +20,26 @@ _CACHE = tempfile.mkdtemp(prefix='jopd-tests-')
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+# The same examples each time, few of them. For more, and others each time:
+# --hypothesis-profile=long.
+_SETTINGS = dict(
+  deadline=None,
+  database=None,
+  suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.register_profile(
+  'suite', max_examples=60, derandomize=True, **_SETTINGS
+)
+hypothesis.settings.register_profile('long', max_examples=3000, **_SETTINGS)
+hypothesis.settings.load_profile('suite')
 
 
 @pytest.fixture

@@ -31,6 +31,18 @@ def test_one_process_knows_its_own_text():
   assert hosts.texts('{"a": "\u00fc"}') == ['{"a": "\u00fc"}']
 
 
+def test_processes_that_differ_are_refused(monkeypatch):
+  # Kills: batches of one order over two different files.
+  hosts.check_same('data of ', {'warm': {'rows': 3}})
+  other = '{"warm": {"rows": 3}, "distil": {"rows": 4}}'
+  monkeypatch.setattr(hosts, 'texts', lambda own: [own, own, other])
+  same = {'warm': {'rows': 3}, 'distil': {'rows': 5}}
+  with pytest.raises(
+    ValueError, match='process 2 has another data of distil than process 0'
+  ):
+    hosts.check_same('data of ', same)
+
+
 def test_one_process_alone_just_returns(monkeypatch):
   # Kills: an exit in the middle of a test, or of somebody's notebook.
   hosts.give_up(1)

@@ -26,6 +26,8 @@ _SIZES = {
   'num_attention_heads': 'heads',
 }
 
+_LAYERS = 10_000  # at most
+
 _IMPLEMENTED = {
   *_SIZES,
   'num_key_value_heads',
@@ -87,9 +89,9 @@ def from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       "model_type = 'gemma3' reads pictures, and jopd only text: save its "
       "language model as 'gemma3_text' with transformers"
     )
-  if name not in FAMILIES:
+  if not isinstance(name, str) or name not in FAMILIES:
     raise ValueError(
-      f'model_type = {name!r} is not implemented: use one of '
+      f'model_type = {name!r:.80} is not implemented: use one of '
       f'{", ".join(FAMILIES)}'
     )
   family = FAMILIES[name]
@@ -98,6 +100,13 @@ def from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
   sizes = {
     ours: read.integer(fields, theirs) for theirs, ours in _SIZES.items()
   }
+  for theirs, ours in _SIZES.items():
+    # Some of what follows is written down layer by layer.
+    if not 1 <= sizes[ours] <= (_LAYERS if ours == 'layers' else sizes[ours]):
+      raise ValueError(
+        f'{theirs} = {sizes[ours]} must be at least 1, and layers at most'
+        f' {_LAYERS}'
+      )
   return DecoderConfig(
     family=name,
     **sizes,

@@ -48,7 +48,9 @@ def integer(fields: Fields, name: str, default: int | None = None) -> int:
   value = fields.get(name)
   value = default if value is None else value
   if not isinstance(value, int) or isinstance(value, bool):
-    raise ValueError(f'{name} must be an integer; got {value!r}')
+    raise ValueError(f'{name} must be an integer; got {value!r:.80}')
+  if abs(value) >= 2**31:
+    raise ValueError(f'{name} = {value:.2e} is beyond any model')
   return value
 
 
@@ -56,8 +58,18 @@ def number(fields: Fields, name: str, default: float | None = None) -> float:
   """Returns a number field as a float; ValueError for anything else."""
   value = fields.get(name, default)
   if not isinstance(value, int | float) or isinstance(value, bool):
-    raise ValueError(f'{name} must be a number; got {value!r}')
+    raise ValueError(f'{name} must be a number; got {value!r:.80}')
+  if not abs(value) < 1e30:
+    raise ValueError(f'{name} = {value:.2e} is beyond any model')
   return float(value)
+
+
+def table(fields: Fields, name: str) -> dict[str, Any]:
+  """Returns an object, {} where there is none; ValueError for anything else."""
+  value = fields.get(name) or {}
+  if not isinstance(value, Mapping):
+    raise ValueError(f'{name} must be an object; got {value!r:.80}')
+  return dict(value)
 
 
 # Rotary positions.
@@ -78,8 +90,7 @@ def read_rope(fields: Fields, theta: float = 10_000.0) -> dict[str, Any]:
   bases = [number(fields, 'rope_theta')] if 'rope_theta' in fields else []
   scalings = []
   for name in ('rope_parameters', 'rope_scaling'):
-    if fields.get(name):
-      rope = dict(fields[name])
+    if rope := table(fields, name):
       if 'rope_theta' in rope:
         bases.append(number(rope, 'rope_theta'))
         del rope['rope_theta']
@@ -118,7 +129,7 @@ def scaling_from(name: str, rope: Fields) -> Scaling | None:
     one is missing.
   """
   items = dict(rope)
-  kinds = {items.pop(key) for key in ('rope_type', 'type') if key in items}
+  kinds = {str(items.pop(key)) for key in ('rope_type', 'type') if key in items}
   kinds = kinds or {'default'}
   if kinds == {'default'} and not items:
     return None
@@ -180,10 +191,14 @@ def read_windows(
       _SLIDING if window is not None and slides(i) else _FULL
       for i in range(layers)
     ]
-  if len(kinds) != layers or set(kinds) - {_FULL, _SLIDING}:
+  if (
+    not isinstance(kinds, list)
+    or len(kinds) != layers
+    or any(kind not in (_FULL, _SLIDING) for kind in kinds)
+  ):
     raise ValueError(
-      f'layer_types = {kinds!r}: expected {_FULL} or {_SLIDING} for each of '
-      f'the {layers} layers'
+      f'layer_types = {kinds!r:.80}: expected {_FULL} or {_SLIDING} for each '
+      f'of the {layers} layers'
     )
   if _SLIDING not in kinds:
     return {'window': None, 'sliding': ()}

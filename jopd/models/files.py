@@ -6,6 +6,7 @@ file.
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -16,9 +17,18 @@ import safetensors
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 
+_LONGEST = 100_000_000  # bytes of a header, as in the library
+_BYTES = {
+  **dict.fromkeys(('BOOL', 'U8', 'I8', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0'), 1),
+  **dict.fromkeys(('U16', 'I16', 'F16', 'BF16'), 2),
+  **dict.fromkeys(('U32', 'I32', 'F32'), 4),
+  **dict.fromkeys(('U64', 'I64', 'F64', 'C64'), 8),
+}
+
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Returns the object in a JSON file."""
+  check_regular(path)
   if not path.is_file():
     raise FileNotFoundError(
       f'{path} does not exist: expected a local folder with a Hugging Face '
@@ -26,11 +36,17 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     )
   try:
     fields = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'{path} is not valid JSON: {error}') from None
   if not isinstance(fields, dict):
     raise ValueError(f'{path} must hold a JSON object; got {fields!r:.60}')
   return fields
+
+
+def check_regular(path: pathlib.Path) -> None:
+  """Raises ValueError for a pipe, a device or a socket: reading might hang."""
+  if path.exists() and not (path.is_file() or path.is_dir()):
+    raise ValueError(f'{path} is no ordinary file: refused; copy it again')
 
 
 def open_tensors(
@@ -41,6 +57,7 @@ def open_tensors(
   Raises: FileNotFoundError for a file that is not there; ValueError for one
     that is cut short, not what the index says, or outside of the folder.
   """
+  check_regular(folder / WEIGHTS)
   if (folder / WEIGHTS).is_file():
     return _open_file(folder / WEIGHTS, stack)
   if not (folder / INDEX).is_file():
@@ -91,15 +108,90 @@ def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
 def _open_file(
   path: pathlib.Path, stack: contextlib.ExitStack
 ) -> dict[str, Any]:
+  check_regular(path)
   if not path.is_file():
     raise FileNotFoundError(f'{path} does not exist: a shard is missing')
   try:
+    _check_header(path)
     file = stack.enter_context(safetensors.safe_open(path, framework='numpy'))
-  except (safetensors.SafetensorError, OSError) as error:
+    return {name: file.get_slice(name) for name in file.keys()}
+  except (
+    ValueError,
+    RecursionError,
+    safetensors.SafetensorError,
+    OSError,
+  ) as error:
     raise ValueError(
       f'{path} is not a whole safetensors file ({error}): copy it again'
     ) from None
-  return {name: file.get_slice(name) for name in file.keys()}
+
+
+def _check_header(path: pathlib.Path) -> None:
+  """Raises ValueError unless the header describes each byte of the file once.
+
+  The library checks much of this. It takes the last of two tensors of one name,
+  and what it lets pass depends on its version.
+  """
+  with path.open('rb') as file:
+    size = os.fstat(file.fileno()).st_size - 8
+    length = int.from_bytes(file.read(8), 'little')
+    if size < 0 or not 2 <= length <= min(size, _LONGEST):
+      raise ValueError(f'its header of {length} bytes does not fit')
+    text = file.read(length).decode('utf-8')
+  header = json.loads(
+    text, object_pairs_hook=_once, parse_constant=_refuse_constant
+  )
+  if not isinstance(header, dict):
+    raise ValueError('its header is no JSON object')
+  metadata = header.pop('__metadata__', {})
+  if not isinstance(metadata, dict) or not all(
+    isinstance(value, str) for value in metadata.values()
+  ):
+    raise ValueError('its __metadata__ is no table of texts')
+  end = 0
+  for start, stop, name in sorted(
+    (*_place(name, tensor), name) for name, tensor in header.items()
+  ):
+    if start != end:
+      raise ValueError(f'{name!r} begins at {start}, expected {end}')
+    end = stop
+  if end != size - length:
+    raise ValueError(f'{size - length} bytes follow, its header tells of {end}')
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    raise ValueError('its header has a name twice')
+  return found
+
+
+def _refuse_constant(constant: str) -> None:
+  raise ValueError(f'{constant} is not JSON')
+
+
+def _place(name: str, tensor: Any) -> tuple[int, int]:
+  """First byte and end of a tensor, whose size is that of its shape."""
+  fields = {'dtype', 'shape', 'data_offsets'}
+  if not isinstance(tensor, dict) or set(tensor) != fields:
+    raise ValueError(f'{name!r} has not the fields {sorted(fields)}')
+  dtype, shape, offsets = (
+    tensor[field] for field in ('dtype', 'shape', 'data_offsets')
+  )
+  if not isinstance(dtype, str) or dtype not in _BYTES:
+    raise ValueError(f'{name!r} has the unknown dtype {dtype!r:.40}')
+  for numbers in (shape, offsets):
+    if not isinstance(numbers, list) or not all(
+      type(n) is int and 0 <= n < 2**63 for n in numbers
+    ):
+      raise ValueError(f'{name!r} has {numbers!r:.40} for sizes or offsets')
+  if len(offsets) != 2 or math.prod(shape) * _BYTES[dtype] != (
+    offsets[1] - offsets[0]
+  ):
+    raise ValueError(
+      f'{name!r} of {dtype} {shape!r:.40} does not fill {offsets!r:.40}'
+    )
+  return offsets[0], offsets[1]
 
 
 def check_replaceable(folder: pathlib.Path) -> None:

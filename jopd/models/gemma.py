@@ -36,11 +36,11 @@ def _read(fields: read.Fields) -> dict[str, Any]:
 
 def _read_rope(fields: read.Fields) -> dict[str, Any]:
   """The bases of global and local layers; only the former are scaled."""
-  both = fields.get('rope_parameters') or {}
+  both = read.table(fields, 'rope_parameters')
   unknown = both.keys() - {_FULL, _SLIDING}
   if unknown:
     raise ValueError(
-      f'rope_parameters = {both!r}: expected {_FULL} and {_SLIDING}'
+      f'rope_parameters = {both!r:.80}: expected {_FULL} and {_SLIDING}'
     )
   spelled = {
     name: fields[name]

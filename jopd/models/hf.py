@@ -195,6 +195,8 @@ def load_tokenizer(folder: PathLike) -> Any:
     transformers would make up an empty one; ValueError when it is damaged.
   """
   folder = pathlib.Path(folder)
+  for path in sorted(folder.glob('*')):
+    files.check_regular(path)
   kinds = ('tokenizer.json', 'vocab.json', 'tokenizer.model')
   if not any((folder / name).is_file() for name in kinds):
     raise FileNotFoundError(
@@ -208,10 +210,14 @@ def load_tokenizer(folder: PathLike) -> Any:
     return AutoTokenizer.from_pretrained(
       str(folder), trust_remote_code=False, local_files_only=True
     )
-  except Exception as error:
-    # Damaged files raise whatever the reader of that format raises.
+  except BaseException as error:
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+      raise
+    # Damaged files raise whatever the reader of that format raises, also what
+    # is no Exception, when that is written in Rust.
+    text = ' '.join(str(error).split())
     raise ValueError(
-      f'the tokenizer in {folder} cannot be read ({error}): copy it again'
+      f'the tokenizer in {folder} cannot be read ({text:.300}): copy it again'
     ) from error
 
 
@@ -228,7 +234,11 @@ def stop_ids(folder: PathLike, tokenizer: Any) -> tuple[int, ...]:
   found = set(_ids(tokenizer.eos_token_id))
   for name in ('generation_config.json', 'config.json'):
     if (folder / name).is_file():
-      found |= set(_ids(files.read_json(folder / name).get('eos_token_id')))
+      value = files.read_json(folder / name).get('eos_token_id')
+      try:
+        found |= set(_ids(value))
+      except ValueError as error:
+        raise ValueError(f'{folder / name}: {error}') from None
   if not found:
     raise ValueError(
       f'{folder} names no eos_token_id in generation_config.json, config.json '
@@ -237,10 +247,13 @@ def stop_ids(folder: PathLike, tokenizer: Any) -> tuple[int, ...]:
   return tuple(sorted(found))
 
 
-def _ids(value: int | list[int] | None) -> list[int]:
-  if value is None:
-    return []
-  return value if isinstance(value, list) else [value]
+def _ids(value: Any) -> list[int]:
+  """The ids in a field that holds none, one or several."""
+  ids = value if isinstance(value, list) else [value]
+  ids = [] if value is None else ids
+  if not all(type(id) is int and id >= 0 for id in ids):
+    raise ValueError(f'eos_token_id must be a token id or several: {value!r}')
+  return ids
 
 
 def _float(dtype: Any) -> np.dtype:
