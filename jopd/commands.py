@@ -55,7 +55,7 @@ def train(arguments, overrides) -> None:
   if arguments.distributed or any(value is not None for value in by_hand):
     hosts.join(*by_hand)
   _prepare()
-  summary = run(config, workdir)
+  summary = run(config, workdir, strict=arguments.strict)
   if jax.process_index() == 0:
     page = draw([workdir])
     print(table(summary))
@@ -63,12 +63,13 @@ def train(arguments, overrides) -> None:
     print(f'report   {page}')
 
 
-def run(config, workdir: pathlib.Path) -> dict:
+def run(config, workdir: pathlib.Path, *, strict: bool = False) -> dict:
   """Runs a config in a folder, or what is left of it; returns the summary.
 
   Args:
     config: of a file in `configs/`, or made like one.
     workdir: of the run. Finished stages that it holds are kept.
+    strict: stops where a file of an earlier run is damaged.
 
   Raises:
     ValueError, FileNotFoundError: a setting is wrong, or the folder holds
@@ -86,7 +87,9 @@ def run(config, workdir: pathlib.Path) -> dict:
   workdir.mkdir(parents=True, exist_ok=True)
   if jax.process_index() == 0:
     (workdir / 'config.json').write_text(_json(config))
-  return pipeline.train(built.run, built.stages, built.params, workdir)
+  return pipeline.train(
+    built.run, built.stages, built.params, workdir, strict=strict
+  )
 
 
 def _json(config) -> str:

@@ -1,10 +1,11 @@
 """Several processes as one run: how they meet, and what they must agree on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import json
 import os
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -84,6 +85,18 @@ def check_same(what: str, own: Mapping[str, object]) -> None:
           ' all of them with the same file, the same overrides and the same'
           ' data'
         )
+
+
+def of_first(find: Callable[[], Any]) -> Any:
+  """What the first process finds, on every one; the others do not look.
+
+  Files may change under several who look at them.
+
+  Args:
+    find: returns what JSON can hold; keys come back as text.
+  """
+  own = json.dumps(find()) if jax.process_index() == 0 else ''
+  return json.loads(texts(own)[0])
 
 
 def give_up(code: int) -> None:

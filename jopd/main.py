@@ -140,6 +140,11 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
   add('--config', required=True, metavar='FILE', help='a file of configs/')
   add('--workdir', required=True, metavar='DIR', help='where results go')
   add(
+    '--strict',
+    action='store_true',
+    help='stop where a checkpoint or a finished model is damaged',
+  )
+  add(
     '--distributed',
     action='store_true',
     help='join the other hosts first, as the cluster says (TPU, Slurm, ...)',

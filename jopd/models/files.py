@@ -217,17 +217,18 @@ def publish(partial: pathlib.Path, folder: pathlib.Path) -> None:
   every moment at least one of the two is whole.
   """
   for path in [*partial.rglob('*'), partial]:
-    _sync(path)
+    sync(path)
   previous = folder.parent / f'.{folder.name}.previous'
   if folder.exists():
     shutil.rmtree(previous, ignore_errors=True)
     folder.rename(previous)
   partial.rename(folder)
-  _sync(folder.parent)
+  sync(folder.parent)
   shutil.rmtree(previous, ignore_errors=True)
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
+  """Returns when a file, or the names in a folder, are on the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

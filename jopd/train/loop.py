@@ -23,7 +23,12 @@ from jopd.train.state import TrainState, init_state, state_shardings
 
 
 def run_stage(
-  stage: Stage, run: Run, params: dict[str, dict], folder: pathlib.Path
+  stage: Stage,
+  run: Run,
+  params: dict[str, dict],
+  folder: pathlib.Path,
+  *,
+  strict: bool = False,
 ) -> tuple[dict, dict]:
   """Runs a stage to its end, from its newest checkpoint if there is one.
 
@@ -34,6 +39,7 @@ def run_stage(
       and those dropped that no later stage uses: `freeze` has kept its own.
     folder: of the stage; its checkpoints go below it, its rows to the logs in
       the folder above it.
+    strict: refuses to go back behind a damaged checkpoint.
 
   Returns:
     The student's parameters, and the stage's results as they go into
@@ -49,7 +55,11 @@ def run_stage(
     timings = opened(MetricsLog(folder.parent, 'timings', **shown))
     checkpoints = opened(
       Checkpoints(
-        folder / 'checkpoints', **run.checkpoint, fingerprint=stage.fingerprint
+        folder / 'checkpoints',
+        **run.checkpoint,
+        fingerprint=stage.fingerprint,
+        say=run.say,
+        strict=strict,
       )
     )
     frozen = freeze(stage, run, params)

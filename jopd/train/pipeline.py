@@ -1,42 +1,56 @@
 """The stages of a run, one after the other, and what is kept of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
+import shutil
 import time
 
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 
-from jopd import sharding
-from jopd.models import hf
+from jopd import hosts, sharding
+from jopd.models import files, hf
+from jopd.train import checkpoint, manifest
 from jopd.train.loop import run_stage
 from jopd.train.stage import Run, Stage
 
 
 def train(
-  run: Run, stages: Sequence[Stage], params: dict[str, dict], workdir
+  run: Run,
+  stages: Sequence[Stage],
+  params: dict[str, dict],
+  workdir,
+  *,
+  strict: bool = False,
 ) -> dict:
   """Runs the stages that are not finished yet.
 
-  A finished stage is a folder with its result and its student as a Hugging
-  Face folder, `<workdir>/<stage>/model`, in float32: the next stage, or the
-  next process, takes the student from there bit by bit.
+  A finished stage is a folder with its student as a Hugging Face folder,
+  `<workdir>/<stage>/model`, in float32, its result, and a manifest of both: the
+  next stage, or the next process, takes the student from there bit by bit.
 
   Args:
     run: what the stages share.
     stages: in order.
     params: model name -> parameters on the mesh; consumed.
     workdir: of the run.
+    strict: stops where a file of an earlier run is damaged, instead of going
+      back to the newest checkpoint that is whole.
 
   Returns:
     What is written to `<workdir>/summary.json`: the results of each stage
     under 'stages', those of the last stage, which stand for the whole run,
     with total seconds, the hash of the final student, versions and device.
+
+  Raises:
+    ValueError: a file is damaged, and strict; or a finished stage is, and no
+      checkpoint is left to make it again from.
   """
   start = time.perf_counter()
   workdir = pathlib.Path(workdir)
@@ -44,14 +58,15 @@ def train(
   for stage in stages:
     folder = workdir / stage.name
     result, model = folder / 'result.json', folder / 'model'
-    if model.exists() and result.exists():
+    if _is_finished(folder, run.say, strict):
       run.say(f'{stage.name}: already finished')
       params[stage.student] = _reload(model, params[stage.student])
     else:
       if stage.start:
         params[stage.student] = jax.tree.map(jnp.copy, params[stage.start])
-      params[stage.student], done = run_stage(stage, run, params, folder)
-      _write_json(result, done)
+      params[stage.student], done = run_stage(
+        stage, run, params, folder, strict=strict
+      )
       student = run.models[stage.student]
       hf.save(
         model,
@@ -60,6 +75,10 @@ def train(
         tokenizer=run.tokenizer,
         stop_ids=run.stop_ids,
       )
+      _write_json(result, lambda done=done: done)
+      # Last: with it the stage is finished.
+      contents = partial(manifest.describe, folder, (model.name, result.name))
+      _write_json(folder / manifest.NAME, contents)
     results[stage.name] = json.loads(result.read_text())
   last = stages[-1]
   summary = _overall(results, last.name) | dict(
@@ -71,7 +90,7 @@ def train(
     device=jax.devices()[0].device_kind,
     devices=jax.device_count(),
   )
-  _write_json(workdir / 'summary.json', summary)
+  _write_json(workdir / 'summary.json', lambda: summary)
   return summary
 
 
@@ -85,6 +104,48 @@ _VERSIONS = (
   'transformers',
   'numpy',
 )
+
+
+def _is_finished(
+  folder: pathlib.Path, say: Callable[[str], None], strict: bool
+) -> bool:
+  """Whether a stage is finished and whole. What is damaged is moved aside."""
+  damage, marked, steps = hosts.of_first(partial(_look, folder))
+  if not damage:
+    return marked
+  if not steps:
+    raise ValueError(
+      f'{folder} is not what a finished stage left ({damage}), and'
+      f' {folder}/checkpoints holds nothing to make it from again: put the file'
+      f' back, or remove {folder} to train the stage once more'
+    )
+  # Without the mark it was only interrupted while it was written.
+  if marked and strict:
+    raise ValueError(
+      f'{folder} is damaged: {damage}; mend it, or make it again from the'
+      f' checkpoint of step {steps[-1]} without --strict'
+    )
+  if marked:
+    say(
+      f'{folder} is damaged: {damage}; it is made again from the checkpoint of'
+      f' step {steps[-1]}, and the old model is now model.damaged'
+    )
+    if jax.process_index() == 0:
+      (folder / manifest.NAME).unlink()
+      aside = folder / 'model.damaged'
+      shutil.rmtree(aside, ignore_errors=True)
+      if (folder / 'model').exists():
+        (folder / 'model').rename(aside)
+  return False
+
+
+def _look(folder: pathlib.Path) -> tuple[str, bool, list[int]]:
+  """What is wrong with a stage, whether it was finished, its checkpoints."""
+  marked = (folder / manifest.NAME).exists()
+  begun = marked or (folder / 'model').exists()
+  damage = manifest.damage(folder) if begun else ''
+  steps = checkpoint.examine(folder / 'checkpoints')[0] if damage else []
+  return damage, marked, steps
 
 
 def _reload(folder: pathlib.Path, like: dict) -> dict:
@@ -121,10 +182,10 @@ def _overall(results: dict, last: str) -> dict:
   )
 
 
-def _write_json(path: pathlib.Path, value: dict) -> None:
+def _write_json(path: pathlib.Path, value: Callable[[], dict]) -> None:
   """Whole or not at all: a reader never sees half a file. One host writes."""
   if jax.process_index() == 0:
-    _write_whole(path, json.dumps(value, indent=2) + '\n')
+    _write_whole(path, json.dumps(value(), indent=2) + '\n')
   multihost_utils.sync_global_devices(str(path))
 
 
@@ -136,3 +197,4 @@ def _write_whole(path: pathlib.Path, text: str) -> None:
     file.flush()
     os.fsync(file.fileno())
   os.replace(temporary, path)
+  files.sync(path.parent)

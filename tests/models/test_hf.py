@@ -390,7 +390,7 @@ def test_a_save_that_fails_leaves_what_was_there(
   def fail(path):
     raise OSError('disk full')
 
-  monkeypatch.setattr(files, '_sync', fail)
+  monkeypatch.setattr(files, 'sync', fail)
   with pytest.raises(OSError, match='disk full'):
     hf.save(target, MODEL, jax.tree.map(jnp.zeros_like, params))
   monkeypatch.undo()
