@@ -94,9 +94,13 @@ def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
 def _check_stage(stage, models) -> None:
   refuse_unknown(stage, default_stage(), 'a stage')
   counts = ('steps', 'batch_size', 'group_size', 'updates', 'micro_batches')
-  _check_least(1, stage, (*counts, 'chunk_tokens'))
+  _check_least(1, stage, (*counts, 'chunk_tokens', 'max_skipped'))
   least = ('slots', 'warmup_steps', 'clip_norm', 'eval_every')
   _check_least(0, stage, least)
+  if stage.spike and not stage.spike > 1:
+    raise ValueError(
+      f'spike must be 0, for no bound, or above 1, got {stage.spike}'
+    )
   if not stage.temperature > 0:
     raise ValueError(f'temperature must be above 0, got {stage.temperature}')
   start = (stage.start,) if stage.start else ()

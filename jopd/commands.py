@@ -10,7 +10,7 @@ import sys
 import jax
 from tqdm import tqdm
 
-from jopd import answer, build, hosts
+from jopd import answer, build, hosts, signals
 from jopd import config as configs
 from jopd.data import sources
 from jopd.data.examples import Example
@@ -75,6 +75,8 @@ def run(config, workdir: pathlib.Path, *, strict: bool = False) -> dict:
     ValueError, FileNotFoundError: a setting is wrong, or the folder holds
       finished work of other settings; nothing was written but the rows that
       are left out.
+    Stopped: SIGTERM or Ctrl-C; the same call goes on.
+    BrokenDown: update after update had to be skipped.
   """
   # All processes need one config and one data, or they wait for each other.
   hosts.check_same('config.', json.loads(_json(config)))
@@ -87,9 +89,14 @@ def run(config, workdir: pathlib.Path, *, strict: bool = False) -> dict:
   workdir.mkdir(parents=True, exist_ok=True)
   if jax.process_index() == 0:
     (workdir / 'config.json').write_text(_json(config))
-  return pipeline.train(
-    built.run, built.stages, built.params, workdir, strict=strict
-  )
+  with signals.noted(say) as stop:
+    return pipeline.train(
+      built.run._replace(stop=stop),
+      built.stages,
+      built.params,
+      workdir,
+      strict=strict,
+    )
 
 
 def _json(config) -> str:

@@ -165,6 +165,13 @@ def stage(**settings) -> ConfigDict:
   config.warmup_steps = 0  # updates
   config.decay = 'constant'  # 'constant', 'linear' or 'cosine', to 0
   config.clip_norm = 1.0  # of the gradient; 0 leaves it alone
+  # An update whose loss or gradient is not finite is skipped, as if it had not
+  # been; so is one whose gradient norm is more than `spike` times the median of
+  # the last 32, if that is not 0.
+  config.spike = 0.0
+  # So many skipped updates in a row stop the run, which then says where the
+  # first number that is not finite arose.
+  config.max_skipped = 3
   # Tokens per chunk of the loss, on each of the devices that divide the batch.
   # 256 suits CPUs; accelerators want more, until memory binds.
   config.chunk_tokens = 256

@@ -6,12 +6,13 @@ import os
 import sys
 import traceback
 
-from jopd import __version__
+from jopd import __version__, exits
 from jopd.config import did_you_mean
 
 _EPILOG = """\
 exit codes: 0 done; 1 it failed; 2 a flag, a setting or an input is wrong (one
-line says which); 130 interrupted.
+line says which); 4 the disk is full; 5 training broke down, with numbers that
+are not finite; 130 Ctrl-C, 143 SIGTERM: train has saved what it had.
 """
 _JOPD = """\
 On-policy distillation of language models: a student learns on its own rollouts,
@@ -94,6 +95,11 @@ _WRONG_PATH = (
   IsADirectoryError,
   NotADirectoryError,
   PermissionError,
+)
+
+
+_MAKE_ROOM = (
+  'what was saved before is whole: make room, and the same command goes on'
 )
 
 
@@ -240,19 +246,29 @@ def _run(name: str, arguments, overrides: Sequence[str]) -> int:
   except Exception as error:
     if arguments.debug:
       traceback.print_exc()
-    wrong_input = isinstance(error, (ValueError, *_WRONG_PATH))
-    print(f'jopd {name}: {_line(error, wrong_input)}', file=sys.stderr)
-    code = 2 if wrong_input else 1
+    code = _code(error)
+    print(f'jopd {name}: {_line(error, code)}', file=sys.stderr)
     if 'jopd.hosts' in sys.modules:
       sys.modules['jopd.hosts'].give_up(code)
     return code
 
 
-def _line(error: Exception, wrong_input: bool) -> str:
+def _code(error: Exception) -> int:
+  """The exit code of an error."""
+  if exits.is_disk_full(error):
+    return exits.DISK_FULL
+  if isinstance(error, (ValueError, *_WRONG_PATH)):
+    return exits.WRONG_INPUT
+  return getattr(error, 'exit_code', exits.FAILED)
+
+
+def _line(error: Exception, code: int) -> str:
   """An error on one line."""
   text = ' '.join(str(error).split())
+  if code == exits.DISK_FULL:
+    return f'the disk is full ({text:.500}); {_MAKE_ROOM}'
   if isinstance(error, OSError) and error.filename:
     text = f'{error.filename}: {error.strerror}'
-  if wrong_input:
+  if code != exits.FAILED:
     return text
   return f'{type(error).__name__}: {text:.500} (--debug shows where)'

@@ -85,6 +85,8 @@ def make_stage(
     reduction=make_reduction(settings.reduce),
     tx=tx,
     learning_rate=learning_rate,
+    spike=settings.spike,
+    max_skipped=settings.max_skipped,
     steps=settings.steps,
     updates=settings.updates,
     group_size=settings.group_size,

@@ -16,7 +16,7 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 # floor and do not know each other.
 FLOORS = (
   {'losses', 'models', 'sharding', 'data', 'rewards'}
-  | {'statistics', 'config', 'programs'},
+  | {'statistics', 'config', 'programs', 'exits', 'signals'},
   {'rollout', 'presets', 'hosts', 'schedules'},
   {'train', 'evaluate', 'diagnose', 'answer'},
   {'recipe', 'optimizers', 'checks', 'tokens'},

@@ -1,5 +1,6 @@
 """The one training loop. Every method is this loop with other functions."""
 
+from collections.abc import Callable
 import contextlib
 from functools import partial
 import math
@@ -12,9 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jopd import sharding
+from jopd.exits import BrokenDown, Stopped
 from jopd.models import lora
 from jopd.statistics import gap_recovered
 from jopd.train.checkpoint import Checkpoints
+from jopd.train.faults import first_fault
 from jopd.train.frozen import freeze
 from jopd.train.metrics import MetricsLog, means, merge
 from jopd.train.phases import Phases
@@ -46,7 +49,8 @@ def run_stage(
     summary.json.
 
   Raises:
-    FloatingPointError: the loss or its gradient is no longer finite.
+    BrokenDown: too many updates in a row were skipped.
+    Stopped: a signal asked for it; the last step is saved.
   """
   with contextlib.ExitStack() as stack:
     opened = lambda resource: stack.enter_context(contextlib.closing(resource))
@@ -74,6 +78,10 @@ def run_stage(
         accuracy = run.evaluate(name, weights)
       log.write(stage.name, step, 'eval', {'model': name, **accuracy})
 
+    def save(step: int, state: TrainState, *, force: bool) -> None:
+      log.sync()
+      checkpoints.save(step, state, batches.get_state(), force=force)
+
     restored = checkpoints.restore(state)
     if restored:
       state, iterator_state = restored
@@ -91,7 +99,9 @@ def run_stage(
 
     stage_key = jax.random.fold_in(run.key, stage.index)
     notice = _Notice(stage, run)
+    skipped = int(state.guard.skipped)
     for step in (bar := _progress(stage, done)):
+      _stop_if_asked(stage, run, step, partial(save, step, state, force=True))
       with clock('data'):
         prompts = next(batches)
       with clock('rollout'):
@@ -109,19 +119,29 @@ def run_stage(
           state, learned = phases.learn(state, hidden, batch)
         measured = merge(measured, learned)
       row = means(measured)
-      row['learning_rate'] = float(stage.learning_rate(step * stage.updates))
+      made = step * stage.updates - skipped
+      row['learning_rate'] = float(stage.learning_rate(made))
+      skipped = int(state.guard.skipped)
       notice(row)
-      _refuse_non_finite(stage.name, step + 1, row)
       log.write(stage.name, step + 1, 'train', row)
+      _note_skipped(stage, run, phases, row, state, hidden, batch)
       last = step + 1 == stage.steps
       if last or (stage.eval_every and (step + 1) % stage.eval_every == 0):
         weights = phases.student(state, run.compute_dtype)
         evaluate(step + 1, stage.student, weights)
       with clock('save'):
-        checkpoints.save(step + 1, state, batches.get_state(), force=last)
+        save(step + 1, state, force=last)
       timings.write(stage.name, step + 1, 'time', clock.snapshot())
       bar.set_postfix(_headline(row), refresh=False)
-    return phases.student(state), _results(stage, log, timings)
+    results = _results(stage, log, timings) | {'skipped': skipped}
+    return phases.student(state), results
+
+
+def _stop_if_asked(stage: Stage, run: Run, step: int, save: Callable) -> None:
+  """Saves and leaves when a signal came, of which all hosts know then."""
+  if number := sharding.largest(np.array([run.stop()])):
+    save()
+    raise Stopped(number, f'{stage.name} is saved at step {step}')
 
 
 def _progress(stage: Stage, done: int) -> tqdm:
@@ -189,14 +209,31 @@ class _Notice:
       )
 
 
-def _refuse_non_finite(name: str, step: int, row: dict[str, float]) -> None:
-  for metric in ('loss', 'grad_norm'):
-    if not np.isfinite(row[metric]):
-      raise FloatingPointError(
-        f'{name}: {metric} is {row[metric]} at step {step}; the checkpoint'
-        ' before it is intact. Lower the learning rate, or look for the first'
-        ' non-finite value with JAX_DEBUG_NANS=1'
-      )
+def _note_skipped(
+  stage: Stage, run: Run, phases: Phases, row, state: TrainState, hidden, batch
+) -> None:
+  """Says if an update was skipped; stops the run after too many in a row."""
+  if not row['skipped']:
+    return
+  step = -(-int(state.step) // stage.updates)
+  wrong = [n for n in ('loss', 'grad_norm') if not np.isfinite(row[n])]
+  if wrong:
+    what = f'{wrong[0]} is {row[wrong[0]]:g}'
+  else:
+    usual = np.median(state.guard.norms)
+    what = f'grad_norm is {row["grad_norm"]:g}, its median {usual:g}'
+  in_a_row = int(state.guard.in_a_row)
+  if in_a_row < stage.max_skipped:
+    run.say(f'{stage.name}: step {step}: an update was skipped: {what}')
+    return
+  if wrong:
+    where = first_fault(stage, run, phases, state, hidden, batch)
+    what += f'; the first that is not finite: {where}'
+  raise BrokenDown(
+    f'{stage.name}: {in_a_row} updates in a row were skipped, the last one at'
+    f' step {step}: {what}. Checkpoints are as they were before; mend that, or'
+    ' lower the learning rate, and go on'
+  )
 
 
 def _headline(row: dict[str, float]) -> dict[str, str]:

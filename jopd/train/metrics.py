@@ -12,12 +12,15 @@ import json
 import math
 import os
 import pathlib
+import sys
 import time
 from typing import Any
 
 import jax
 from jax.typing import ArrayLike
 
+from jopd.exits import is_disk_full
+from jopd.models import files
 from jopd.train.trackers import Behind, Tracker
 
 # Name -> (sum, count). A mean of means is wrong as soon as two micro-batches
@@ -95,8 +98,9 @@ class MetricsLog:
   written as the strings "nan", "inf" and "-inf", which `float()` reads back.
 
   Each row is written when `write` returns and outlives a killed process. A line
-  torn by a crash is dropped when the log is opened again. An OSError (a full
-  disk) is not hidden: a record of truth has no silent holes. Where training
+  torn by a crash is dropped when the log is opened again. While the disk is
+  full, which is told once on stderr, rows wait in memory for room; other errors
+  are not hidden: a record of truth has no silent holes. Where training
   runs on several hosts, each has a file of its own, `<name>.host1.jsonl` for
   the second one.
 
@@ -122,6 +126,8 @@ class MetricsLog:
       f'{name}.host{host}.jsonl' if host else f'{name}.jsonl'
     )
     self._path.touch()
+    self._waiting: list[bytes] = []  # rows for which the disk has no room
+    self._told = False
     self._keep(lambda stage, step: True)  # mends a torn last line
     self._trackers = [
       Behind(partial(make, folder, name), f'{tracker} of {name}')
@@ -148,10 +154,8 @@ class MetricsLog:
     line = json.dumps(
       {name: _strict(value) for name, value in row.items()}, allow_nan=False
     )
-    # Opened per row, so that none waits in a buffer and a run that fails has
-    # nothing to close.
-    with self._path.open('ab') as file:
-      file.write(line.encode() + b'\n')
+    self._waiting.append(line.encode() + b'\n')
+    self._append()
     for tracker in self._trackers:
       tracker.write(row)
 
@@ -178,16 +182,47 @@ class MetricsLog:
 
   def rows(self, stage: str) -> list[dict[str, Any]]:
     """The rows of a stage as they were given to `write`, in order."""
-    lines = self._path.read_bytes().splitlines()
+    lines = [*self._path.read_bytes().splitlines(), *self._waiting]
     rows = [
       {k: _loose(v) for k, v in json.loads(line).items()} for line in lines
     ]
     return [row for row in rows if row['stage'] == stage]
 
+  def sync(self) -> None:
+    """Returns when rows will outlive the machine, as what is saved next will.
+
+    All that there is room for are written.
+    """
+    self._append()
+    files.sync(self._path)
+
   def close(self) -> None:
-    """Closes the trackers; the rows themselves are on disk already."""
+    """Closes the trackers; the rows are on disk, as far as there is room."""
+    self._append()
+    if self._waiting:
+      _tell(f'{self._path}: {len(self._waiting)} rows found no room')
     for tracker in self._trackers:
       tracker.close()
+
+  def _append(self) -> None:
+    """Writes the rows that wait, or none of them when the disk is full."""
+    if not self._waiting:
+      return
+    whole = self._path.stat().st_size
+    try:
+      # Opened per row, so that none waits in a buffer and a run that fails has
+      # nothing to close.
+      with self._path.open('ab') as file:
+        file.write(b''.join(self._waiting))
+    except OSError as error:
+      if not is_disk_full(error):
+        raise
+      os.truncate(self._path, whole)
+      if not self._told:
+        _tell(f'{self._path}: the disk is full; rows wait, training goes on')
+      self._told = True
+      return
+    self._waiting = []
 
   def _keep(self, stays: Callable[[str, int], bool]) -> None:
     """Rewrites the file with the whole rows for which `stays(stage, step)`."""
@@ -213,6 +248,10 @@ class MetricsLog:
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, self._path)
+
+
+def _tell(line: str) -> None:
+  print(line, file=sys.stderr)
 
 
 def _plain(name: str, value: Any) -> str | bool | int | float:

@@ -18,7 +18,7 @@ from jopd.train.frozen import Frozen, computes, put_in
 from jopd.train.metrics import Metrics
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
-from jopd.train.step import Batch, make_learn, make_teach
+from jopd.train.step import Batch, make_gradients, make_learn, make_teach
 
 
 class Answers(NamedTuple):
@@ -49,12 +49,14 @@ class Phases:
     shardings: of the train state.
 
   Attributes:
+    frozen: as given.
     teacher, learner: the compiled programs behind `teach` and `learn`.
+    gradients: the first half of the learner, not compiled.
   """
 
   def __init__(self, stage: Stage, run: Run, frozen: Frozen, shardings):
     self._stage, self._run = stage, run
-    self._base, self._frozen = frozen
+    self.frozen = frozen
     student = run.models[stage.student]
     teachers = {r: run.models[name] for r, name in stage.teachers.items()}
     says = dict(say=run.say, clock=run.clock)
@@ -76,11 +78,7 @@ class Phases:
       ),
       **says,
     )
-    learn = make_learn(
-      student,
-      teachers,
-      stage.make_terms,
-      stage.tx,
+    options = dict(
       reduction=stage.reduction,
       micro_batches=stage.micro_batches,
       temperature=stage.temperature,
@@ -88,8 +86,12 @@ class Phases:
       chunk_tokens=stage.chunk_tokens,
       vocab_size=run.vocab_size,
       gather=sharding.gather_width(run.mesh),
-      moving=stage.moving,
       attach=stage.lora and partial(attach, lora=stage.lora),
+    )
+    models = student, teachers, stage.make_terms
+    self.gradients = make_gradients(*models, **options)
+    learn = make_learn(
+      *models, stage.tx, moving=stage.moving, spike=stage.spike, **options
     )
     self._merge = cache(partial(_merge, stage, run))
     self.learner = Program(
@@ -201,13 +203,13 @@ class Phases:
 
     Without adapters those of the state, float32 whatever the dtype.
     """
-    if self._base is None:
+    if self.frozen.base is None:
       return state.params
-    return self._merge(jnp.dtype(dtype))(self._base, state.params)
+    return self._merge(jnp.dtype(dtype))(self.frozen.base, state.params)
 
   def teachers(self, state: TrainState) -> dict[str, dict]:
     """Role -> parameters of that teacher now, on the devices."""
-    frozen = self._frozen
+    frozen = self.frozen.teachers
     if self._stage.teacher_memory:
       frozen = put_in(frozen, 'device')
     return frozen | state.followers
@@ -220,8 +222,10 @@ class Phases:
 
   def learn(self, state: TrainState, hidden, batch: Batch):
     """The next state, and metrics on the host. The state is consumed."""
-    base = () if self._base is None else (self._base,)
-    state, metrics = self.learner(state, self._frozen, hidden, batch, *base)
+    base = () if self.frozen.base is None else (self.frozen.base,)
+    state, metrics = self.learner(
+      state, self.frozen.teachers, hidden, batch, *base
+    )
     metrics = jax.device_get(metrics)
     if self._stage.source == 'dataset':
       del metrics['sampler_logp']  # nobody sampled

@@ -39,6 +39,8 @@ class Run(NamedTuple):
   key: jax.Array
   clock: Clock  # seconds by phase
   say: Callable[[str], None]
+  # Asked before each step: the number of a signal that wants the run to end.
+  stop: Callable[[], int] = lambda: 0
 
   def make_generate(
     self, model: Model, name: str, **options
@@ -79,6 +81,8 @@ class Stage(NamedTuple):
   reduction: Reduction
   tx: optax.GradientTransformation
   learning_rate: Callable[[int], float]
+  spike: float  # times the usual gradient norm from which one is not learnt
+  max_skipped: int  # updates in a row that may be skipped
   steps: int  # batches of prompts
   updates: int  # of the student, on the responses to each
   group_size: int

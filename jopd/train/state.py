@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jopd import sharding
+from jopd.train.guard import Guard, init_guard
 
 
 class TrainState(NamedTuple):
@@ -17,10 +18,11 @@ class TrainState(NamedTuple):
   seed, the stage and the step, so resuming cannot lose them.
   """
 
-  step: jax.Array  # int32 scalar: updates done in this stage
+  step: jax.Array  # int32 scalar: updates of this stage, made or skipped
   params: dict  # float32 master weights
   opt_state: optax.OptState
   followers: dict  # role -> float32 parameters of a teacher that moves
+  guard: Guard  # which updates were skipped
 
 
 def init_state(
@@ -28,7 +30,8 @@ def init_state(
 ) -> TrainState:
   """A state at step 0."""
   opt_state = tx.init(params)
-  return TrainState(jnp.int32(0), params, opt_state, dict(followers or {}))
+  followers = dict(followers or {})
+  return TrainState(jnp.int32(0), params, opt_state, followers, init_guard())
 
 
 def state_shardings(
@@ -38,9 +41,11 @@ def state_shardings(
 
   Roles are those of the followers, which have the student's architecture.
   """
+  everywhere = sharding.replicated(mesh)
   return TrainState(
-    sharding.replicated(mesh),
+    everywhere,
     param_shardings,
     sharding.optimizer_shardings(tx, params, param_shardings),
     dict.fromkeys(roles, param_shardings),
+    Guard(*[everywhere] * len(Guard._fields)),
   )

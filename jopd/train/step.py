@@ -17,6 +17,7 @@ import optax
 from jopd import losses
 from jopd.models.api import Model
 from jopd.rollout.score import score
+from jopd.train.guard import judge, keep_if
 from jopd.train.state import TrainState
 
 
@@ -76,16 +77,15 @@ def make_teach(
         for name, model in teachers.items()
       }
 
-    return lax.map(score_part, _split(batch, micro_batches))
+    return lax.map(score_part, split(batch, micro_batches))
 
   return teach
 
 
-def make_learn(
+def make_gradients(
   student: Model,
   teachers: Mapping[str, Model],
   make_terms: Callable[[jax.Array], Mapping[str, losses.Term]],
-  tx: optax.GradientTransformation,
   *,
   reduction: Reduction,
   micro_batches: int = 1,
@@ -94,16 +94,14 @@ def make_learn(
   chunk_tokens: int = 256,
   vocab_size: int | None = None,
   gather: Callable[[jax.Array], jax.Array] = lambda head: head,
-  moving: Mapping[str, Callable] | None = None,
   attach: Callable | None = None,
 ):
-  """The update: forward, loss, backward over micro-batches, optimizer.
+  """The first half of an update: forward, loss, backward over micro-batches.
 
   Args:
     student: the model that learns.
-    teachers: role -> model; of these, the learner only uses the heads.
+    teachers: role -> model; of these, only the heads are used.
     make_terms: step -> the loss as named terms; scalars may depend on the step.
-    tx: optimizer, clipping included.
     reduction: how tokens become one number; its denominator is taken over the
       whole batch before it is split, so micro-batches add up exactly.
     micro_batches: parts whose gradients are summed.
@@ -113,22 +111,18 @@ def make_learn(
     chunk_tokens: tokens per slice of the loss.
     vocab_size: ids from here on are padding of the heads and get no mass.
     gather: puts a head where the loss reads it, as `sharding.gather_width`.
-    moving: role -> how that teacher follows the student, a function of
-      `followers.py`. Its parameters are in the state.
     attach: (base, state.params) -> the student's parameters, where the state
       holds adapters of a frozen base, as `models.lora.attach`.
 
   Returns:
-    `learn(state, teacher_params, teacher_hidden, batch, base=None) -> (state,
-    metrics)`. Teacher parameters and base are arguments: frozen, never donated.
-    Metrics are name -> (sum, count). A batch without a token to learn from
-    leaves the parameters as they are.
+    `gradients(state, teacher_params, teacher_hidden, batch, base=None) ->
+    (gradients, loss, metrics)`. Metrics are name -> (sum, count).
   """
   # With several teachers the metrics compare with the one called 'teacher'.
   role = 'teacher' if 'teacher' in teachers else min(teachers, default='')
   stats_target = partial(losses.teacher, role=role)
 
-  def learn(
+  def gradients(
     state: TrainState, teacher_params, teacher_hidden, batch: Batch, base=None
   ):
     terms = make_terms(state.step)
@@ -163,18 +157,64 @@ def make_learn(
         outcome=part.outcome,
       )
 
-    def gradients(part_and_hidden):
+    def of_part(part_and_hidden):
       (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(
         state.params, *part_and_hidden
       )
       return grads, loss, metrics
 
-    grads, loss, metrics = _sum_over_leading(
-      gradients, (_split(batch, micro_batches), teacher_hidden)
+    return _sum_over_leading(
+      of_part, (split(batch, micro_batches), teacher_hidden)
     )
+
+  return gradients
+
+
+def make_learn(
+  student: Model,
+  teachers: Mapping[str, Model],
+  make_terms: Callable[[jax.Array], Mapping[str, losses.Term]],
+  tx: optax.GradientTransformation,
+  *,
+  reduction: Reduction,
+  moving: Mapping[str, Callable] | None = None,
+  spike: float = 0.0,
+  **options,
+):
+  """The update: gradients, whether they will do, optimizer, followers.
+
+  Args:
+    student, teachers, make_terms, reduction: of `make_gradients`.
+    tx: optimizer, clipping included.
+    moving: role -> how that teacher follows the student, a function of
+      `followers.py`. Its parameters are in the state.
+    spike: of `guard.judge`.
+    options: of `make_gradients`.
+
+  Returns:
+    `learn(state, teacher_params, teacher_hidden, batch, base=None) -> (state,
+    metrics)`. Teacher parameters and base are arguments: frozen, never donated.
+    Metrics are name -> (sum, count). A batch without a token to learn from
+    leaves the parameters as they are. An update whose loss or gradient is not
+    finite, or jumps, leaves all of the state as it is but for the step and the
+    guard; the metric `skipped` is 1 then.
+  """
+  gradients = make_gradients(
+    student, teachers, make_terms, reduction=reduction, **options
+  )
+
+  def learn(
+    state: TrainState, teacher_params, teacher_hidden, batch: Batch, base=None
+  ):
+    grads, loss, metrics = gradients(
+      state, teacher_params, teacher_hidden, batch, base
+    )
+    norm = optax.tree.norm(grads)
+    made, guard = judge(state.guard, loss, norm, spike=spike)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     # Momentum would go on without evidence, and so would weight decay.
-    updates = jax.tree.map(lambda u: jnp.where(count > 0, u, 0), updates)
+    some = reduction.count(batch.mask) > 0
+    updates = jax.tree.map(lambda u: jnp.where(some, u, 0), updates)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
     followers = {
@@ -185,9 +225,12 @@ def make_learn(
       )
       for role, follow in (moving or {}).items()
     }
+    changed = TrainState(step, params, opt_state, followers, guard)
+    as_it_was = state._replace(step=step, guard=guard)
     one = jnp.float32(1)
-    metrics |= {'loss': (loss, one), 'grad_norm': (optax.tree.norm(grads), one)}
-    return TrainState(step, params, opt_state, followers), metrics
+    metrics |= {'loss': (loss, one), 'grad_norm': (norm, one)}
+    metrics |= {'skipped': (jnp.float32(~made), one)}
+    return keep_if(made, changed, as_it_was), metrics
 
   return learn
 
@@ -199,7 +242,7 @@ def cast(params, dtype):
   return jax.tree.map(one, params)
 
 
-def _split(batch: Batch, parts: int) -> Batch:
+def split(batch: Batch, parts: int) -> Batch:
   """[B, ...] -> [parts, B / parts, ...], every device keeping its own rows."""
   deal = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
   return jax.tree.map(deal, batch)

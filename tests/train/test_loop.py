@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+from jopd.exits import BrokenDown
 from jopd.models import hf
 from jopd.train import pipeline
 from jopd.train.checkpoint import Checkpoints
@@ -431,12 +432,31 @@ def test_rewards_that_teach_nothing_are_told_once(make_tiny, tmp_path):
   assert told == [] and not stayed
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(make_tiny, tmp_path):
-  built = make_tiny(stages=('warm',))
-  poison = jax.tree.map(lambda p: p * np.nan, built.params['student'])
-  built.params['student'] = poison
-  with pytest.raises(FloatingPointError, match='warm: loss is nan at step 1'):
+# Kills: a run that goes on with nothing, one that stops at the first fault, and
+# an end that does not say where to look.
+def test_updates_that_are_not_finite_stop_the_run(make_tiny, tmp_path):
+  said = []
+  built = make_tiny(
+    **{'stages': ('warm',), 'warm.steps': 4, 'warm.max_skipped': 3}
+  )
+  built = built._replace(run=built.run._replace(say=said.append))
+  head = built.params['student']['layers']['mlp']['down']
+  built.params['student']['layers']['mlp']['down'] = head.at[0, 1, 2].set(
+    np.nan
+  )
+  with pytest.raises(BrokenDown) as caught:
     _train(built, tmp_path)
+  assert str(caught.value).startswith(
+    'warm: 3 updates in a row were skipped, the last one at step 3: loss is nan'
+    '; the first that is not finite: parameters of student: layers.mlp.down.'
+  )
+  assert [line for line in said if 'skipped' in line] == [
+    f'warm: step {step}: an update was skipped: loss is nan' for step in (1, 2)
+  ]
+  rows = _rows((tmp_path / 'metrics.jsonl').read_bytes())
+  assert [row['skipped'] for row in rows] == [1, 1, 1]
+  # The rate is that of the first update, since none was made.
+  assert len({row['learning_rate'] for row in rows}) == 1
 
 
 def test_a_checkpoint_of_another_run_is_refused(make_tiny, tmp_path):

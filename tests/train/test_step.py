@@ -13,7 +13,7 @@ from jopd import losses, sharding
 from jopd.models import lora
 from jopd.models.decoder import DecoderConfig, make_model
 from jopd.train import followers
-from jopd.train.state import TrainState, init_state, state_shardings
+from jopd.train.state import init_state, state_shardings
 from jopd.train.step import Batch, Reduction, make_learn, make_teach
 
 ROWS, SLOTS, STEPS, VOCAB = 8, 5, 6, 32
@@ -300,7 +300,7 @@ def test_followers_move_with_the_student_on_eight_devices():
   assert up.addressable_shards[0].data.size == up.size // 4
   # What is learnt from is the follower as it was before the update.
   fixed = make_learn(STUDENT, TEACHERS, _terms, tx, reduction=TOKENS)
-  plain = TrainState(before.step, before.params, before.opt_state, {})
+  plain = before._replace(followers={})
   _, as_frozen = jax.jit(fixed)(plain, before.followers, hidden, batch)
   _assert_same(metrics, as_frozen)
 
@@ -368,3 +368,64 @@ def test_no_program_holds_the_logits_of_a_batch():
   assert f'f32[{ROWS},{VOCAB}]' in text.replace(' ', '')
   for shape in (f'{ROWS},{STEPS},{VOCAB}', f'{ROWS * STEPS},{VOCAB}'):
     assert f'[{shape}]' not in text
+
+
+POISONS = {
+  'teacher': lambda hidden, batch: (
+    hidden | {'teacher': hidden['teacher'].at[0, 0, 1, 2].set(jnp.nan)},
+    batch,
+  ),
+  'reward': lambda hidden, batch: (
+    hidden,
+    batch._replace(
+      outcome=batch.outcome._replace(
+        reward=np.where(np.arange(ROWS) == 2, np.inf, batch.outcome.reward)
+      )
+    ),
+  ),
+}
+
+
+# Adam counts its updates, and a follower is 0.5 of the way nearer at each.
+# Kills: moments that decay, a count that goes on, a follower that moves, NaN
+# times 0, and a schedule that does not see the step.
+@pytest.mark.parametrize('kind', POISONS)
+def test_a_poisoned_update_is_as_if_it_had_not_been(kind):
+  terms = GRADED | {
+    'also': losses.Term(losses.policy_gradient(losses.reinforce))
+  }
+  tx = optax.adamw(0.1, weight_decay=0.1)
+  half = partial(followers.ema, decay=0.5)
+  learn = jax.jit(
+    make_learn(
+      STUDENT,
+      TEACHERS | {'slow': STUDENT},
+      lambda step: terms,
+      tx,
+      reduction=TOKENS,
+      moving={'slow': half},
+    )
+  )
+  prompts = {r: (_batch().prompt, _batch().prompt_length) for r in ('slow',)}
+  rewards = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.5, 0.25, 0.0, 0.0]])
+  batch = _batch()._replace(
+    teacher_prompts=_batch().teacher_prompts | prompts,
+    outcome=jax.device_get(losses.group_outcome(rewards)),
+  )
+  frozen, start = {'teacher': _params(2)}, _params(1)
+  teach = jax.jit(make_teach(TEACHERS | {'slow': STUDENT}))
+  hidden = teach(frozen | {'slow': start}, batch)
+  state = init_state(start, tx, {'slow': start})
+  state, metrics = learn(state, frozen, hidden, batch)
+  assert metrics['skipped'] == (0, 1)
+  skipped, metrics = learn(state, frozen, *POISONS[kind](hidden, batch))
+  assert metrics['skipped'] == (1, 1)
+  assert not np.isfinite(metrics['loss'][0])
+  assert (int(skipped.step), int(skipped.guard.skipped)) == (2, 1)
+  same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+  same(skipped._replace(step=0, guard=0), state._replace(step=0, guard=0))
+  after, _ = learn(skipped, frozen, hidden, batch)
+  without, _ = learn(state, frozen, hidden, batch)
+  same(after._replace(step=0, guard=0), without._replace(step=0, guard=0))
+  same(after.guard.norms, without.guard.norms)
+  assert (int(after.step), int(after.guard.in_a_row)) == (3, 0)
