@@ -7,6 +7,7 @@ import types
 import pytest
 
 from jopd import __version__, commands, main
+from jopd.exits import BrokenDown, Stopped
 
 COMMANDS = ('train', 'eval', 'doctor', 'plan', 'sample', 'report')
 TRAIN = ('train', '--config=a.py', '--workdir=w')
@@ -137,9 +138,11 @@ NO_FILE = FileNotFoundError(2, 'No such file or directory', 'a/b')
     (PermissionError(13, 'Permission denied', 'a'), 2, 'jopd train: a: Perm'),
     (
       OSError(28, 'No space left on device', 'a'),
-      1,
-      'jopd train: OSError: a: No space',
+      4,
+      "jopd train: the disk is full ([Errno 28] No space left on device: 'a')",
     ),
+    (BrokenDown('loss is nan'), 5, 'jopd train: loss is nan'),
+    (Stopped(15, 'warm is at 3'), 143, 'jopd train: SIGTERM: warm is at 3'),
     (
       RuntimeError('out of\nmemory'),
       1,

@@ -53,23 +53,9 @@ def run_stage(
     Stopped: a signal asked for it; the last step is saved.
   """
   with contextlib.ExitStack() as stack:
-    opened = lambda resource: stack.enter_context(contextlib.closing(resource))
-    shown = dict(trackers=run.trackers)
-    log = opened(MetricsLog(folder.parent, **shown))
-    timings = opened(MetricsLog(folder.parent, 'timings', **shown))
-    checkpoints = opened(
-      Checkpoints(
-        folder / 'checkpoints',
-        **run.checkpoint,
-        fingerprint=stage.fingerprint,
-        say=run.say,
-        strict=strict,
-      )
-    )
+    log, timings, checkpoints = _open(stage, run, folder, strict, stack)
     frozen = freeze(stage, run, params)
     state, shardings = _start(stage, run, params)
-    for name in params.keys() - stage.later:
-      del params[name]
     phases = Phases(stage, run, frozen, shardings)
     clock, batches = run.clock, stage.batches
 
@@ -137,6 +123,27 @@ def run_stage(
     return phases.student(state), results
 
 
+def _open(
+  stage: Stage, run: Run, folder: pathlib.Path, strict: bool, stack
+) -> tuple[MetricsLog, MetricsLog, Checkpoints]:
+  """What the stage writes to; the stack closes it."""
+  opened = lambda resource: stack.enter_context(contextlib.closing(resource))
+  shown = dict(trackers=run.trackers)
+  return (
+    opened(MetricsLog(folder.parent, **shown)),
+    opened(MetricsLog(folder.parent, 'timings', **shown)),
+    opened(
+      Checkpoints(
+        folder / 'checkpoints',
+        **run.checkpoint,
+        fingerprint=stage.fingerprint,
+        say=run.say,
+        strict=strict,
+      )
+    ),
+  )
+
+
 def _stop_if_asked(stage: Stage, run: Run, step: int, save: Callable) -> None:
   """Saves and leaves when a signal came, of which all hosts know then."""
   if number := sharding.largest(np.array([run.stop()])):
@@ -173,7 +180,8 @@ def _start(stage: Stage, run: Run, params) -> tuple[TrainState, TrainState]:
   )
   teachers = {role: params[stage.teachers[role]] for role in stage.moving}
   state = start(own, teachers)
-  del params[stage.student]
+  for name in params.keys() - (stage.later - {stage.student}):
+    del params[name]
   return state, shardings
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import time
 
 import jax
@@ -181,3 +182,66 @@ def test_clock_counts_a_phase_that_failed():
   with pytest.raises(KeyError), clock('rollout'):
     raise KeyError
   assert clock.seconds['rollout'] >= 0
+
+
+def _fill(monkeypatch, room):
+  """A disk with room for some bytes; returns how to change it."""
+  left, opened = [room], pathlib.Path.open
+
+  class Writer:
+    def __init__(self, file):
+      self._file = file
+
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *error):
+      self._file.close()
+
+    def write(self, content):
+      # As a disk does it: a part is written before there is no more room.
+      self._file.write(content[: left[0]])
+      left[0] -= len(content)
+      if left[0] < 0:
+        left[0] = 0
+        raise OSError(28, 'No space left on device')
+
+  def open_(path, mode='r', *args, **options):
+    file = opened(path, mode, *args, **options)
+    return Writer(file) if mode == 'ab' else file
+
+  monkeypatch.setattr(pathlib.Path, 'open', open_)
+  return lambda room: left.__setitem__(0, room)
+
+
+# Kills: half a row that stays, rows out of order, rows that are lost or written
+# twice, an end of training, and a line of complaint for each row.
+def test_rows_wait_while_the_disk_is_full(tmp_path, monkeypatch, capsys):
+  log = MetricsLog(tmp_path)
+  path = tmp_path / 'metrics.jsonl'
+  log.write('warm', 1, 'train', {'loss': 1.0})
+  first = path.read_bytes()
+  make_room = _fill(monkeypatch, 20)
+  for step in (2, 3):
+    log.write('warm', step, 'train', {'loss': 1.0})
+    assert path.read_bytes() == first
+  assert [row['step'] for row in log.rows('warm')] == [1, 2, 3]
+  assert capsys.readouterr().err.count('the disk is full') == 1
+  make_room(1000)
+  log.sync()
+  for step in (4, 5):
+    log.write('warm', step, 'train', {'loss': 1.0})
+  lines = [first.replace(b'1,', b'%d,' % step, 1) for step in range(1, 6)]
+  assert path.read_bytes() == b''.join(lines)
+  make_room(0)
+  log.write('warm', 6, 'train', {'loss': 1.0})
+  log.close()
+  assert f'{path}: 1 rows found no room' in capsys.readouterr().err
+
+
+# Kills: a mistake of the path, or a disk that fails, taken for a full one.
+def test_other_errors_of_a_log_are_not_hidden(tmp_path):
+  log = MetricsLog(tmp_path)
+  (tmp_path / 'metrics.jsonl').unlink()
+  with pytest.raises(FileNotFoundError):
+    log.write('warm', 1, 'train', {'loss': 1.0})
