@@ -29,6 +29,23 @@ from jopd.rollout.slots import STOP
 from jopd.train import followers
 from jopd.train.stage import Run, Stage
 
+# Settings that a stage has under the same names.
+_AS_THEY_ARE = (
+  'student',
+  'start',
+  'teacher_dtype',
+  'teacher_memory',
+  'source',
+  'spike',
+  'max_skipped',
+  'steps',
+  'updates',
+  'group_size',
+  'micro_batches',
+  'temperature',
+  'eval_every',
+)
+
 
 def make_stage(
   config, index: int, run: Run, encoding, quarantine: Quarantine
@@ -73,11 +90,9 @@ def make_stage(
   return Stage(
     name=config.stages[index],
     index=index,
-    student=settings.student,
+    **{name: settings[name] for name in _AS_THEY_ARE},
     lora=_lora(settings, run),
-    start=settings.start,
     teachers=settings.teachers.to_dict(),
-    source=settings.source,
     contexts=_contexts(settings, encoding),
     moving=_moving(settings, run),
     make_terms=make,
@@ -85,22 +100,12 @@ def make_stage(
     reduction=make_reduction(settings.reduce),
     tx=tx,
     learning_rate=learning_rate,
-    spike=settings.spike,
-    max_skipped=settings.max_skipped,
-    steps=settings.steps,
-    updates=settings.updates,
-    group_size=settings.group_size,
     decoding=dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype),
-    teacher_dtype=settings.teacher_dtype,
-    teacher_memory=settings.teacher_memory,
     later=_used(config, config.stages[index + 1 :]),
-    micro_batches=settings.micro_batches,
     sampling=settings.rollout.to_dict(),
     select=select,
     masked_ids=_token_ids(settings.mask_tokens, run.tokenizer),
-    temperature=settings.temperature,
     chunk_tokens=settings.chunk_tokens * sharding.batch_parts(run.mesh),
-    eval_every=settings.eval_every,
     fingerprint=dict(
       seed=config.seed,
       # As they come back from a file.

@@ -9,7 +9,8 @@ import tiny
 from jopd import build
 from jopd.train import loop
 from jopd.train.faults import first_fault
-from jopd.train.phases import Phases, freeze
+from jopd.train.frozen import freeze
+from jopd.train.phases import Phases
 
 
 @pytest.fixture(scope='module')
