@@ -14,13 +14,20 @@ target), and no gradient reaches a target. docs/losses.md tells which to take.
 """
 
 from jopd.losses.chunked import distill_loss_chunked
+from jopd.losses.cliff import extrapolation_cliff
 from jopd.losses.credits import (
+  against_unlikely,
   bounded,
   centered_log_ratio,
   discounted,
+  entropy_directed,
   group_advantage,
   log_ratio,
+  mean_to_come,
+  proximal_log_ratio,
   reward,
+  scaled_advantage,
+  standardized,
 )
 from jopd.losses.distributions import entropy, log_probs, pick
 from jopd.losses.divergences import (
@@ -54,16 +61,28 @@ from jopd.losses.stats import (
 )
 from jopd.losses.supports import full, top_k
 from jopd.losses.surrogates import clipped, reinforce
-from jopd.losses.targets import log_linear, mixture, teacher
+from jopd.losses.targets import extrapolated, log_linear, mixture, teacher
 from jopd.losses.terms import Term, distill_loss
-from jopd.losses.weights import gate, importance, top_fraction, uniform
+from jopd.losses.weights import (
+  ahead_of_disagreement,
+  before_drop,
+  gate,
+  importance,
+  normalized,
+  top_fraction,
+  top_informative,
+  uniform,
+)
 
 __all__ = [
   'Outcome',
   'Term',
   'TokenBatch',
   'TokenStats',
+  'against_unlikely',
+  'ahead_of_disagreement',
   'alpha_divergence',
+  'before_drop',
   'bounded',
   'centered_log_ratio',
   'check_objective',
@@ -72,7 +91,10 @@ __all__ = [
   'distill_loss',
   'distill_loss_chunked',
   'entropy',
+  'entropy_directed',
   'expected_gradients',
+  'extrapolated',
+  'extrapolation_cliff',
   'fixed_length',
   'forward_kl',
   'full',
@@ -90,23 +112,29 @@ __all__ = [
   'log_probs',
   'log_ratio',
   'matching',
+  'mean_to_come',
   'mixture',
   'negative_log_likelihood',
+  'normalized',
   'pick',
   'policy_gradient',
+  'proximal_log_ratio',
   'reinforce',
   'reverse_kl',
   'reward',
   'sampled',
+  'scaled_advantage',
   'scope',
   'sequence_mean',
   'skew_forward_kl',
   'skew_reverse_kl',
+  'standardized',
   'stop_gradient_reverse_kl',
   'teacher',
   'token_mean',
   'token_stats',
   'top_fraction',
+  'top_informative',
   'top_k',
   'total_variation',
   'uniform',

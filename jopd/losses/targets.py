@@ -12,8 +12,10 @@ import numbers
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.distributions import LOG_ZERO, finite
+from jopd.losses.ranges import check_range
 
 
 def teacher(
@@ -54,7 +56,7 @@ def mixture(
 
   Args:
     logps: [*B, V] log-probs of each side, by name.
-    weights: name -> weight; static, >= 0, with sum 1.
+    weights: name -> weight, >= 0, with sum 1; may be traced.
 
   Returns:
     [*B, V] log-probs.
@@ -74,15 +76,17 @@ def mixture(
     [0.3125, 0.6875]
   """
   named = _named(logps, weights)
-  total = math.fsum(weights.values())
-  if min(weights.values()) < 0 or not math.isclose(total, 1, abs_tol=1e-6):
+  shares = list(weights.values())
+  traced = any(isinstance(w, jax.core.Tracer) for w in shares)
+  if not traced and (min(shares) < 0 or abs(math.fsum(shares) - 1) > 1e-6):
     raise ValueError(
       'the weights of a mixture must be >= 0 and sum to 1, got'
-      f' {dict(weights)}, which sum to {total:g}'
+      f' {dict(weights)}, which sum to {math.fsum(shares):g}'
     )
   return functools.reduce(
     jnp.logaddexp,
-    [math.log(w) + finite(named[role]) for role, w in weights.items() if w > 0],
+    # -inf + -1e9 is -inf: a side of weight 0 adds nothing.
+    [jnp.log(w) + finite(named[role]) for role, w in weights.items()],
   )
 
 
@@ -100,7 +104,7 @@ def log_linear(
 
   Args:
     logps: [*B, V] log-probs of each side, by name.
-    weights: name -> weight; static, finite, of either sign.
+    weights: name -> weight, finite, of either sign; may be traced.
 
   Returns:
     [*B, V] log-probs.
@@ -135,8 +139,63 @@ def _named(logps, weights):
   if not weights:
     raise ValueError(f'expected weights for some of {sorted(logps)}, got none')
   for role, weight in weights.items():
+    if isinstance(weight, jax.core.Tracer):
+      continue
     if not (isinstance(weight, numbers.Real) and math.isfinite(weight)):
       raise ValueError(
         f'the weight of {role!r} must be a finite number, got {weight!r}'
       )
   return {role: teacher(logps, role=role) for role in weights}
+
+
+def extrapolated(
+  logps: dict[str, Float[Array, '*B V']],
+  *,
+  strength: Scalar,
+  limit: float = math.inf,
+  base: str = 'reference',
+  role: str = 'teacher',
+) -> Float[Array, '*B V']:
+  """Beyond the teacher, base (teacher / base)^strength, normalised: ExOPD.
+
+  The optimum of the reward strength * log(teacher / base) less a KL to base. At
+  strength 1 it is the teacher, below between the two. `log_linear` with two
+  weights, one of them the strength.
+
+  Args:
+    logps: [*B, V] log-probs of each side, by name.
+    strength: lambda >= 0; may be traced.
+    limit: the largest strength that is not refused, such as
+      `extrapolation_cliff` gives.
+    base: the role of the policy that is extrapolated from: the initial student,
+      or the teacher before its training by rewards.
+    role: that of the teacher.
+
+  Returns:
+    [*B, V] log-probs.
+
+  Gradients: to both sides; objectives stop them before the divergence.
+  Numerics: as `log_linear`.
+  Raises: ValueError when strength is negative or beyond the limit, or a role is
+    nobody's.
+  References: G-OPD / ExOPD, arXiv 2602.12125: its advantage is, but for the
+    normaliser, which no token decides, the log-ratio to this target. lambda is
+    1.25 there. The limit: arXiv 2605.08737.
+
+  Example: from (1/4, 3/4) over (1/2, 1/2) on to (3/4, 1/4).
+    >>> logps = {
+    ...   'teacher': jnp.log(jnp.array([0.5, 0.5])),
+    ...   'reference': jnp.log(jnp.array([0.25, 0.75])),
+    ... }
+    >>> beyond = jnp.exp(extrapolated(logps, strength=2.0))
+    >>> [round(float(q), 4) for q in beyond]
+    [0.75, 0.25]
+  """
+  check_range('[0, inf)', strength=strength)
+  if not isinstance(strength, jax.core.Tracer) and strength > limit:
+    raise ValueError(
+      f'strength {strength:g} is beyond the cliff at {limit:.4g}, where too'
+      ' little mass is left off the mode and formats collapse: lower it, or'
+      ' measure the cliff anew (losses.extrapolation_cliff)'
+    )
+  return log_linear(logps, weights={role: strength, base: 1 - strength})

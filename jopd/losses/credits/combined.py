@@ -83,3 +83,82 @@ def bounded(
   Gradients: none.
   """
   return jnp.clip(credit(stats), low, high)
+
+
+@scope('row')
+def mean_to_come(
+  stats: TokenStats,
+  *,
+  own: Scalar,
+  credit: Callable[[TokenStats], Float[Array, 'B T']] = log_ratio,
+) -> Float[Array, 'B T']:
+  """The mean of the later credits, and so much of its own: own c_t + mean_u>t.
+
+  Like `discounted` at gamma 1, but a long rest of a response weighs no more
+  than a short one. The gradient is therefore of no sum over the sequence.
+
+  Args:
+    stats: TokenStats of whole rows, [B, T], with a target.
+    own: of the token's own credit; may be traced. 0 is MiniLLM's long part, 1
+      is TOP-D's return.
+    credit: TokenStats -> [B, T], of each token by itself.
+
+  Returns:
+    [B, T] credits, nats. Means run over the tokens that count; after the last
+    one there is nothing, which counts 0.
+
+  Gradients: none.
+  References: Gu et al., MiniLLM, arXiv 2306.08543, length normalisation;
+    TOP-D, arXiv 2607.04751.
+
+  Example: credits -1, -2, -4: the means to come are -3, -4 and nothing.
+    >>> stats = TokenStats(
+    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 3)))
+    ... )._replace(
+    ...   target_logp=-jnp.array([[1.0, 2.0, 4.0]]),
+    ...   mask=jnp.ones((1, 3), bool),
+    ... )
+    >>> mean_to_come(stats, own=1.0).tolist()
+    [[-4.0, -6.0, -4.0]]
+  """
+  each = jnp.where(stats.mask, credit(stats), 0.0)
+  after = lambda x: jnp.sum(x, axis=1, keepdims=True) - jnp.cumsum(x, axis=1)
+  left = after(stats.mask.astype(jnp.float32))
+  return own * each + after(each) / jnp.maximum(left, 1)
+
+
+def standardized(
+  stats: TokenStats,
+  *,
+  credit: Callable[[TokenStats], Float[Array, '*B']] = log_ratio,
+) -> Float[Array, '*B']:
+  """A credit less its mean over the batch, divided by its deviation there.
+
+  The scale of the credit is gone: a student near its teacher takes steps as
+  large as one far from it. The mean is a baseline, the same for all tokens.
+
+  Args:
+    stats: TokenStats of the batch, [B, T].
+    credit: TokenStats -> [B, T].
+
+  Returns:
+    [*B] credits, without unit; mean 0 and deviation 1 over the tokens that
+    count.
+
+  Gradients: none.
+  Numerics: 1e-6 is added to the deviation, so equal credits give 0.
+  References: TOP-D, arXiv 2607.04751, normalises in the group of a prompt; here
+    it is the batch.
+
+  Example:
+    >>> stats = TokenStats(
+    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 2)))
+    ... )._replace(
+    ...   target_logp=jnp.array([[1.0, 3.0]]), mask=jnp.ones((1, 2), bool)
+    ... )
+    >>> [round(c, 4) for c in standardized(stats)[0].tolist()]
+    [-1.0, 1.0]
+  """
+  each = credit(stats)
+  mean = jnp.mean(each, where=stats.mask)
+  return (each - mean) / (jnp.std(each, where=stats.mask) + 1e-6)

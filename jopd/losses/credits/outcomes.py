@@ -1,7 +1,14 @@
 """How good the sampled token was, for the outcome of its response."""
 
-from jaxtyping import Array, Float
+from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from jaxtyping import ScalarLike as Scalar
+
+from jopd.losses.credits.tokens import log_ratio
+from jopd.losses.ranges import check_range
 from jopd.losses.stats import TokenStats, scope
 
 
@@ -55,7 +62,6 @@ def group_advantage(
     al., Understanding R1-Zero-Like Training, arXiv 2503.20783.
 
   Example: one right answer of four is 3/4, or sqrt(3) deviations, above 1/4.
-    >>> import jax.numpy as jnp
     >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
     ...   reward=jnp.ones(1),
     ...   group_mean=jnp.full(1, 0.25),
@@ -70,3 +76,124 @@ def group_advantage(
     raise ValueError(f"scale must be 'std' or 'none', got {scale!r}")
   above = reward(stats) - stats.group_mean
   return above / (stats.group_std + 1e-6) if scale == 'std' else above
+
+
+@scope('token')
+def scaled_advantage(
+  stats: TokenStats,
+  *,
+  power: Scalar,
+  clip: Scalar = 0.2,
+  mix: Scalar = 1.0,
+  above: Scalar = -jnp.inf,
+  credit: Callable[[TokenStats], Float[Array, '*B']] = group_advantage,
+) -> Float[Array, '*B']:
+  """An advantage that the teacher scales, A (1 - mix + mix w): RLSD, RLRT.
+
+  w = clip((q / p)^(power sign A), 1 - clip, 1 + clip). The outcome alone says
+  in which direction, the teacher only how far: what a teacher knows beyond the
+  student's prompt can then not leak into it. At power 1 tokens that the teacher
+  confirms are moved further, at power -1 those that it would not have chosen.
+
+  Args:
+    stats: TokenStats with a target and an outcome.
+    power: 1 is RLSD, -1 RLRT, 0 the advantage itself. May be traced, like all
+      settings here.
+    clip: in [0, 1), how far w may leave 1.
+    mix: in [0, 1], how much of w is taken.
+    above: responses of a smaller reward keep their advantage. RLRT scales right
+      ones alone: with rewards 0 and 1, above 0.5.
+    credit: TokenStats -> [*B], the advantage.
+
+  Returns:
+    [*B] credits, in the unit of the advantage and of its sign.
+
+  Gradients: none.
+  Raises: ValueError when clip or mix is out of range, there is no target, or
+    nobody graded.
+  References: RLSD, arXiv 2604.03128, whose 0.2 and mix, 0.5 falling to 0 in 50
+    steps, are those of a re-implementation. RLRT, arXiv 2605.10781, from
+    reading notes; its clip and mix were not found, RLSD's are used.
+
+  Example: q / p = 1.1 in favour of a good token, of a bad one.
+    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    ...   student_logp=jnp.zeros(2),
+    ...   target_logp=jnp.log(jnp.full(2, 1.1)),
+    ...   reward=jnp.array([1.0, 0.0]),
+    ...   group_mean=jnp.full(2, 0.5),
+    ...   group_std=jnp.full(2, 0.5),
+    ... )
+    >>> [round(float(c), 4) for c in scaled_advantage(stats, power=1.0)]
+    [1.1, -0.9091]
+  """
+  check_range('[0, 1)', clip=clip)
+  check_range('[0, 1]', mix=mix)
+  advantage = credit(stats)
+  ratio = jnp.exp(power * jnp.sign(advantage) * log_ratio(stats))
+  scale = jnp.clip(ratio, 1 - clip, 1 + clip)
+  scale = jnp.where(reward(stats) < above, 1.0, scale)
+  return advantage * (1 - mix + mix * scale)
+
+
+@scope('row')
+def entropy_directed(
+  stats: TokenStats,
+  *,
+  beta: Scalar,
+  quantile: Scalar = 0.2,
+  credit: Callable[[TokenStats], Float[Array, 'B T']] = group_advantage,
+) -> Float[Array, 'B T']:
+  """An advantage and a pull whose direction the entropy decides: DASD.
+
+  A + beta tanh((tau - H) / sigma) sigmoid(|d| - 1) d, with d the log-ratio over
+  its mean size in the row, H the student's entropy, tau a quantile of it in the
+  row and sigma its mean absolute deviation there. Where the student is sure it
+  is drawn to the teacher, where it hesitates away from it; the sigmoid damps
+  small differences.
+
+  Args:
+    stats: TokenStats of whole rows, [B, T], with a target and an outcome.
+    beta: >= 0, may be traced. 0 is the advantage itself.
+    quantile: in (0, 1], the share of the row's tokens with an entropy up to
+      tau. May be traced.
+    credit: TokenStats -> [B, T], the advantage.
+
+  Returns:
+    [B, T] credits, in the unit of the advantage.
+
+  Gradients: none.
+  Numerics: 1e-6 is added to sigma and to the mean size, so a row of one token,
+    or of equal ones, is well defined.
+  Raises: ValueError when beta or quantile is out of range, there is no target,
+    or nobody graded.
+  References: DASD, Direction-Adaptive Self-Distillation, arXiv 2605.22263, from
+    reading notes, with rho = 0.2. Its beta was not found, nor whether d is
+    scaled by the row, as here, or by the batch.
+
+  Example: of two tokens the first is surer, tau is its entropy, so it has no
+  pull; the second, 2 deviations above, is pushed by tanh(-2) sigmoid(0).
+    >>> stats = TokenStats(
+    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 2)))
+    ... )._replace(
+    ...   student_entropy=jnp.array([[0.0, 1.0]]),
+    ...   target_logp=jnp.array([[0.5, 0.5]]),
+    ...   mask=jnp.ones((1, 2), bool),
+    ... )
+    >>> pull = entropy_directed(stats, beta=1.0, quantile=0.5)
+    >>> [round(c, 4) for c in pull[0].tolist()]
+    [0.0, -0.482]
+  """
+  check_range('[0, inf)', beta=beta)
+  check_range('(0, 1]', quantile=quantile)
+  entropy, ratio, mask = stats.student_entropy, log_ratio(stats), stats.mask
+  mean = lambda x: jnp.mean(
+    x, axis=1, keepdims=True, where=mask | ~jnp.any(mask, 1, keepdims=True)
+  )
+  ascending = jnp.sort(jnp.where(mask, entropy, jnp.inf), axis=1)
+  rank = jnp.ceil(quantile * jnp.sum(mask, axis=1, keepdims=True)).astype(int)
+  middle = jnp.take_along_axis(ascending, jnp.maximum(rank - 1, 0), axis=1)
+  spread = mean(jnp.abs(entropy - mean(entropy))) + 1e-6
+  size = mean(jnp.abs(ratio)) + 1e-6
+  pull = jnp.tanh((middle - entropy) / spread)
+  pull *= jax.nn.sigmoid(jnp.abs(ratio) / size - 1)
+  return credit(stats) + beta * jnp.where(mask, pull * ratio / size, 0.0)

@@ -1,7 +1,10 @@
-"""How good the sampled token was, for a teacher."""
+"""How good the sampled token was by itself, for a teacher or without one."""
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+from jaxtyping import ScalarLike as Scalar
 
+from jopd.losses.ranges import check_range
 from jopd.losses.stats import TokenStats, scope
 
 
@@ -49,3 +52,73 @@ def centered_log_ratio(stats: TokenStats) -> Float[Array, '*B']:
     al., arXiv 2603.25562, section 3.
   """
   return log_ratio(stats) + stats.reverse_kl
+
+
+@scope('token')
+def proximal_log_ratio(
+  stats: TokenStats, *, share: Scalar
+) -> Float[Array, '*B']:
+  """The log-ratio to a teacher near the student, log(a q/p + 1 - a): TOP-D.
+
+  The target is the mixture a q + (1 - a) p in the place of q: nearer, so that
+  no token can be worse than log(1 - a), and good ones are worth a little less.
+  `bounded` has a floor with an edge; this one is smooth.
+
+  Args:
+    stats: TokenStats with a target.
+    share: a in (0, 1], of the teacher; may be traced. 1 is `log_ratio`.
+
+  Returns:
+    [*B] credits, nats, at least log(1 - a).
+
+  Gradients: none; `policy_gradient` with this credit descends the reverse KL to
+    the mixture, a constant, whose only rest is p = q.
+  Raises: ValueError when share is outside (0, 1], or there is no target.
+  References: TOP-D, Trust Region Policy Distillation, arXiv 2607.04751; the
+    formula as a pull request of another library states it. There it is the
+    immediate part of a return: see `mean_to_come`.
+
+  Example: log(1/2 * 3 + 1/2) = log 2, and the floor log(1/2).
+    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    ...   student_logp=jnp.zeros(2),
+    ...   target_logp=jnp.array([jnp.log(3.0), -1e9]),
+    ... )
+    >>> [round(float(c), 4) for c in proximal_log_ratio(stats, share=0.5)]
+    [0.6931, -0.6931]
+  """
+  check_range('(0, 1]', share=share)
+  return jnp.logaddexp(jnp.log(share) + log_ratio(stats), jnp.log1p(-share))
+
+
+@scope('token')
+def against_unlikely(
+  stats: TokenStats, *, below: Scalar, value: Scalar = -1.0
+) -> Float[Array, '*B']:
+  """A fixed negative credit for tokens that the student gave little chance.
+
+  The control without a teacher: it sharpens the student, whatever is right. A
+  method that does no better than this has not been shown to distil.
+
+  Args:
+    stats: TokenStats; a target is not read.
+    below: probability in (0, 1] under which a token is charged; may be traced.
+    value: the credit of such a token, below 0; may be traced.
+
+  Returns:
+    [*B] credits, `value` or 0.
+
+  Gradients: none.
+  Raises: ValueError when below is outside (0, 1] or value is not below 0.
+  References: Does On-Policy Distillation Really Distill?, arXiv 2608.31046,
+    known to us by its abstract; threshold and size are not in it.
+
+  Example:
+    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    ...   student_logp=jnp.log(jnp.array([0.1, 0.6]))
+    ... )
+    >>> against_unlikely(stats, below=0.5).tolist()
+    [-1.0, 0.0]
+  """
+  check_range('(0, 1]', below=below)
+  check_range('(-inf, 0)', value=value)
+  return jnp.where(stats.student_logp < jnp.log(below), value, 0.0)

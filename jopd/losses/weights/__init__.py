@@ -1,6 +1,20 @@
 """How much each token counts: (TokenStats) -> [*B], under stop-gradient."""
 
-from jopd.losses.weights.batches import top_fraction
+from jopd.losses.weights.batches import (
+  normalized,
+  top_fraction,
+  top_informative,
+)
+from jopd.losses.weights.rows import ahead_of_disagreement, before_drop
 from jopd.losses.weights.tokens import gate, importance, uniform
 
-__all__ = ['gate', 'importance', 'top_fraction', 'uniform']
+__all__ = [
+  'ahead_of_disagreement',
+  'before_drop',
+  'gate',
+  'importance',
+  'normalized',
+  'top_fraction',
+  'top_informative',
+  'uniform',
+]
