@@ -118,6 +118,8 @@ def stage(**settings) -> ConfigDict:
   config.source = 'student'
   # The stage's own prompts and responses, like config.data; empty: config.data.
   config.data = ConfigDict()
+  # What the student reads in this stage, if not config.context, like that one.
+  config.context = ConfigDict()
   # Role -> what that teacher reads before the response, a function of
   # data/contexts.py. One that is not named here reads the student's prompt.
   config.contexts = ConfigDict()

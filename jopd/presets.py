@@ -205,6 +205,32 @@ def tiny(
   return config
 
 
+def tiny_told(config: ConfigDict) -> ConfigDict:
+  """`tiny` for self-teachers that are told more than their student.
+
+  The task is to add a rule to numbers, one for all prompts, that only the
+  teachers are told. The model has learnt before to follow a rule, and in half
+  of its prompts was told none.
+
+  Args:
+    config: with a student and contexts for its teachers; changed and returned.
+
+  Returns:
+    The config.
+  """
+  rules = dict(name='shift', count=8192, length=4, modulus=10, rule=3)
+  lesson = dict(
+    data=rules | dict(rule=None, told=0.5), steps=700, decay='cosine'
+  )
+  tiny(config, data=rules, lessons=dict(student=lesson))
+  config.models.student.update(LARGE)
+  told = dict(name='with_answer', template='{answer} + {prompt}')
+  for name in config.stages:
+    roles = config[name].contexts
+    config[name].contexts = ConfigDict({role: told for role in roles})
+  return config
+
+
 def _shrink(settings: ConfigDict) -> None:
   """The settings of a stage that depend on the size of models and data."""
   settings.data = ConfigDict()

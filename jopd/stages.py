@@ -63,6 +63,10 @@ def make_stage(
     ValueError: a name, an argument or the data is wrong.
   """
   settings = config[config.stages[index]]
+  if settings.context:
+    with about('context'):
+      own = resolve(contexts, settings.context)
+    encoding = encoding | dict(context=own)
   tx, learning_rate = make_optimizer(settings)
   int8 = settings.rollout_dtype == 'int8'
   dtype = '' if int8 else settings.rollout_dtype

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import pathlib
 
+from ml_collections import ConfigDict
 import pytest
 
 from jopd import build, checks, presets, recipe, rewards
@@ -14,7 +15,8 @@ from jopd.data.examples import Example
 ROOT = pathlib.Path(__file__).parents[1] / 'configs'
 FILES = sorted(ROOT.glob('*/*.py'))
 SCALE = sorted((ROOT / 'scale').glob('*.py'))
-PAPERS = [file for file in FILES if file not in SCALE]
+VARIANTS = sorted((ROOT / 'variants').glob('*.py'))
+PAPERS = [file for file in FILES if file not in (*SCALE, *VARIANTS)]
 named = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 
 
@@ -35,10 +37,21 @@ def test_the_published_size_is_sound(file):
     )
 
 
+def few(spec):
+  """Settings in which every source has few examples: encoding takes time."""
+  if not hasattr(spec, 'items'):
+    return spec
+  cut = lambda name, value: 64 if name == 'count' else few(value)
+  return {name: cut(name, value) for name, value in spec.items()}
+
+
 # Kills: a small form that leaves paths, lengths or templates of the large one.
 @named
-def test_the_small_size_can_be_built(file):
+def test_the_small_size_can_be_built(file, monkeypatch):
+  monkeypatch.setattr(build, '_params', lambda *_: {})
   config = configs.load(f'{file}:tiny')
+  for section in (config, *(config[name] for name in config.stages)):
+    section.data = ConfigDict(few(section.data.to_dict()))
   built = build.build(config, say=lambda line: None)
   recipe_stages = [s for s in built.stages if not s.name.startswith('learn_')]
   large = configs.load(str(file))
@@ -59,6 +72,17 @@ def test_a_config_says_what_it_is(file):
   assert 'one difference' in text or name.endswith('/opd.py')
   assert 'Measured, tiny, seed 0: ' in text and '@' not in text
   assert 'not yet measured' in text
+
+
+# Kills: a variant that names no paper or does not say how to start it, and one
+# of the size of a program.
+@pytest.mark.parametrize('file', VARIANTS, ids=lambda file: file.stem)
+def test_a_variant_says_what_it_changes(file):
+  text = ' '.join(file.read_text().split('"""')[1].split())
+  name = file.relative_to(ROOT.parent).as_posix()
+  assert f'jopd train --config={name}:tiny' in text.replace(' \\', '')
+  assert 'arXiv' in text
+  assert 25 <= len(file.read_text().splitlines()) <= 70
 
 
 def test_a_size_that_is_none_is_refused():

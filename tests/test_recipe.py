@@ -178,7 +178,8 @@ def test_every_function_of_the_rooms_can_be_named():
     losses.targets: 'extrapolated log_linear mixture teacher',
     losses.weights: ' '.join(losses.weights.__all__),
     losses.reductions: 'fixed_length sequence_mean token_mean',
-    contexts: 'same with_answer with_solution with_system with_template',
+    contexts: 'same with_answer with_solution with_suggestion with_system'
+    ' with_template',
     select: 'every finished mixed_rewards right',
     followers: 'ema snapshot',
   }

@@ -186,3 +186,16 @@ def test_each_part_must_fill_the_mesh(config):
   assert stage_of(config).updates == 2
   config.distil.micro_batches = 2
   assert 'a batch of 4 rows cannot be divided' in refused(config)
+
+
+# Kills a stage that reads what the run does, and an evaluation that reads what
+# a stage does.
+def test_a_stage_may_read_another_context(config):
+  config.context = dict(name='with_template', template='{prompt} 7 7')
+  other = stage_of(config)
+  config.distil.context = dict(name='same')
+  own = stage_of(config)
+  lengths = [next(s.batches).prompt_length for s in (own, other)]
+  np.testing.assert_array_equal(lengths[0] + 2, lengths[1])
+  config.distil.context = dict(name='sane')
+  assert refused(config).startswith('config.distil: context: ')

@@ -11,6 +11,8 @@ there, `with_template` puts a prompt into the words that a teacher was trained
 on.
 """
 
+from collections.abc import Sequence
+import hashlib
 import re
 
 from jopd.data.examples import Example
@@ -135,6 +137,47 @@ def with_solution(
     '1 + 1? (Two.)'
   """
   return _last_turn(example, template, response=example.response)
+
+
+def with_suggestion(
+  example: Example,
+  *,
+  template: str = (
+    '{prompt}\n\nI think the answer is {suggestion}, but I am not sure.'
+  ),
+  among: Sequence[str] = tuple('0123456789'),
+) -> list[dict]:
+  """The example's messages, with a wrong answer suggested in the last turn.
+
+  A prompt that asks to be agreed with: for students that should answer as if it
+  had not been there, from a teacher that reads `same`.
+
+  Args:
+    example: any example. The suggestion is a function of its id, and never its
+      answer.
+    template: text with '{prompt}' and '{suggestion}'.
+    among: what is suggested, at least one text that is not the answer.
+
+  Returns:
+    New messages; the example is left as it was.
+
+  Raises: ValueError for a template without one of its fields, or nothing wrong
+    to suggest.
+  References: On-Policy Consistency Training, arXiv 2605.21834: sycophancy cues;
+    the words are ours.
+
+  Example:
+    >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}], '2')
+    >>> brief = '{prompt} {suggestion}?'
+    >>> told = with_suggestion(example, template=brief, among=('2', '3'))
+    >>> told[-1]['content']
+    '1 + 1? 3?'
+  """
+  wrong = [text for text in among if text != example.answer]
+  if not wrong:
+    raise ValueError(f'among = {among!r} has nothing wrong to suggest')
+  drawn = int.from_bytes(hashlib.sha256(example.id.encode()).digest()[:8])
+  return _last_turn(example, template, suggestion=wrong[drawn % len(wrong)])
 
 
 def _last_turn(example: Example, template: str, **fields) -> list[dict]:

@@ -99,3 +99,17 @@ def test_a_told_rule_reads_as_the_task_writes_it():
   for without, within in zip(untold, told, strict=True):
     template = '{answer} + {prompt}'
     assert contexts.with_answer(without, template=template) == within.messages
+
+
+# Kills a suggestion that is right, one that changes from call to call, and one
+# that is the same for all.
+def test_a_suggestion_is_wrong_and_stays():
+  turn = [{'role': 'user', 'content': '1 + 1?'}]
+  told = lambda i: contexts.with_suggestion(
+    Example(f'{i}', turn, '2'), template='{prompt} {suggestion}'
+  )[-1]['content']
+  said = [told(i) for i in range(50)]
+  assert said == [told(i) for i in range(50)]
+  assert {text.removeprefix('1 + 1? ') for text in said} == set('013456789')
+  with pytest.raises(ValueError, match='nothing wrong to suggest'):
+    contexts.with_suggestion(Example('a', turn, '2'), among=('2',))

@@ -1,0 +1,54 @@
+"""Answers as if the cue had not been there (OPCT).
+
+From plain OPD it differs in who reads what (arXiv 2605.21834): the student a
+prompt in which a wrong answer is suggested, its frozen initial self the clean
+one; the credit of a token is the discounted sum of the log-ratios to come. With
+gamma 0 it is plain OPD between the two prompts. Evaluations suggest too.
+
+  jopd train --config=configs/variants/opct.py:tiny --workdir=runs/opct
+
+Results: docs/variants.md. Coefficient, gamma and temperature are those of a
+reproduction, the cue is ours.
+"""
+
+from jopd import config as configs
+from jopd import presets
+
+
+def get_config(size='full'):
+  """Returns the config; size 'tiny' is the recipe on a builtin task."""
+  config = presets.mathematics(size, student='Qwen/Qwen3-8B')
+  config.stages = ('distil',)
+  numbers = tuple(map(str, range(100)))
+  config.context = dict(name='with_suggestion', among=numbers)
+  config.distil = configs.stage(
+    teachers=dict(teacher='student'),
+    contexts=dict(teacher='same'),
+    max_context_tokens=1024,
+    terms=dict(
+      credit=dict(
+        objective='policy_gradient',
+        surrogate='reinforce',
+        credit=dict(name='discounted', gamma=0.9),
+        anchor='sampler',
+        coef=2.0,
+      )
+    ),
+    rollout=dict(temperature=0.7, top_k=0, top_p=1.0, min_p=0.0),
+    group_size=4,
+    steps=200,
+    batch_size=64,
+    learning_rate=2e-6,
+    warmup_steps=20,
+    decay='cosine',
+    eval_every=50,
+    chunk_tokens=2048,
+  )
+  if size == 'tiny':
+    clean = dict(data=presets.SUMS, steps=300, decay='cosine')
+    clean |= dict(context=dict(name='same'))
+    presets.tiny(config, lessons=dict(student=clean))
+    config.context = dict(
+      name='with_suggestion', template='{prompt} + {suggestion}'
+    )
+  return config
