@@ -96,7 +96,12 @@ def _check_stage(stage, models) -> None:
   counts = ('steps', 'batch_size', 'group_size', 'updates', 'micro_batches')
   _check_least(1, stage, (*counts, 'chunk_tokens', 'max_skipped'))
   least = ('slots', 'warmup_steps', 'clip_norm', 'eval_every')
-  _check_least(0, stage, least)
+  _check_least(0, stage, (*least, 'held_out', 'held_out_every'))
+  if stage.held_out_every and not stage.held_out:
+    raise ValueError(
+      f'held_out_every = {stage.held_out_every} needs prompts to measure: say'
+      ' in held_out how many'
+    )
   if stage.spike and not stage.spike > 1:
     raise ValueError(
       f'spike must be 0, for no bound, or above 1, got {stage.spike}'
@@ -140,8 +145,6 @@ def _check_stage(stage, models) -> None:
   if not stage.terms:
     raise ValueError('terms is empty: there is no loss')
   refuse_unknown(stage.rollout, default_stage().rollout, 'rollout')
-  with about('rollout'):
-    sampling(1, **stage.rollout)
 
 
 def _check_lora(stage) -> None:

@@ -9,6 +9,7 @@ from functools import cache, partial
 import inspect
 import json
 import numbers
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ _OBJECTIVES = {
   'policy_gradient': losses.policy_gradient,
   'negative_log_likelihood': losses.negative_log_likelihood,
 }
+_NONE = MappingProxyType({})
 # What every term may have beside the settings of its objective.
 _COMMON = dict(coef=1.0, weight='uniform', demonstration=False)
 # Setting, of a term or of a function -> the room whose function it names.
@@ -105,7 +107,7 @@ def _find(room, spec) -> tuple[Callable, dict, str]:
   return known[name], arguments, f'{where}.{name}'
 
 
-def make_term(spec: Mapping, step) -> losses.Term:
+def make_term(spec: Mapping, step, paced: Mapping = _NONE) -> losses.Term:
   """One term of the loss from its settings.
 
   A term is dict(objective=..., coef=1.0, weight='uniform', ...); what else it
@@ -117,7 +119,7 @@ def make_term(spec: Mapping, step) -> losses.Term:
   student that equals its target, which `make_terms` refuses otherwise; it
   changes nothing else.
   """
-  settings = at_step(_COMMON | dict(spec), step)
+  settings = at_step(_COMMON | dict(spec), step, paced)
   coef = settings['coef']
   if not isinstance(coef, numbers.Real | jax.Array):
     raise ValueError(f'expected a number or dict(schedule=...), got {coef!r}')
@@ -150,8 +152,11 @@ def make_terms(
   micro_batches: int = 1,
   group_size: int = 1,
   last: int = 0,
+  paced: Mapping[str, float] = _NONE,
 ) -> Callable:
-  """A function from the step, which may be traced, to the terms of a loss.
+  """A function from the step to the terms of a loss; `make(step, paced)`.
+
+  The step and the paced scalars may be traced.
 
   The loss is traced here on shapes alone, for what only its own code refuses:
   a k beyond the vocabulary, a tail that is none, a target that names no
@@ -168,6 +173,7 @@ def make_terms(
     micro_batches: parts that a batch is cut into.
     group_size: responses per prompt.
     last: the last step.
+    paced: name -> first value of a scalar that follows what is measured.
 
   Raises:
     ValueError: a term is wrong; its name comes first.
@@ -175,10 +181,10 @@ def make_terms(
   small = min(losses.probe.VOCAB, vocab_size)
   for name, spec in specs.items():
     with about(f'terms.{name}'):
-      begin = at_step(spec, 0)
+      begin = at_step(spec, 0, paced)
       make = partial(make_term, begin)
       if begin != spec:
-        _check_schedules(spec, roles, vocab_size, last)
+        _check_schedules(spec, roles, vocab_size, last, paced)
       trial.run_on_shapes(make, roles, vocab_size)
       if updates > 1 and 'surrogate' in spec:
         _check_anchor(begin, updates)
@@ -198,7 +204,9 @@ def make_terms(
           'its weight or credit looks at the whole batch, which'
           f' {micro_batches} micro_batches cut up: use 1'
         )
-  return lambda step: {n: make_term(spec, step) for n, spec in specs.items()}
+  return lambda step, paced=_NONE: {
+    n: make_term(spec, step, paced) for n, spec in specs.items()
+  }
 
 
 def _check_anchor(spec: Mapping, updates: int) -> None:
@@ -212,17 +220,22 @@ def _check_anchor(spec: Mapping, updates: int) -> None:
     )
 
 
-def _check_schedules(spec: Mapping, roles, vocab_size: int, last: int) -> None:
+def _check_schedules(
+  spec: Mapping, roles, vocab_size: int, last: int, paced: Mapping
+) -> None:
   """Refuses a schedule that leaves its range, or decides a shape."""
+  traced = lambda step: {name: x + 0.0 * step for name, x in paced.items()}
   try:
-    trial.run_on_shapes(partial(make_term, spec), roles, vocab_size)
+    trial.run_on_shapes(
+      lambda step: make_term(spec, step, traced(step)), roles, vocab_size
+    )
   except TypeError as error:  # of jax, where a number has to be known
     raise ValueError(
       'a schedule stands for a number that decides a shape or a branch, which'
       ' cannot change while a program runs: give that one as a number'
     ) from error
   trial.run_on_shapes(
-    partial(make_term, at_step(spec, last)), roles, vocab_size
+    partial(make_term, at_step(spec, last, paced)), roles, vocab_size
   )
 
 

@@ -1,32 +1,49 @@
-"""Numbers that follow the step: optax's schedules, by name, in settings."""
+"""Numbers that follow the step, or what is measured, in settings."""
 
 from collections.abc import Callable, Mapping
 import inspect
+from types import MappingProxyType
 
 import optax
 
 from jopd.config import check_arguments, did_you_mean
 
 
-def at_step(settings, step):
-  """Settings in which each schedule has become its value at a step.
+def at_step(settings, step, paced: Mapping = MappingProxyType({})):
+  """Settings in which what changes has become its value at a step.
 
   A schedule is dict(schedule='linear_schedule', init_value=..., ...): the name
-  of an optax schedule and its arguments. It may stand for any number of a term,
-  however deep. The step may be traced; from a Python int come Python floats.
+  of an optax schedule and its arguments. dict(paced='name') is the scalar of
+  that name. Both may stand for any number of a term, however deep. The step may
+  be traced; from a Python int come Python floats.
+
+  Args:
+    settings: plain data.
+    step: of the schedules.
+    paced: name -> scalar, which may be traced: of `train/pacing.py`.
+
+  Raises:
+    ValueError: optax has no such schedule, or it no such argument; no scalar of
+      that name is paced.
 
   Example:
     >>> ramp = dict(schedule='linear_schedule', init_value=0.0, end_value=1.0)
     >>> ramp |= dict(transition_steps=4)
-    >>> at_step(dict(credit=dict(name='discounted', gamma=ramp)), 1)
-    {'credit': {'name': 'discounted', 'gamma': 0.25}}
+    >>> credit = dict(name='discounted', gamma=ramp)
+    >>> at_step(dict(credit=credit, coef=dict(paced='pull')), 1, dict(pull=2.0))
+    {'credit': {'name': 'discounted', 'gamma': 0.25}, 'coef': 2.0}
   """
   if not isinstance(settings, Mapping):
     return settings
   if 'schedule' in settings:
     value = _schedule(settings)(step)
     return float(value) if isinstance(step, int) else value
-  return {name: at_step(value, step) for name, value in settings.items()}
+  if set(settings) == {'paced'}:
+    name = settings['paced']
+    if name not in paced:
+      raise ValueError(f'pace has no {name!r}{did_you_mean(name, paced)}')
+    return paced[name]
+  return {name: at_step(value, step, paced) for name, value in settings.items()}
 
 
 def _schedule(spec: Mapping) -> Callable:

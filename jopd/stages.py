@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopd import checks, sharding
+from jopd import checks, feedback, sharding
 from jopd.config import about
 from jopd.data import batching, contexts
 from jopd.data.examples import Example, Unfit
@@ -26,7 +26,9 @@ from jopd.recipe import (
 from jopd.rollout import select as selection
 from jopd.rollout.engine import check_slots
 from jopd.rollout.slots import STOP
+from jopd.schedules import at_step
 from jopd.train import followers
+from jopd.train.pacing import Pace
 from jopd.train.stage import Run, Stage
 
 # Settings that a stage has under the same names.
@@ -44,6 +46,7 @@ _AS_THEY_ARE = (
   'micro_batches',
   'temperature',
   'eval_every',
+  'held_out_every',
 )
 
 
@@ -80,6 +83,8 @@ def make_stage(
     with about('start'):
       _check_alike(run, settings.start, settings.student)
   terms, roles = settings.terms.to_dict(), tuple(settings.teachers)
+  pace = feedback.make_pace(settings)
+  paced = Pace(pace).values()
   make = make_terms(
     terms,
     roles,
@@ -88,8 +93,9 @@ def make_stage(
     micro_batches=settings.micro_batches,
     group_size=settings.group_size,
     last=settings.steps * settings.updates - 1,
+    paced=paced,
   )
-  in_terms = reads_rewards(terms, roles, run.vocab_size)
+  in_terms = reads_rewards(at_step(terms, 0, paced), roles, run.vocab_size)
   select, in_select = _selection(settings)
   return Stage(
     name=config.stages[index],
@@ -106,25 +112,32 @@ def make_stage(
     learning_rate=learning_rate,
     decoding=dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype),
     later=_used(config, config.stages[index + 1 :]),
-    sampling=settings.rollout.to_dict(),
+    sampling=feedback.make_sampling(settings, run, paced),
+    pace=pace,
+    foresight=feedback.make_foresight(settings),
     select=select,
     masked_ids=_token_ids(settings.mask_tokens, run.tokenizer),
     chunk_tokens=settings.chunk_tokens * sharding.batch_parts(run.mesh),
-    fingerprint=dict(
-      seed=config.seed,
-      # As they come back from a file.
-      models=json.loads(config.models.to_json()),
-      student=settings.student,
-      start=settings.start,
-      lora=json.loads(settings.lora.to_json()),
-      optimizer=json.loads(settings.optimizer.to_json()),
-      updates=settings.updates,
-      moving=json.loads(settings.moving.to_json()),
-    ),
+    fingerprint=_fingerprint(config, settings),
     # Last: a misspelt loss should not wait for the data to be read.
-    batches=_batches(
+    **_data(
       config, index, run, encoding, quarantine, graded=in_terms or in_select
     ),
+  )
+
+
+def _fingerprint(config, settings) -> dict:
+  """What a checkpoint must agree on, as it comes back from a file."""
+  plain = lambda section: json.loads(section.to_json())
+  names = ('lora', 'optimizer', 'moving', 'pace')
+  return {name: plain(settings[name]) for name in names} | dict(
+    seed=config.seed,
+    models=plain(config.models),
+    student=settings.student,
+    start=settings.start,
+    updates=settings.updates,
+    # Whether, and not how: the state has an origin then.
+    foresight=bool(settings.foresight),
   )
 
 
@@ -213,8 +226,8 @@ def _token_ids(texts, tokenizer) -> tuple[int, ...]:
   return tuple(ids)
 
 
-def _batches(config, index: int, run: Run, encoding, quarantine, *, graded):
-  """The stage's iterator over prompts, and responses if it imitates them."""
+def _data(config, index: int, run: Run, encoding, quarantine, *, graded):
+  """The stage's iterator over prompts, and the prompts that it leaves out."""
   settings = config[config.stages[index]]
   imitates = settings.source == 'dataset'
   spec = settings.data or config.data
@@ -227,6 +240,13 @@ def _batches(config, index: int, run: Run, encoding, quarantine, *, graded):
       )
     sieve = quarantine.sieve(spec)
     examples = sieve.sift(rows, _suits(settings, run, encoding, graded))
+    apart = len(examples) - settings.held_out
+    if apart < 1:
+      raise ValueError(
+        f'held_out = {settings.held_out} leaves nothing of the'
+        f' {len(examples)} examples to learn from'
+      )
+    examples, held_out = examples[:apart], examples[apart:]
     if imitates:
       checks.note_boundary(examples[0], run.say, **encoding)
     batches = batching.make_iterator(
@@ -242,7 +262,9 @@ def _batches(config, index: int, run: Run, encoding, quarantine, *, graded):
       **encoding,
     )
     sieve.judge()
-  return batches
+  with about('held_out'):
+    measure = feedback.make_held_out(config, index, run, encoding, held_out)
+  return dict(batches=batches, held_out=measure)
 
 
 def _suits(settings, run: Run, encoding, graded: bool) -> Callable:

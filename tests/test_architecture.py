@@ -20,6 +20,7 @@ FLOORS = (
   {'rollout', 'presets', 'hosts', 'schedules'},
   {'train', 'evaluate', 'diagnose', 'answer'},
   {'recipe', 'optimizers', 'checks', 'tokens'},
+  {'feedback'},
   {'stages'},
   {'build'},
   {'doctor', 'plan'},

@@ -57,7 +57,6 @@ WRONG = [
   ('distil.contexts', {'techer': 'same'}, "contexts has no setting 'techer'"),
   ('distil.contexts', {'teacher': 'same'}, 'max_context_tokens must be at'),
   ('distil.rollout.topk', 3, "rollout has no setting 'topk'; did you mean"),
-  ('distil.rollout.top_p', 2.0, 'config.distil: rollout: top_p must be in'),
   ('distil.terms', {}, 'config.distil: terms is empty: there is no loss'),
   ('warm.group_size', 2, 'a dataset has one response; group_size is 2, use 1'),
 ]

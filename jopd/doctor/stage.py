@@ -16,6 +16,7 @@ from jopd.losses.stats import TOP, group_outcome
 from jopd.programs import Program
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.score import score
+from jopd.train.pacing import Pace
 from jopd.train.stage import Run, Stage
 
 _GROUP = 4  # most responses to a prompt
@@ -69,9 +70,11 @@ class Examination:
     """What the models say, and what they think of it."""
     stage, name = self._stage, self._stage.student
     own = self.prompts.prompt, self.prompts.prompt_length
+    # As at first, but whole: a limit is no fault of the answers.
+    how = stage.sampling(0, Pace(stage.pace).values()) | {'limit': None}
     greedy = self._grade(self._ask(name, *own, temperature=0.0))
     rollouts = [
-      self._ask(name, *own, seed=seed, **stage.sampling)
+      self._ask(name, *own, seed=seed, **how)
       for seed in range(min(stage.group_size, _GROUP))
     ]
     # The states of all that follows: the student's first responses.
@@ -216,7 +219,7 @@ class Examination:
     pull = jax.jit(
       partial(
         states.pulls,
-        terms=stage.make_terms(0),
+        terms=stage.make_terms(0, Pace(stage.pace).values()),
         reduction=stage.reduction,
         chunk_tokens=stage.chunk_tokens,
         temperature=stage.temperature,

@@ -47,10 +47,15 @@ def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
     axes = lora.adapter_axes(model, stage.lora)
     own = place(own, sharding.param_shardings(run.mesh, axes, own))
   where = jax.tree.map(lambda x: x.sharding, own)
-  shardings = state_shardings(run.mesh, where, own, stage.tx, stage.moving)
-  start = partial(init_state, tx=stage.tx)
+  looks_ahead = stage.foresight is not None
+  shardings = state_shardings(
+    run.mesh, where, own, stage.tx, stage.moving, looks_ahead=looks_ahead
+  )
   shapes = jax.eval_shape(
-    start, own, followers=dict.fromkeys(stage.moving, own)
+    partial(init_state, tx=stage.tx),
+    own,
+    followers=dict.fromkeys(stage.moving, own),
+    origin=own if looks_ahead else None,
   )
   return place(shapes, shardings)
 
@@ -104,7 +109,7 @@ def prompts(stage: Stage, run: Run, rows: int, width: int) -> tuple:
   by_row = (
     array((rows, width), jnp.int32),
     array((rows,), jnp.int32),
-    jax.eval_shape(partial(sampling, count, **stage.sampling)),
+    jax.eval_shape(partial(sampling, count)),
     array((count,), jnp.int32),  # limit
   )
   key = array((2,), jnp.uint32)
@@ -144,6 +149,12 @@ def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
     outcome=losses.Outcome(row, row, row) if stage.reads_rewards else None,
   )
   return place(shapes, sharding.batch_sharding(run.mesh))
+
+
+def paced(stage: Stage, run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+  """The scalars that the learner reads beside the batch."""
+  one = jax.ShapeDtypeStruct((), jnp.float32)
+  return place(dict.fromkeys(stage.pace, one), sharding.replicated(run.mesh))
 
 
 def local_bytes(tree) -> float:

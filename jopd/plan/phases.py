@@ -78,8 +78,8 @@ def measure(
     program = compiled('teacher', phases.teacher, teachers, batch)
     yield program.phase('teacher', stage.updates, held, (batch, waiting))
     hidden = program.results
-  args = state, frozen.teachers, hidden, batch
-  args += () if frozen.base is None else (frozen.base,)
+  args = state, frozen.teachers, hidden, batch, frozen.base
+  args += (inputs.paced(stage, run),)
   program = compiled('learner', phases.learner, *args)
   own = run.models[stage.student]
   tokens = batch.response.size

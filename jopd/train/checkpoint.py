@@ -93,10 +93,15 @@ class Checkpoints:
     # One writer, in the caller's time: what is reported as saved is.
     self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
-  def save(
-    self, step: int, state: TrainState, iterator_state: dict, *, force=False
-  ):
-    """Saves if it is time to, or if forced; a step is saved once."""
+  def save(self, step: int, state: TrainState, resume: dict, *, force=False):
+    """Saves if it is time to, or if forced; a step is saved once.
+
+    Args:
+      step: done.
+      state: on the mesh.
+      resume: what else going on needs, as plain JSON by name.
+      force: whether it is time.
+    """
     due = force or step % self._every == 0
     if not due or step in self._steps:
       return
@@ -105,9 +110,7 @@ class Checkpoints:
       partial,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state._asdict()),
-        resume=ocp.args.JsonSave(
-          dict(iterator=iterator_state, fingerprint=self._fingerprint)
-        ),
+        resume=ocp.args.JsonSave(resume | dict(fingerprint=self._fingerprint)),
       ),
     )
     if jax.process_index() == 0:
@@ -119,7 +122,7 @@ class Checkpoints:
     self._retire()
 
   def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
-    """The newest state and iterator state, or None if nothing was saved.
+    """The newest state and what was saved with it; None without a checkpoint.
 
     Args:
       abstract: shapes, dtypes and shardings of the state, which need not be
@@ -134,12 +137,12 @@ class Checkpoints:
     resume = self._orbax.restore(
       path, args=ocp.args.Composite(resume=ocp.args.JsonRestore())
     ).resume
-    self._refuse_other_run(resume['fingerprint'], path)
+    self._refuse_other_run(resume.pop('fingerprint'), path)
     args = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract._asdict())
     )
     state = self._orbax.restore(path, args=args).state
-    return TrainState(**state), resume['iterator']
+    return TrainState(**state), resume
 
   def close(self):
     """Waits for what is under way."""

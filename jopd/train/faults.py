@@ -1,6 +1,6 @@
 """Where the first number that is not finite arose, once updates are skipped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import jax
@@ -17,7 +17,13 @@ from jopd.train.step import Batch, cast, split
 
 
 def first_fault(
-  stage: Stage, run: Run, phases: Phases, state: TrainState, hidden, batch
+  stage: Stage,
+  run: Run,
+  phases: Phases,
+  state: TrainState,
+  hidden,
+  batch: Batch,
+  paced: Mapping[str, float] | None = None,
 ) -> str:
   """Looks along the way of the data, and stops at what is not finite.
 
@@ -30,13 +36,14 @@ def first_fault(
     state: after it was skipped, so as good as before.
     hidden: of the teachers.
     batch: that was not learnt from.
+    paced: scalars of the step, by name.
 
   Returns:
     The name of the array, with its role and path where it is one of many.
   """
   everywhere = sharding.replicated(run.mesh)
   finite = jax.jit(_finite, out_shardings=everywhere)
-  for name, tree in _along(stage, run, phases, state, hidden, batch):
+  for name, tree in _along(stage, run, phases, state, hidden, batch, paced):
     for path, fine in jax.tree.leaves_with_path(jax.device_get(finite(tree))):
       if not fine:
         return name + _readable(path)
@@ -44,7 +51,13 @@ def first_fault(
 
 
 def _along(
-  stage: Stage, run: Run, phases: Phases, state: TrainState, hidden, batch
+  stage: Stage,
+  run: Run,
+  phases: Phases,
+  state: TrainState,
+  hidden,
+  batch: Batch,
+  paced: Mapping[str, float] | None,
 ) -> Iterator[tuple[str, dict]]:
   """What an update reads and makes, in order; later things when asked for."""
   yield 'the batch: ', _floats(batch)
@@ -59,6 +72,7 @@ def _along(
   # The update counted, though it was not made.
   before = state._replace(step=state.step - 1)
   args = (before, phases.frozen.teachers, hidden, batch, base)
+  args += (phases.scalars(paced),)
   gradients, loss, metrics = jax.jit(phases.gradients)(*args)
   terms = {n: x for n, (x, _) in metrics.items() if n.startswith('loss/')}
   yield 'a term of the loss: ', terms

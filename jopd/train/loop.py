@@ -17,6 +17,7 @@ from jopd.exits import BrokenDown, Stopped
 from jopd.models import lora
 from jopd.statistics import gap_recovered
 from jopd.train.checkpoint import Checkpoints
+from jopd.train.course import Course
 from jopd.train.faults import first_fault
 from jopd.train.frozen import freeze
 from jopd.train.metrics import MetricsLog, means, merge
@@ -57,28 +58,31 @@ def run_stage(
     frozen = freeze(stage, run, params)
     state, shardings = _start(stage, run, params)
     phases = Phases(stage, run, frozen, shardings)
-    clock, batches = run.clock, stage.batches
+    clock = run.clock
 
     def evaluate(step: int, name: str, weights) -> None:
       with clock('eval'):
         accuracy = run.evaluate(name, weights)
       log.write(stage.name, step, 'eval', {'model': name, **accuracy})
 
+    now = partial(phases.student, dtype=run.compute_dtype)
+    course = Course(stage, run, now, shardings.params, log)
+
     def save(step: int, state: TrainState, *, force: bool) -> None:
       log.sync()
-      checkpoints.save(step, state, batches.get_state(), force=force)
+      resume = dict(
+        iterator=stage.batches.get_state(), course=course.get_state()
+      )
+      checkpoints.save(step, state, resume, force=force)
 
     restored = checkpoints.restore(state)
     if restored:
-      state, iterator_state = restored
-      batches.set_state(iterator_state)
+      state = _resume(stage, run, restored, course)
     done = int(state.step) // stage.updates
-    if restored:
-      run.say(f'{stage.name}: resumed at step {done}')
     for rows in (log, timings):
       rows.rewind(stage.name, done if restored else -1)
     if not restored:
-      evaluate(0, stage.student, phases.student(state, run.compute_dtype))
+      evaluate(0, stage.student, now(state))
       for role, name in stage.teachers.items():
         if name != stage.student:
           evaluate(0, name, phases.teachers(state)[role])
@@ -88,32 +92,28 @@ def run_stage(
     skipped = int(state.guard.skipped)
     for step in (bar := _progress(stage, done)):
       _stop_if_asked(stage, run, step, partial(save, step, state, force=True))
-      with clock('data'):
-        prompts = next(batches)
-      with clock('rollout'):
-        key = jax.random.fold_in(stage_key, step)
-        answers = phases.respond(state, prompts, key)
-      with clock('reward'):
-        grades = phases.grade(prompts, answers)
-        measured = phases.measure(answers, grades)
-      with clock('data'):
-        parts = phases.place(prompts, answers, grades)
+      paced = course.paced()
+      how = stage.sampling(step, paced)
+      key = jax.random.fold_in(stage_key, step)
+      parts, measured = _sample(stage, run, phases, state, key, how)
       for batch in parts:
         with clock('teacher'):
           hidden = phases.teach(state, batch)
         with clock('learner'):
-          state, learned = phases.learn(state, hidden, batch)
+          state, learned = phases.learn(state, hidden, batch, paced)
         measured = merge(measured, learned)
       row = means(measured)
       made = step * stage.updates - skipped
       row['learning_rate'] = float(stage.learning_rate(made))
+      row |= {f'pace/{name}': value for name, value in paced.items()}
       skipped = int(state.guard.skipped)
       notice(row)
       log.write(stage.name, step + 1, 'train', row)
-      _note_skipped(stage, run, phases, row, state, hidden, batch)
+      _note_skipped(stage, run, phases, row, state, hidden, batch, paced)
+      state = course.after(state, step + 1, row)
       last = step + 1 == stage.steps
       if last or (stage.eval_every and (step + 1) % stage.eval_every == 0):
-        weights = phases.student(state, run.compute_dtype)
+        weights = now(state)
         evaluate(step + 1, stage.student, weights)
       with clock('save'):
         save(step + 1, state, force=last)
@@ -151,6 +151,34 @@ def _stop_if_asked(stage: Stage, run: Run, step: int, save: Callable) -> None:
     raise Stopped(number, f'{stage.name} is saved at step {step}')
 
 
+def _sample(stage: Stage, run: Run, phases: Phases, state, key, how):
+  """The next prompts and what is learnt of the responses to them.
+
+  Returns:
+    Batches on the mesh, one for each update, and metrics.
+  """
+  clock = run.clock
+  with clock('data'):
+    prompts = next(stage.batches)
+  with clock('rollout'):
+    answers = phases.respond(state, prompts, key, how)
+  with clock('reward'):
+    grades = phases.grade(prompts, answers)
+    measured = phases.measure(answers, grades)
+  with clock('data'):
+    return phases.place(prompts, answers, grades), measured
+
+
+def _resume(stage: Stage, run: Run, restored, course: Course) -> TrainState:
+  """The state of a checkpoint; what else it holds goes where it belongs."""
+  state, resume = restored
+  stage.batches.set_state(resume['iterator'])
+  course.set_state(resume['course'])
+  done = int(state.step) // stage.updates
+  run.say(f'{stage.name}: resumed at step {done}')
+  return state
+
+
 def _progress(stage: Stage, done: int) -> tqdm:
   """The steps that are left, on a bar."""
   return tqdm(
@@ -169,12 +197,18 @@ def _start(stage: Stage, run: Run, params) -> tuple[TrainState, TrainState]:
   """
   own = _adapters(stage, run) if stage.lora else params[stage.student]
   where = jax.tree.map(lambda p: p.sharding, own)
-  shardings = state_shardings(run.mesh, where, own, stage.tx, stage.moving)
+  ahead = stage.foresight is not None
+  shardings = state_shardings(
+    run.mesh, where, own, stage.tx, stage.moving, looks_ahead=ahead
+  )
   masters = lambda p: jax.tree.map(lambda x: x.astype(jnp.float32), p)
   # A copy, for else two arrays of the state could be one, and donated twice.
   start = jax.jit(
     lambda own, teachers: init_state(
-      masters(own), stage.tx, jax.tree.map(jnp.copy, masters(teachers))
+      masters(own),
+      stage.tx,
+      jax.tree.map(jnp.copy, masters(teachers)),
+      jax.tree.map(jnp.copy, masters(own)) if ahead else None,
     ),
     out_shardings=shardings,
   )
@@ -218,7 +252,7 @@ class _Notice:
 
 
 def _note_skipped(
-  stage: Stage, run: Run, phases: Phases, row, state: TrainState, hidden, batch
+  stage: Stage, run: Run, phases: Phases, row, state, hidden, batch, paced
 ) -> None:
   """Says if an update was skipped; stops the run after too many in a row."""
   if not row['skipped']:
@@ -235,7 +269,7 @@ def _note_skipped(
     run.say(f'{stage.name}: step {step}: an update was skipped: {what}')
     return
   if wrong:
-    where = first_fault(stage, run, phases, state, hidden, batch)
+    where = first_fault(stage, run, phases, state, hidden, batch, paced)
     what += f'; the first that is not finite: {where}'
   raise BrokenDown(
     f'{stage.name}: {in_a_row} updates in a row were skipped, the last one at'

@@ -1,5 +1,6 @@
 """The phases of a step, compiled and placed: from prompts to an update."""
 
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -103,8 +104,17 @@ class Phases:
       **says,
     )
 
-  def respond(self, state: TrainState, prompts: PromptBatch, key) -> Answers:
-    """What the stage's source says to each prompt, group_size times."""
+  def respond(
+    self, state: TrainState, prompts: PromptBatch, key, how
+  ) -> Answers:
+    """What the stage's source says to each prompt, group_size times.
+
+    Args:
+      state: whose student, or followers, may speak.
+      prompts: b of them.
+      key: of this step.
+      how: settings of the sampler, of `Stage.sampling`.
+    """
     stage = self._stage
     if stage.source == 'dataset':
       response, length = prompts.response, prompts.response_length
@@ -120,7 +130,7 @@ class Phases:
       prompts.prompt,
       prompts.prompt_length,
       key,
-      **stage.sampling,
+      **how,
     )
     fields = [getattr(rollout, name) for name in Answers._fields]
     return Answers(*sharding.local_rows(fields))
@@ -220,16 +230,25 @@ class Phases:
       return {}
     return jax.block_until_ready(self.teacher(self.teachers(state), batch))
 
-  def learn(self, state: TrainState, hidden, batch: Batch):
+  def learn(self, state: TrainState, hidden, batch: Batch, paced=None):
     """The next state, and metrics on the host. The state is consumed."""
-    base = () if self.frozen.base is None else (self.frozen.base,)
     state, metrics = self.learner(
-      state, self.frozen.teachers, hidden, batch, *base
+      state,
+      self.frozen.teachers,
+      hidden,
+      batch,
+      self.frozen.base,
+      self.scalars(paced),
     )
     metrics = jax.device_get(metrics)
     if self._stage.source == 'dataset':
       del metrics['sampler_logp']  # nobody sampled
     return state, metrics
+
+  def scalars(self, paced: Mapping[str, float] | None) -> dict[str, jax.Array]:
+    """Paced scalars as the learner reads them, on the mesh."""
+    own = {name: np.float32(x) for name, x in (paced or {}).items()}
+    return sharding.put(own, sharding.replicated(self._run.mesh))
 
   def _read(self, role: str, prompts: PromptBatch):
     if role in self._stage.contexts:

@@ -76,7 +76,8 @@ class Stage(NamedTuple):
   # Role -> what that teacher reads, [B, P] and [B], where the student reads
   # something else.
   contexts: Mapping[str, Callable[[PromptBatch], tuple]]
-  make_terms: Callable[[jax.Array], Mapping[str, losses.Term]]
+  # (step, paced scalars) -> terms.
+  make_terms: Callable[..., Mapping[str, losses.Term]]
   reads_rewards: bool  # do the terms
   reduction: Reduction
   tx: optax.GradientTransformation
@@ -91,7 +92,13 @@ class Stage(NamedTuple):
   teacher_memory: str  # where their layers wait: 'host', or '' on the devices
   later: frozenset[str]  # models that the stages after it use
   micro_batches: int
-  sampling: Mapping[str, float]
+  # (step, paced scalars) -> settings of the sampler: limit, temperature, ...
+  sampling: Callable[[int, Mapping[str, float]], Mapping[str, float]]
+  pace: Mapping[str, Callable]  # name -> function of `pacing.py`
+  # (parameters, limit) -> what the held-out prompts show.
+  held_out: Callable[[dict, int | None], dict[str, float]] | None
+  held_out_every: int  # steps
+  foresight: Callable | None  # (step, scores) -> where to look; foresight.py
   select: Callable  # (rewards, lengths, ends) -> keep; see rollout/select.py
   masked_ids: tuple[int, ...]  # tokens that are not learnt
   temperature: float

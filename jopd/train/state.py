@@ -23,23 +23,36 @@ class TrainState(NamedTuple):
   opt_state: optax.OptState
   followers: dict  # role -> float32 parameters of a teacher that moves
   guard: Guard  # which updates were skipped
+  origin: dict  # params at the last look ahead, see foresight.py; or {}
 
 
 def init_state(
-  params, tx: optax.GradientTransformation, followers: Mapping | None = None
+  params,
+  tx: optax.GradientTransformation,
+  followers: Mapping | None = None,
+  origin: Mapping | None = None,
 ) -> TrainState:
   """A state at step 0."""
   opt_state = tx.init(params)
-  followers = dict(followers or {})
-  return TrainState(jnp.int32(0), params, opt_state, followers, init_guard())
+  followers, origin = dict(followers or {}), dict(origin or {})
+  return TrainState(
+    jnp.int32(0), params, opt_state, followers, init_guard(), origin
+  )
 
 
 def state_shardings(
-  mesh, param_shardings, params, tx, roles: Collection[str] = ()
+  mesh,
+  param_shardings,
+  params,
+  tx,
+  roles: Collection[str] = (),
+  *,
+  looks_ahead: bool = False,
 ) -> TrainState:
   """Where each array of the state lives: moments beside their parameters.
 
-  Roles are those of the followers, which have the student's architecture.
+  Roles are those of the followers, which have the student's architecture. So
+  has the origin, where the stage looks ahead.
   """
   everywhere = sharding.replicated(mesh)
   return TrainState(
@@ -48,4 +61,5 @@ def state_shardings(
     sharding.optimizer_shardings(tx, params, param_shardings),
     dict.fromkeys(roles, param_shardings),
     Guard(*[everywhere] * len(Guard._fields)),
+    param_shardings if looks_ahead else {},
   )

@@ -85,7 +85,7 @@ def make_teach(
 def make_gradients(
   student: Model,
   teachers: Mapping[str, Model],
-  make_terms: Callable[[jax.Array], Mapping[str, losses.Term]],
+  make_terms: Callable[..., Mapping[str, losses.Term]],
   *,
   reduction: Reduction,
   micro_batches: int = 1,
@@ -102,6 +102,7 @@ def make_gradients(
     student: the model that learns.
     teachers: role -> model; of these, only the heads are used.
     make_terms: step -> the loss as named terms; scalars may depend on the step.
+      Where anything is paced, (step, paced) -> these.
     reduction: how tokens become one number; its denominator is taken over the
       whole batch before it is split, so micro-batches add up exactly.
     micro_batches: parts whose gradients are summed.
@@ -115,17 +116,22 @@ def make_gradients(
       holds adapters of a frozen base, as `models.lora.attach`.
 
   Returns:
-    `gradients(state, teacher_params, teacher_hidden, batch, base=None) ->
-    (gradients, loss, metrics)`. Metrics are name -> (sum, count).
+    `gradients(state, teacher_params, teacher_hidden, batch, base=None,
+    paced={}) -> (gradients, loss, metrics)`. Metrics are name -> (sum, count).
   """
   # With several teachers the metrics compare with the one called 'teacher'.
   role = 'teacher' if 'teacher' in teachers else min(teachers, default='')
   stats_target = partial(losses.teacher, role=role)
 
   def gradients(
-    state: TrainState, teacher_params, teacher_hidden, batch: Batch, base=None
+    state: TrainState,
+    teacher_params,
+    teacher_hidden,
+    batch: Batch,
+    base=None,
+    paced: Mapping | None = None,
   ):
-    terms = make_terms(state.step)
+    terms = make_terms(state.step, paced) if paced else make_terms(state.step)
     all_params = cast(teacher_params | state.followers, compute_dtype)
     heads = {
       name: gather(model.head(all_params[name]))
@@ -173,7 +179,7 @@ def make_gradients(
 def make_learn(
   student: Model,
   teachers: Mapping[str, Model],
-  make_terms: Callable[[jax.Array], Mapping[str, losses.Term]],
+  make_terms: Callable[..., Mapping[str, losses.Term]],
   tx: optax.GradientTransformation,
   *,
   reduction: Reduction,
@@ -192,8 +198,9 @@ def make_learn(
     options: of `make_gradients`.
 
   Returns:
-    `learn(state, teacher_params, teacher_hidden, batch, base=None) -> (state,
-    metrics)`. Teacher parameters and base are arguments: frozen, never donated.
+    `learn(state, teacher_params, teacher_hidden, batch, base=None, paced={}) ->
+    (state, metrics)`. Teacher parameters and base are arguments: frozen, never
+    donated. Paced are the scalars of `pacing.py`, by name.
     Metrics are name -> (sum, count). A batch without a token to learn from
     leaves the parameters as they are. An update whose loss or gradient is not
     finite, or jumps, leaves all of the state as it is but for the step and the
@@ -204,10 +211,15 @@ def make_learn(
   )
 
   def learn(
-    state: TrainState, teacher_params, teacher_hidden, batch: Batch, base=None
+    state: TrainState,
+    teacher_params,
+    teacher_hidden,
+    batch: Batch,
+    base=None,
+    paced: Mapping | None = None,
   ):
     grads, loss, metrics = gradients(
-      state, teacher_params, teacher_hidden, batch, base
+      state, teacher_params, teacher_hidden, batch, base, paced
     )
     norm = optax.tree.norm(grads)
     made, guard = judge(state.guard, loss, norm, spike=spike)
@@ -225,7 +237,13 @@ def make_learn(
       )
       for role, follow in (moving or {}).items()
     }
-    changed = TrainState(step, params, opt_state, followers, guard)
+    changed = state._replace(
+      step=step,
+      params=params,
+      opt_state=opt_state,
+      followers=followers,
+      guard=guard,
+    )
     as_it_was = state._replace(step=step, guard=guard)
     one = jnp.float32(1)
     metrics |= {'loss': (loss, one), 'grad_norm': (norm, one)}

@@ -76,7 +76,8 @@ def _same(planned, seen):
 
 # Kills: a plan of another program than the one that runs.
 def test_learner_and_teacher_read_what_was_planned(seen, planned):
-  state, frozen, _, batch = seen['distil: learner']
+  state, frozen, _, batch, base, paced = seen['distil: learner']
+  assert base is None and paced == {}
   _same(planned['state'], state)
   _same(planned['frozen'].teachers, frozen)
   _same(planned['batch'], batch)

@@ -1,0 +1,99 @@
+"""What of a stage changes while it runs: schedules, pace, looks ahead.
+
+And the prompts that are kept apart, to be measured for that.
+"""
+
+from collections.abc import Callable
+import numbers
+
+import jax
+
+from jopd import checks, sharding
+from jopd.config import about
+from jopd.data import batching
+from jopd.evaluate import make_measure
+from jopd.recipe import resolve
+from jopd.rollout import pick
+from jopd.schedules import at_step
+from jopd.train import foresight, pacing
+from jopd.train.stage import Run
+
+
+def make_pace(settings) -> dict[str, Callable]:
+  """Name -> the function that a scalar follows."""
+  pace = {}
+  for name, spec in settings.pace.items():
+    with about(f'pace.{name}'):
+      pace[name] = resolve(pacing, spec)
+      first = pace[name]({}, {})
+      pace[name](first, {})
+  return pace
+
+
+def make_sampling(settings, run: Run, paced) -> Callable:
+  """(step, paced scalars) -> settings of the sampler, plain numbers."""
+  spec = settings.rollout.to_dict()
+  most = run.max_response_tokens
+
+  def at(step: int, paced) -> dict:
+    now = dict(at_step(spec, step, paced))
+    for name, value in now.items():
+      if not isinstance(value, numbers.Real):
+        raise ValueError(
+          f'{name}: expected a number or dict(schedule=...), got {value!r}'
+        )
+    limit = round(now.pop('limit', 0))
+    if spec.get('limit', 0):
+      limit = min(most, max(1, limit))
+    return now | dict(top_k=round(now.get('top_k', 0)), limit=limit or None)
+
+  with about('rollout'):
+    for step in (0, settings.steps - 1):
+      pick.sampling(
+        1, **{n: x for n, x in at(step, paced).items() if n != 'limit'}
+      )
+    if not isinstance(limit := spec.get('limit', 0), dict) and limit < 0:
+      raise ValueError(f'limit must be at least 0, got {limit}; 0 is no limit')
+  return at
+
+
+def make_foresight(settings) -> Callable | None:
+  """The rule by which the stage looks ahead."""
+  if not settings.foresight:
+    return None
+  with about('foresight'):
+    rule = resolve(foresight, settings.foresight)
+    rule(1, [])
+    if settings.lora:
+      raise ValueError(
+        'it goes on along the way of all parameters, and only adapters are'
+        ' trained: empty one of lora and foresight'
+      )
+    if not settings.held_out:
+      raise ValueError('it needs prompts to score by: say in held_out how many')
+  return rule
+
+
+def make_held_out(config, index: int, run: Run, encoding, examples):
+  """(params, limit) -> what the prompts show that are kept apart."""
+  if not examples:
+    return None
+  settings = config[config.stages[index]]
+  for example in examples:
+    with about(f'example {example.id}'):
+      checks.check_answer(example, run.grade, required=True)
+  sharding.check_batch(run.mesh, len(examples))
+  generate = run.make_generate(
+    run.models[settings.student], f'{config.stages[index]}: held-out rollout'
+  )
+  measure = make_measure(
+    generate,
+    run.tokenizer,
+    run.grade,
+    batching.encode_batch(
+      examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
+    ),
+  )
+  # No step has that number.
+  key = jax.random.fold_in(jax.random.fold_in(run.key, index), 2**32 - 2)
+  return lambda params, limit: measure(params, key, limit)
