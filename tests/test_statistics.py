@@ -6,7 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from jopd.statistics import mean_interval, pass_at_k, wilson_interval
+from jopd.statistics import (
+  mean_interval,
+  pass_at_k,
+  seeds_interval,
+  wilson_interval,
+)
 
 
 def test_pass_at_k_counts_the_subsets_with_a_right_answer():
@@ -134,3 +139,22 @@ def test_mean_interval_refuses_what_is_no_rate(values):
   # Kills: rewards outside [0, 1] given a nonsense interval.
   with pytest.raises(ValueError, match='expected'):
     mean_interval(values)
+
+
+# Quantiles of Student's t from printed tables: 4.303 for 2 degrees of freedom,
+# 2.571 for 5, 2.262 for 9, 2.045 for 29. Kills the normal's 1.96, n for n - 1,
+# and an expansion with a wrong term.
+@pytest.mark.parametrize(
+  'free, quantile', [(2, 4.303), (5, 2.571), (9, 2.262), (29, 2.045)]
+)
+def test_an_interval_over_seeds_is_students(free, quantile):
+  values = np.arange(free + 1.0)
+  mean, low, high = seeds_interval(values)
+  half = quantile * np.std(values, ddof=1) / np.sqrt(free + 1)
+  assert mean == free / 2
+  np.testing.assert_allclose([high - mean, mean - low], half, rtol=2e-3)
+
+
+def test_one_seed_has_no_interval():
+  with pytest.raises(ValueError, match='needs two seeds, got 1'):
+    seeds_interval([0.9])
