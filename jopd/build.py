@@ -170,6 +170,7 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
     encoding['stop_id'] = stop_id = turn_end(**encoding)
   with about('config.context'):
     encoding['context'] = resolve(contexts, config.context)
+    checks.check_own_context(encoding['context'])
   with about('config.reward'):
     reward = resolve(rewards, config.reward)
     checks.check_marks(config.reward, tokenizer)

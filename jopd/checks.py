@@ -19,6 +19,8 @@ from jopd.config import (
 from jopd.config import stage as default_stage
 from jopd.data.examples import Example
 from jopd.data.prompts import check_boundary
+from jopd.data.told import tells_attempts
+from jopd.members import Rows, members
 from jopd.models.api import Model
 from jopd.models.decoder import REMAT
 from jopd.models.lora import Lora
@@ -115,8 +117,7 @@ def _check_stage(stage, models) -> None:
         f'there is no model {name!r} in config.models'
         f'{did_you_mean(name, models)}'
       )
-  sources = ('dataset', 'student', *stage.teachers)
-  _check_choice('source', stage.source, sources)
+  groups = members(stage)
   rollout_dtypes = ('', *_DTYPES, 'int8')
   _check_choice('rollout_dtype', stage.rollout_dtype, rollout_dtypes)
   _check_choice('teacher_dtype', stage.teacher_dtype, rollout_dtypes)
@@ -132,15 +133,11 @@ def _check_stage(stage, models) -> None:
       f'{own} prompts (batch_size / processes) do not divide into'
       f' {stage.updates} updates'
     )
-  rows = stage.batch_size * stage.group_size // stage.updates
+  rows = stage.batch_size * len(next(iter(groups))) // stage.updates
   if rows % stage.micro_batches:
     raise ValueError(
       f'{rows} rows (batch_size x group_size / updates) do not divide into'
       f' {stage.micro_batches} micro_batches'
-    )
-  if stage.source == 'dataset' and stage.group_size != 1:
-    raise ValueError(
-      f'a dataset has one response; group_size is {stage.group_size}, use 1'
     )
   if not stage.terms:
     raise ValueError('terms is empty: there is no loss')
@@ -249,4 +246,32 @@ def check_response(example: Example) -> None:
     raise ValueError(
       'the stage learns responses, but the row has none; add them, or choose'
       ' another source'
+    )
+
+
+def check_domains(examples: Iterable[Example], rows: Rows) -> None:
+  """Refuses a name in `on` of a term that is of nothing there.
+
+  Args:
+    examples: of the stage.
+    rows: whose domains are all names that are no source.
+  """
+  if not rows.domains:
+    return
+  there = {example.domain for example in examples} - {''}
+  for name in rows.domains:
+    if name not in there:
+      known = (*rows.sources, *there)
+      raise ValueError(
+        f"a term's on names {name!r}, which is no source of the stage's"
+        f' responses and no domain of its data{did_you_mean(name, known)}'
+      )
+
+
+def check_own_context(context: Callable) -> None:
+  """Refuses what a student cannot read, since it has not answered yet."""
+  if tells_attempts(context):
+    raise ValueError(
+      'it tells of the responses, and this is read before they are written: it'
+      ' is for the contexts of a teacher'
     )

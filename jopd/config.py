@@ -113,8 +113,9 @@ def stage(**settings) -> ConfigDict:
   # train/followers.py: dict(teacher=dict(name='ema', decay=0.99)), or
   # dict(name='snapshot', every=10), both counted in updates.
   config.moving = ConfigDict()
-  # Whose responses are learnt from: 'dataset' (the rows' own), 'student'
-  # (on-policy), or a teacher's role.
+  # Who writes responses: 'student' (on-policy), 'dataset' (the rows' own) or a
+  # teacher's role. ('student', 'teacher') names the writer of each response to
+  # a prompt; dict(student=0.75, dataset=0.25) draws one for all of a step.
   config.source = 'student'
   # The stage's own prompts and responses, like config.data; empty: config.data.
   config.data = ConfigDict()
@@ -139,7 +140,7 @@ def stage(**settings) -> ConfigDict:
   config.temperature = 1.0
   config.steps = 100  # batches of prompts, each with its responses
   config.batch_size = 64  # prompts a step, over all hosts
-  config.group_size = 1  # responses per prompt
+  config.group_size = 1  # responses per prompt; a tuple of sources says it
   # Into how many parts a step's prompts are cut, each for one update, in order.
   # All but the first learn from responses of an older student: anchor policy
   # gradients to the 'sampler'. Schedules count updates.
@@ -197,7 +198,7 @@ def stage(**settings) -> ConfigDict:
   config.eval_every = 0  # steps; 0 evaluates before and after only
   refuse_unknown(settings, config, 'a stage')
   for name, value in settings.items():
-    if name in ('reduce', 'select', 'foresight'):
+    if name in ('reduce', 'select', 'source', 'foresight'):
       del config[name]  # which would insist on being a string
     config[name] = ConfigDict(value) if isinstance(value, dict) else value
   return config

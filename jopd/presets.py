@@ -205,7 +205,7 @@ def tiny(
   return config
 
 
-def tiny_told(config: ConfigDict) -> ConfigDict:
+def tiny_told(config: ConfigDict, *, hint: str = 'rule') -> ConfigDict:
   """`tiny` for self-teachers that are told more than their student.
 
   The task is to add a rule to numbers, one for all prompts, that only the
@@ -214,20 +214,26 @@ def tiny_told(config: ConfigDict) -> ConfigDict:
 
   Args:
     config: with a student and contexts for its teachers; changed and returned.
+    hint: of the `shift` task, what they are told: 'rule', or 'worked', a whole
+      response, which comes from the contexts that the config has.
 
   Returns:
     The config.
   """
   rules = dict(name='shift', count=8192, length=4, modulus=10, rule=3)
   lesson = dict(
-    data=rules | dict(rule=None, told=0.5), steps=700, decay='cosine'
+    data=rules | dict(rule=None, told=0.5, hint=hint),
+    steps=700,
+    decay='cosine',
   )
   tiny(config, data=rules, lessons=dict(student=lesson))
   config.models.student.update(LARGE)
-  told = dict(name='with_answer', template='{answer} + {prompt}')
+  words = dict(name='with_answer', template='{answer} + {prompt}')
   for name in config.stages:
-    roles = config[name].contexts
-    config[name].contexts = ConfigDict({role: told for role in roles})
+    for role, told in config[name].contexts.items():
+      if hint == 'worked':
+        words = dict(name=told.name, template='{response} + {prompt}')
+      config[name].contexts[role] = ConfigDict(words)
   return config
 
 
@@ -240,7 +246,8 @@ def _shrink(settings: ConfigDict) -> None:
   if settings.group_size > 1:
     settings.batch_size, settings.group_size = 16, 8
   else:
-    settings.batch_size = 64
+    several = not isinstance(settings.source, str | ConfigDict)
+    settings.batch_size = 32 if several else 64
   settings.micro_batches, settings.slots, settings.chunk_tokens = 1, 0, 256
   settings.eval_every = 0
   settings.mask_tokens = ()  # of real tokenizers

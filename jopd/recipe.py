@@ -19,6 +19,7 @@ from jopd.config import about, check_arguments, did_you_mean, refuse_unknown
 from jopd.data import sources
 from jopd.data.examples import Example, Rejected
 from jopd.losses import trial
+from jopd.members import ALONE, Rows, rows_on
 from jopd.rollout import select
 from jopd.schedules import at_step
 from jopd.train.step import Reduction
@@ -28,10 +29,14 @@ _OBJECTIVES = {
   'sampled': losses.sampled,
   'policy_gradient': losses.policy_gradient,
   'negative_log_likelihood': losses.negative_log_likelihood,
+  'preference': losses.preference,
 }
 _NONE = MappingProxyType({})
 # What every term may have beside the settings of its objective.
-_COMMON = dict(coef=1.0, weight='uniform', demonstration=False)
+_COMMON = dict(coef=1.0, weight='uniform', on=(), demonstration=False)
+_ANYWHERE = dict(on=())  # for what is asked of a term whatever its rows
+# Whether these teach anything, those decide who write the responses.
+OF_OTHERS = ('negative_log_likelihood', 'preference')
 # Setting, of a term or of a function -> the room whose function it names.
 _ROOMS = {
   'divergence': losses.divergences,
@@ -87,7 +92,11 @@ def make_examples(spec) -> Sequence[Example | Rejected]:
   """
   function, arguments, where = _find(sources, spec)
   check_arguments(arguments, inspect.signature(function).parameters, where)
-  return function(**arguments)
+  parts = {}
+  for name, part in arguments.get('parts', {}).items():
+    with about(f'parts.{name}'):
+      parts[name] = make_examples(part)
+  return function(**arguments | ({'parts': parts} if parts else {}))
 
 
 def _find(room, spec) -> tuple[Callable, dict, str]:
@@ -107,7 +116,9 @@ def _find(room, spec) -> tuple[Callable, dict, str]:
   return known[name], arguments, f'{where}.{name}'
 
 
-def make_term(spec: Mapping, step, paced: Mapping = _NONE) -> losses.Term:
+def make_term(
+  spec: Mapping, step, paced: Mapping = _NONE, rows: Rows = ALONE
+) -> losses.Term:
   """One term of the loss from its settings.
 
   A term is dict(objective=..., coef=1.0, weight='uniform', ...); what else it
@@ -115,9 +126,10 @@ def make_term(spec: Mapping, step, paced: Mapping = _NONE) -> losses.Term:
   `sampled` penalty and target, `policy_gradient` surrogate, credit, anchor and
   target. Each names a function of the room of that name in `losses`, alone or
   as dict(name=..., argument=...). Any number but those that decide shapes may
-  be a schedule, see `at_step`. With demonstration=True the objective may move a
-  student that equals its target, which `make_terms` refuses otherwise; it
-  changes nothing else.
+  be a schedule, see `at_step`. With `on`, one or several names of sources or
+  domains, it learns from their rows alone. demonstration=True lets the
+  objective move a student that equals its target, which `make_terms` refuses
+  otherwise.
   """
   settings = at_step(_COMMON | dict(spec), step, paced)
   coef = settings['coef']
@@ -125,7 +137,7 @@ def make_term(spec: Mapping, step, paced: Mapping = _NONE) -> losses.Term:
     raise ValueError(f'expected a number or dict(schedule=...), got {coef!r}')
   objective = _make_objective(settings)
   weight = resolve(losses.weights, settings['weight'])
-  return losses.Term(objective, weight, coef)
+  return losses.Term(objective, weight, coef, rows_on(settings, rows))
 
 
 def _make_objective(settings: Mapping) -> Callable:
@@ -148,9 +160,9 @@ def make_terms(
   roles: Collection[str],
   vocab_size: int,
   *,
+  rows: Rows = ALONE,
   updates: int = 1,
   micro_batches: int = 1,
-  group_size: int = 1,
   last: int = 0,
   paced: Mapping[str, float] = _NONE,
 ) -> Callable:
@@ -158,20 +170,20 @@ def make_terms(
 
   The step and the paced scalars may be traced.
 
-  The loss is traced here on shapes alone, for what only its own code refuses:
-  a k beyond the vocabulary, a tail that is none, a target that names no
-  teacher. All this would otherwise wait for the first step. Then its objective
-  is enumerated on a small vocabulary, for what no step would ever refuse: that
-  it teaches nothing, or the wrong thing; see `losses.check_objective`.
-  Schedules are tried at both of their ends, and enumerated where they begin.
+  The loss is traced here on shapes alone, for what only its own code refuses
+  and would otherwise wait for the first step: a k beyond the vocabulary, a tail
+  that is none. Then its objective is enumerated on a small vocabulary, for what
+  no step would ever refuse: that it teaches nothing, or the wrong thing; see
+  `losses.check_objective`. Schedules are tried at both of their ends, and
+  enumerated where they begin.
 
   Args:
     specs: name -> term, see `make_term`.
     roles: names of the teachers.
     vocab_size: V.
+    rows: who may write the responses to a prompt, and the domains of prompts.
     updates: of the student, on the responses to a batch of prompts.
     micro_batches: parts that a batch is cut into.
-    group_size: responses per prompt.
     last: the last step.
     paced: name -> first value of a scalar that follows what is measured.
 
@@ -182,30 +194,34 @@ def make_terms(
   for name, spec in specs.items():
     with about(f'terms.{name}'):
       begin = at_step(spec, 0, paced)
-      make = partial(make_term, begin)
+      make = partial(make_term, begin | _ANYWHERE)
       if begin != spec:
-        _check_schedules(spec, roles, vocab_size, last, paced)
+        anywhere = {**spec, **_ANYWHERE}
+        _check_schedules(anywhere, roles, vocab_size, last, paced)
       trial.run_on_shapes(make, roles, vocab_size)
       if updates > 1 and 'surrogate' in spec:
         _check_anchor(begin, updates)
       settings = _COMMON | begin | {'weight': 'uniform'}
       # More than two are as good as two, and probed once with them.
-      own = partial(make_term, settings)
+      own = partial(make_term, settings | _ANYWHERE)
       graded = trial.reads_rewards(own, roles, vocab_size)
-      group = min(group_size, 2) if graded else None
-      if settings['objective'] != 'negative_log_likelihood':
-        # Whether imitation teaches anything, its source decides.
-        settings = _shrunk(settings | {'coef': 1}, vocab_size, small)
+      group = min(rows.group_size, 2) if graded else None
+      if settings['objective'] not in OF_OTHERS:
+        settings = settings | _ANYWHERE | {'coef': 1}
+        settings = _shrunk(settings, vocab_size, small)
         settings = json.dumps(settings, sort_keys=True)
         _check_once(settings, tuple(sorted(roles)), small, group)
-      far = losses.terms.scope_of_term(make(0)) == 'batch'
-      if far and micro_batches > 1:
+      term = make_term(begin, 0, rows=rows)
+      scope = losses.terms.scope_of_term(term)
+      if scope == 'group':
+        losses.check_groups(term, rows.origins, roles=roles, vocab_size=small)
+      if scope == 'batch' and micro_batches > 1:
         raise ValueError(
           'its weight or credit looks at the whole batch, which'
           f' {micro_batches} micro_batches cut up: use 1'
         )
   return lambda step, paced=_NONE: {
-    n: make_term(spec, step, paced) for n, spec in specs.items()
+    n: make_term(spec, step, paced, rows) for n, spec in specs.items()
   }
 
 
@@ -249,7 +265,7 @@ def reads_rewards(
     roles: names of the teachers.
     vocab_size: V.
   """
-  makes = (partial(make_term, spec) for spec in specs.values())
+  makes = (partial(make_term, {**x, **_ANYWHERE}) for x in specs.values())
   return any(trial.reads_rewards(make, roles, vocab_size) for make in makes)
 
 

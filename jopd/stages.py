@@ -1,7 +1,6 @@
 """From the settings of a stage to a stage: names resolved, data read."""
 
 from collections.abc import Callable
-from functools import partial
 import json
 
 import jax
@@ -10,19 +9,15 @@ import numpy as np
 
 from jopd import checks, feedback, sharding
 from jopd.config import about
-from jopd.data import batching, contexts
-from jopd.data.examples import Example, Unfit
-from jopd.data.prompts import encode_prompt
+from jopd.data import contexts
 from jopd.data.quarantine import Quarantine
+from jopd.data.told import tells_attempts
+from jopd.losses.terms import scope_of_term
+from jopd.members import DATASET, Rows, draw, make_rows, members
 from jopd.models.lora import Lora, adapter_axes
 from jopd.optimizers import make_optimizer
-from jopd.recipe import (
-  make_examples,
-  make_reduction,
-  make_terms,
-  reads_rewards,
-  resolve,
-)
+from jopd.reading import make_batches, make_contexts, make_told
+from jopd.recipe import make_reduction, make_terms, reads_rewards, resolve
 from jopd.rollout import select as selection
 from jopd.rollout.engine import check_slots
 from jopd.rollout.slots import STOP
@@ -37,12 +32,10 @@ _AS_THEY_ARE = (
   'start',
   'teacher_dtype',
   'teacher_memory',
-  'source',
   'spike',
   'max_skipped',
   'steps',
   'updates',
-  'group_size',
   'micro_batches',
   'temperature',
   'eval_every',
@@ -66,52 +59,63 @@ def make_stage(
     ValueError: a name, an argument or the data is wrong.
   """
   settings = config[config.stages[index]]
-  if settings.context:
-    with about('context'):
-      own = resolve(contexts, settings.context)
-    encoding = encoding | dict(context=own)
+  encoding = encoding | _own_context(settings)
   tx, learning_rate = make_optimizer(settings)
-  int8 = settings.rollout_dtype == 'int8'
-  dtype = '' if int8 else settings.rollout_dtype
-  dtype = jnp.dtype(dtype or config.compute_dtype)
-  parts = settings.updates * settings.micro_batches
-  rows = settings.batch_size * settings.group_size // parts
-  sharding.check_batch(run.mesh, rows)
-  check_slots(run.mesh, settings.slots or None)
-  _check_contexts(settings, run)
+  groups = members(settings)
+  terms, roles = settings.terms.to_dict(), tuple(settings.teachers)
+  rows = make_rows(groups, terms)
+  _check_sizes(settings, run, rows)
+  _check_contexts(config, settings, run, rows)
   if settings.start:
     with about('start'):
       _check_alike(run, settings.start, settings.student)
-  terms, roles = settings.terms.to_dict(), tuple(settings.teachers)
   pace = feedback.make_pace(settings)
   paced = Pace(pace).values()
   make = make_terms(
     terms,
     roles,
     run.vocab_size,
+    rows=rows,
     updates=settings.updates,
     micro_batches=settings.micro_batches,
-    group_size=settings.group_size,
     last=settings.steps * settings.updates - 1,
     paced=paced,
   )
   in_terms = reads_rewards(at_step(terms, 0, paced), roles, run.vocab_size)
-  select, in_select = _selection(settings)
+  select, in_select = _selection(settings, rows.group_size)
+  # Later than terms: a misspelt loss should not wait for the data to be read.
+  batches, apart = make_batches(
+    config,
+    index,
+    run,
+    encoding,
+    quarantine,
+    rows=rows,
+    graded=in_terms or in_select,
+  )
+  with about('held_out'):
+    held_out = feedback.make_held_out(config, index, run, encoding, apart)
   return Stage(
     name=config.stages[index],
     index=index,
     **{name: settings[name] for name in _AS_THEY_ARE},
     lora=_lora(settings, run),
     teachers=settings.teachers.to_dict(),
-    contexts=_contexts(settings, encoding),
+    sources={name: rows.most(name) for name in rows.sources},
+    members=draw(groups),
+    domains=rows.domains,
+    contexts=make_contexts(settings, encoding),
+    told=make_told(settings, encoding),
     moving=_moving(settings, run),
     make_terms=make,
     reads_rewards=in_terms,
     reduction=make_reduction(settings.reduce),
     tx=tx,
     learning_rate=learning_rate,
-    decoding=dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype),
+    group_size=rows.group_size,
+    decoding=_decoding(config, settings),
     later=_used(config, config.stages[index + 1 :]),
+    together=_together(settings, make(0, paced), rows),
     sampling=feedback.make_sampling(settings, run, paced),
     pace=pace,
     foresight=feedback.make_foresight(settings),
@@ -119,11 +123,27 @@ def make_stage(
     masked_ids=_token_ids(settings.mask_tokens, run.tokenizer),
     chunk_tokens=settings.chunk_tokens * sharding.batch_parts(run.mesh),
     fingerprint=_fingerprint(config, settings),
-    # Last: a misspelt loss should not wait for the data to be read.
-    **_data(
-      config, index, run, encoding, quarantine, graded=in_terms or in_select
-    ),
+    batches=batches,
+    held_out=held_out,
   )
+
+
+def _own_context(settings) -> dict:
+  """What the student reads, if the stage has a context of its own."""
+  if not settings.context:
+    return {}
+  with about('context'):
+    own = resolve(contexts, settings.context)
+    checks.check_own_context(own)
+  return dict(context=own)
+
+
+def _decoding(config, settings) -> dict:
+  """How rollouts are computed, options of `make_generate`."""
+  int8 = settings.rollout_dtype == 'int8'
+  dtype = '' if int8 else settings.rollout_dtype
+  dtype = jnp.dtype(dtype or config.compute_dtype)
+  return dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype)
 
 
 def _fingerprint(config, settings) -> dict:
@@ -151,16 +171,88 @@ def _used(config, stages) -> frozenset[str]:
   )
 
 
-def _check_contexts(settings, run: Run) -> None:
-  """Refuses contexts that are longer than a teacher's positions."""
+def _own_context(settings) -> dict:
+  """What the student reads, if the stage has a context of its own."""
+  if not settings.context:
+    return {}
+  with about('context'):
+    own = resolve(contexts, settings.context)
+    checks.check_own_context(own)
+  return dict(context=own)
+
+
+def _decoding(config, settings) -> dict:
+  """How rollouts are computed, options of `make_generate`."""
+  int8 = settings.rollout_dtype == 'int8'
+  dtype = '' if int8 else settings.rollout_dtype
+  dtype = jnp.dtype(dtype or config.compute_dtype)
+  return dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype)
+
+
+def _fingerprint(config, settings) -> dict:
+  """What a checkpoint must agree on."""
+  return dict(
+    seed=config.seed,
+    # As they come back from a file.
+    models=json.loads(config.models.to_json()),
+    student=settings.student,
+    start=settings.start,
+    lora=json.loads(settings.lora.to_json()),
+    optimizer=json.loads(settings.optimizer.to_json()),
+    updates=settings.updates,
+    moving=json.loads(settings.moving.to_json()),
+  )
+
+
+def _check_sizes(settings, run: Run, rows: Rows) -> None:
+  """Refuses numbers of rows that the mesh cannot divide."""
+  for name in {*rows.sources} - {DATASET}:
+    with about(f'source {name!r}'):
+      sharding.check_batch(run.mesh, settings.batch_size * rows.most(name))
+  parts = settings.updates * settings.micro_batches
+  every = settings.batch_size * rows.group_size
+  sharding.check_batch(run.mesh, every // parts)
+  check_slots(run.mesh, settings.slots or None)
+
+
+def _together(settings, terms, rows: Rows) -> int:
+  """How many consecutive rows micro-batches must not part."""
+  far = [name for name, t in terms.items() if scope_of_term(t) == 'group']
+  if not far:
+    return 1
+  prompts = settings.batch_size // settings.updates
+  if prompts % settings.micro_batches:
+    raise ValueError(
+      f'terms.{far[0]}: its weight or credit looks at the responses to a'
+      f' prompt, and {prompts} prompts (batch_size / updates) do not divide'
+      f' into {settings.micro_batches} micro_batches'
+    )
+  return rows.group_size
+
+
+def _check_contexts(config, settings, run: Run, rows: Rows) -> None:
+  """Refuses contexts that do not fit, or that come too late."""
   context = 'max_context_tokens', settings.max_context_tokens
-  for role in settings.contexts:
+  for role, spec in settings.contexts.items():
     with about(f'contexts.{role}'):
       teacher = run.models[settings.teachers[role]]
       checks.check_positions(teacher, context, run.max_response_tokens)
+      if not tells_attempts(resolve(contexts, spec)):
+        continue
+      if role in rows.sources:
+        raise ValueError(
+          'it tells of the responses, and this teacher writes one of them: take'
+          ' it out of source'
+        )
+      if settings.max_context_tokens < config.max_prompt_tokens:
+        raise ValueError(
+          f'max_context_tokens = {settings.max_context_tokens} is less than'
+          f' max_prompt_tokens = {config.max_prompt_tokens}, and where there is'
+          ' nothing to tell the prompt alone is read: raise it'
+        )
 
 
-def _selection(settings) -> tuple[Callable, bool]:
+def _selection(settings, group_size: int) -> tuple[Callable, bool]:
   """The rule that selects rows, and whether it needs rewards."""
   with about('select'):
     rule = resolve(selection, settings.select)
@@ -168,7 +260,7 @@ def _selection(settings) -> tuple[Callable, bool]:
     short, done = np.ones((3, 2), int), np.full((3, 2), STOP)
     of_pairs = rule(rewards, short, done)
     alone = rule(rewards[:, :1], short[:, :1], done[:, :1])
-    if settings.group_size == 1 and of_pairs.any() and not alone.any():
+    if group_size == 1 and of_pairs.any() and not alone.any():
       raise ValueError('it keeps nothing of groups of one: raise group_size')
   try:
     rule(None, short, done)
@@ -224,86 +316,3 @@ def _token_ids(texts, tokenizer) -> tuple[int, ...]:
       )
     ids += found
   return tuple(ids)
-
-
-def _data(config, index: int, run: Run, encoding, quarantine, *, graded):
-  """The stage's iterator over prompts, and the prompts that it leaves out."""
-  settings = config[config.stages[index]]
-  imitates = settings.source == 'dataset'
-  spec = settings.data or config.data
-  with about('data'):
-    rows = make_examples(spec)
-    if imitates and graded:
-      raise ValueError(
-        'terms or select read rewards, and responses of a dataset are not'
-        ' graded; choose another source, or credits and rules without'
-      )
-    sieve = quarantine.sieve(spec)
-    examples = sieve.sift(rows, _suits(settings, run, encoding, graded))
-    apart = len(examples) - settings.held_out
-    if apart < 1:
-      raise ValueError(
-        f'held_out = {settings.held_out} leaves nothing of the'
-        f' {len(examples)} examples to learn from'
-      )
-    examples, held_out = examples[:apart], examples[apart:]
-    if imitates:
-      checks.note_boundary(examples[0], run.say, **encoding)
-    batches = batching.make_iterator(
-      examples,
-      batch_size=settings.batch_size,
-      max_prompt_tokens=config.max_prompt_tokens,
-      max_response_tokens=config.max_response_tokens if imitates else 0,
-      # Not seed + index: stage 1 of one seed is not stage 0 of the next.
-      seed=(1000 * config.seed + index) % 2**32,
-      reject=sieve.reject,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      **encoding,
-    )
-    sieve.judge()
-  with about('held_out'):
-    measure = feedback.make_held_out(config, index, run, encoding, held_out)
-  return dict(batches=batches, held_out=measure)
-
-
-def _suits(settings, run: Run, encoding, graded: bool) -> Callable:
-  """(example) -> None, or an error where the stage cannot use it."""
-  told = {
-    role: resolve(contexts, spec) for role, spec in settings.contexts.items()
-  }
-  imitates = settings.source == 'dataset'
-  options = dict(template_kwargs=encoding['template_kwargs'])
-
-  def check(example: Example) -> None:
-    if imitates:
-      checks.check_response(example)
-    else:
-      checks.check_answer(example, run.grade, required=graded)
-    for role, context in told.items():
-      with about(f'contexts.{role}'):
-        ids = encode_prompt(run.tokenizer, context(example), **options)
-      if len(ids) > settings.max_context_tokens:
-        raise Unfit(
-          f'contexts.{role}: {len(ids)} tokens, more than max_context_tokens ='
-          f' {settings.max_context_tokens}'
-        )
-
-  return check
-
-
-def _contexts(settings, encoding) -> dict[str, Callable]:
-  """Role -> (prompts) -> what that teacher reads instead."""
-
-  def read(context, prompts):
-    batch = batching.encode_batch(
-      prompts.examples,
-      max_prompt_tokens=settings.max_context_tokens,
-      **(encoding | {'context': context}),
-    )
-    return batch.prompt, batch.prompt_length
-
-  return {
-    role: partial(read, resolve(contexts, spec))
-    for role, spec in settings.contexts.items()
-  }

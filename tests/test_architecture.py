@@ -17,10 +17,10 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 FLOORS = (
   {'losses', 'models', 'sharding', 'data', 'rewards'}
   | {'statistics', 'config', 'programs', 'exits', 'signals'},
-  {'rollout', 'presets', 'hosts', 'schedules'},
+  {'rollout', 'presets', 'hosts', 'schedules', 'members'},
   {'train', 'evaluate', 'diagnose', 'answer'},
   {'recipe', 'optimizers', 'checks', 'tokens'},
-  {'feedback'},
+  {'feedback', 'reading'},
   {'stages'},
   {'build'},
   {'doctor', 'plan'},

@@ -58,7 +58,7 @@ WRONG = [
   ('distil.contexts', {'teacher': 'same'}, 'max_context_tokens must be at'),
   ('distil.rollout.topk', 3, "rollout has no setting 'topk'; did you mean"),
   ('distil.terms', {}, 'config.distil: terms is empty: there is no loss'),
-  ('warm.group_size', 2, 'a dataset has one response; group_size is 2, use 1'),
+  ('warm.group_size', 2, 'config.warm: a dataset has one response'),
 ]
 
 

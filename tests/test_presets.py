@@ -11,6 +11,7 @@ from jopd import build, checks, presets, recipe, rewards
 from jopd import config as configs
 from jopd.data import contexts, sources
 from jopd.data.examples import Example
+from jopd.members import make_rows, members
 
 ROOT = pathlib.Path(__file__).parents[1] / 'configs'
 FILES = sorted(ROOT.glob('*/*.py'))
@@ -33,7 +34,7 @@ def test_the_published_size_is_sound(file):
       tuple(config[name].teachers),
       384,
       micro_batches=config[name].micro_batches,
-      group_size=config[name].group_size,
+      rows=make_rows(members(config[name]), config[name].terms),
     )
 
 
@@ -58,7 +59,9 @@ def test_the_small_size_can_be_built(file, monkeypatch):
   assert tuple(stage.name for stage in recipe_stages) == large.stages
   for stage in recipe_stages:
     full = large[stage.name]
-    assert stage.source == full.source and stage.student == full.student
+    assert stage.student == full.student
+    rows = make_rows(members(full), full.terms)
+    assert tuple(stage.sources) == rows.sources
     assert set(stage.teachers) == set(full.teachers)
 
 

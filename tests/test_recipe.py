@@ -13,6 +13,7 @@ from jopd import config as configs
 from jopd import losses, recipe
 from jopd.data import contexts
 from jopd.data.examples import Example
+from jopd.members import Rows
 from jopd.rollout import select
 from jopd.train import followers
 
@@ -178,8 +179,8 @@ def test_every_function_of_the_rooms_can_be_named():
     losses.targets: 'extrapolated log_linear mixture teacher',
     losses.weights: ' '.join(losses.weights.__all__),
     losses.reductions: 'fixed_length sequence_mean token_mean',
-    contexts: 'same with_answer with_solution with_suggestion with_system'
-    ' with_template',
+    contexts: 'same with_answer with_attempt with_solution with_success'
+    ' with_suggestion with_system with_template',
     select: 'every finished mixed_rewards right',
     followers: 'ema snapshot',
   }
@@ -396,8 +397,11 @@ SOUND = [
       dict(name='top_fraction', of='reverse_kl', fraction=0.2),
       dict(name='importance', high=2.0),
       dict(name='gate', of='reward', low=0.5),
+      dict(name='group_softmax', of='target_logp', rows='wrong'),
+      'best_row',
     )
   ],
+  dict(objective='preference', beta=0.1, by='reward'),
   dict(objective='negative_log_likelihood'),
 ]
 
@@ -406,7 +410,7 @@ SOUND = [
 def test_every_function_is_accepted_in_its_sound_form(spec):
   # Kills: a guard with a tolerance that rounding exceeds, one that trips over
   # a kink, and one that judges imitation.
-  recipe.make_terms({'a': spec}, ROLES, 300, group_size=8)
+  recipe.make_terms({'a': spec}, ROLES, 300, rows=Rows([['student'] * 8]))
 
 
 def test_a_target_without_its_teacher_is_refused():
@@ -538,5 +542,5 @@ def test_a_group_of_one_has_no_advantage():
   with pytest.raises(ValueError, match=r"terms\.a: scale must be 'std' or"):
     credit = dict(name='group_advantage', scale='var')
     recipe.make_terms({'a': GRPO | dict(credit=credit)}, (), VOCAB)
-  recipe.make_terms({'a': GRPO}, (), VOCAB, group_size=2)
+  recipe.make_terms({'a': GRPO}, (), VOCAB, rows=Rows([['student'] * 2]))
   recipe.make_terms({'a': POLICY | dict(credit='reward')}, (), VOCAB)

@@ -97,7 +97,7 @@ def test_a_dataset_has_no_rewards(config):
   config.distil.source = 'dataset'
   config.distil.group_size = 1
   config.distil.terms.grpo.credit = 'reward'
-  assert 'responses of a dataset are not graded' in refused(config)
+  assert 'responses of a dataset alone are not graded' in refused(config)
 
 
 # Kills: an advantage that is always 0, a batch that is always empty.

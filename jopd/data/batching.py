@@ -254,8 +254,8 @@ def _fitting(rows: list[_Row], shape, reject=None) -> list[_Row]:
 
 def _stack(rows: list[_Row], source: Sequence[Example], shape) -> PromptBatch:
   """Encoded examples as the arrays of one batch."""
-  prompt, prompt_length = _pad([row.prompt for row in rows], shape[0])
-  response, response_length = _pad([row.response for row in rows], shape[1])
+  prompt, prompt_length = pad([row.prompt for row in rows], shape[0])
+  response, response_length = pad([row.response for row in rows], shape[1])
   return PromptBatch(
     ids=[row.id for row in rows],
     prompt=prompt,
@@ -266,7 +266,7 @@ def _stack(rows: list[_Row], source: Sequence[Example], shape) -> PromptBatch:
   )
 
 
-def _pad(rows: list[np.ndarray], places: int) -> tuple[np.ndarray, np.ndarray]:
+def pad(rows: list[np.ndarray], places: int) -> tuple[np.ndarray, np.ndarray]:
   """Rows padded on the right to `places`, and their lengths."""
   padded = np.zeros((len(rows), places), np.int32)
   for out, row in zip(padded, rows, strict=True):

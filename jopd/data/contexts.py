@@ -6,6 +6,11 @@ privileged information lives: a teacher that is shown the answer is a context,
 not another loss. A context never changes its example, and the response tokens
 are the same under every context.
 
+A context may also be told of the responses, `(Example, own, others) ->
+messages`: what a teacher reads is then another thing for each of them. `own` is
+the `Attempt` that it scores, `others` are those to the same prompt, and None
+says that there is nothing to tell.
+
 The same functions serve a run as `config.context`, for what its students read:
 there, `with_template` puts a prompt into the words that a teacher was trained
 on.
@@ -15,7 +20,7 @@ from collections.abc import Sequence
 import hashlib
 import re
 
-from jopd.data.examples import Example
+from jopd.data.examples import Attempt, Example
 
 
 def same(example: Example) -> list[dict]:
@@ -178,6 +183,94 @@ def with_suggestion(
     raise ValueError(f'among = {among!r} has nothing wrong to suggest')
   drawn = int.from_bytes(hashlib.sha256(example.id.encode()).digest()[:8])
   return _last_turn(example, template, suggestion=wrong[drawn % len(wrong)])
+
+
+def with_success(
+  example: Example,
+  own: Attempt,
+  others: Sequence[Attempt],
+  *,
+  template: str = (
+    '{prompt}\n\nHere is a correct solution:\n\n{response}\n\nNow that you'
+    ' have understood it, solve the problem step by step, in your own words.'
+  ),
+  least: float = 1.0,
+) -> list[dict] | None:
+  """The example's messages, with a right attempt of others in the last turn.
+
+  A self-teacher that learns from its own luck: no demonstration is needed, only
+  that one response of a group is right. The first of the others that is.
+
+  Args:
+    example: any example.
+    own: the response that will be scored; never told.
+    others: those to the same prompt.
+    template: text with '{prompt}' and '{response}'.
+    least: the reward that is enough.
+
+  Returns:
+    New messages; None where no other response is right.
+
+  Raises: ValueError for a template without one of its fields.
+  References: Huebotter et al., SDPO, arXiv 2601.20802: successful rollouts as
+    feedback to the others; the words of its template are its own.
+
+  Example:
+    >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}])
+    >>> own, other = Attempt('3', 0.0), Attempt('2', 1.0)
+    >>> with_success(example, own, [other], template='{prompt} ({response})')
+    [{'role': 'user', 'content': '1 + 1? (2)'}]
+  """
+  right = [x for x in others if x.reward is not None and x.reward >= least]
+  if not right:
+    return None
+  return _last_turn(example, template, response=right[0].text)
+
+
+def with_attempt(
+  example: Example,
+  own: Attempt,
+  others: Sequence[Attempt],
+  *,
+  template: str = (
+    '{prompt}\n\nHere is an attempt at it:\n\n{response}\n\nIts verdict:'
+    ' {feedback}. Solve the problem again, step by step.'
+  ),
+  right: str = 'correct',
+  wrong: str = 'wrong',
+  least: float = 1.0,
+) -> list[dict] | None:
+  """The example's messages, with the attempt itself and its verdict told.
+
+  A self-teacher with hindsight: it scores the tokens of an attempt of which it
+  knows how it ended.
+
+  Args:
+    example: any example.
+    own: the response that will be scored.
+    others: those to the same prompt; not told.
+    template: text with '{prompt}', '{response}' and '{feedback}'.
+    right: the feedback on a response of enough reward.
+    wrong: that on another.
+    least: the reward that is enough.
+
+  Returns:
+    New messages; None where nobody graded.
+
+  Raises: ValueError for a template without one of its fields.
+  References: Huebotter et al., SDPO, arXiv 2601.20802: feedback on its own
+    attempt; the words of its template are its own.
+
+  Example:
+    >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}])
+    >>> brief = '{prompt} Not {response}: {feedback}.'
+    >>> with_attempt(example, Attempt('3', 0.0), [], template=brief)
+    [{'role': 'user', 'content': '1 + 1? Not 3: wrong.'}]
+  """
+  if own.reward is None:
+    return None
+  verdict = right if own.reward >= least else wrong
+  return _last_turn(example, template, response=own.text, feedback=verdict)
 
 
 def _last_turn(example: Example, template: str, **fields) -> list[dict]:

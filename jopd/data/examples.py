@@ -17,6 +17,7 @@ class Example(NamedTuple):
     response: reference demonstration (what SFT learns), or None.
     row: number of its row in the source, from 1, where that is not its place
       among the examples; else 0.
+    domain: what it is about, where several are mixed; terms may ask for it.
   """
 
   id: str
@@ -24,6 +25,7 @@ class Example(NamedTuple):
   answer: str | None = None
   response: str | None = None
   row: int = 0
+  domain: str = ''
 
 
 class Rejected(NamedTuple):
@@ -45,6 +47,20 @@ class Rejected(NamedTuple):
 
 class Unfit(ValueError):
   """Of an example that is whole and cannot be used: `Rejected.bad` is False."""
+
+
+class Attempt(NamedTuple):
+  """A response to an example, as contexts see it.
+
+  Attributes:
+    text: of the response, special tokens left out.
+    reward: None where there is no answer to grade by.
+    source: who wrote it: 'student', 'dataset', or a teacher's role.
+  """
+
+  text: str
+  reward: float | None
+  source: str = 'student'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,7 +156,7 @@ def examine_data(config, stage: Stage, run: Run) -> list[Finding]:
       longest=max(lengths),
     )
   ]
-  if stage.source == 'dataset':
+  if set(stage.sources) == {'dataset'}:
     wrong = sum(not _as_chat(row, read, run, template) for row in rows)
     findings.append(
       judged('demonstrations', wrong / len(rows), f'{of} differ from the chat')

@@ -12,7 +12,7 @@ from jopd.data.batching import PromptBatch
 from jopd.doctor import answers, states
 from jopd.doctor.answers import Answers
 from jopd.doctor.verdicts import OfTeacher, Seen
-from jopd.losses.stats import TOP, group_outcome
+from jopd.losses.stats import TOP, Row, group_rows
 from jopd.programs import Program
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.score import score
@@ -210,12 +210,15 @@ class Examination:
 
   def _pulls(self, student, teachers, rollout: Rollout, samples):
     """Each term's pull, as host floats."""
-    stage, outcome = self._stage, None
+    stage, row = self._stage, Row()
     if stage.reads_rewards:
       rewards = np.stack([graded.reward for graded in samples], axis=1)
-      groups = group_outcome(jnp.asarray(rewards, jnp.float32))
+      groups = group_rows(jnp.asarray(rewards, jnp.float32))
       first = lambda x: np.asarray(x).reshape(rewards.shape)[:, 0]
-      outcome = jax.tree.map(first, groups)
+      row = jax.tree.map(first, groups)
+    number = np.arange(len(self.prompts.examples), dtype=np.int32)
+    nobody = np.zeros_like(number)
+    row = row._replace(group=number, origin=nobody, domain=nobody)
     pull = jax.jit(
       partial(
         states.pulls,
@@ -227,7 +230,7 @@ class Examination:
       )
     )
     arrays = self._put((rollout.response, rollout.sampler_logp, _mask(rollout)))
-    found = pull(student, teachers, *arrays, outcome=self._put(outcome))
+    found = pull(student, teachers, *arrays, row=self._put(row))
     return jax.tree.map(float, found)
 
 

@@ -170,9 +170,9 @@ def _collect(collect, student, teachers, token, mask, chunk_tokens):
     token=token,
     sampler_logp=zeros,
     rollout_logp=None,
-    outcome=None,
+    row=None,
     mask=mask,
-    weight=zeros,
+    weights={},
     factors=None,
   )
   heads = {name: head for name, (_, head) in named.items()}
@@ -204,7 +204,7 @@ def pulls(
   *,
   terms: Mapping[str, losses.Term],
   reduction,
-  outcome: losses.Outcome | None = None,
+  row: losses.Row | None = None,
   **options,
 ) -> dict[str, Pull]:
   """Each term of a loss on the student as its own teacher, and on its teachers.
@@ -221,25 +221,28 @@ def pulls(
     mask: [B, T], True counts.
     terms: of the stage; their coefficients are left out.
     reduction: of the stage: `reduce`, and `count` for its denominator.
-    outcome: [B] of each response, where terms read rewards. At rest nothing is
-      earned.
+    row: [B], what is known of each response. At rest nothing is earned.
     options: of `losses.distill_loss_chunked`.
   """
-  nothing = jax.tree.map(jnp.zeros_like, outcome)
+  rewards = ('reward', 'group_mean', 'group_std')
+  nothing = row and row._replace(
+    **{n: jax.tree.map(jnp.zeros_like, getattr(row, n)) for n in rewards}
+  )
   itself = dict.fromkeys(teachers, student)
 
-  def loss(own, others, name, outcome):
+  def loss(own, others, name, row):
     return losses.distill_loss_chunked(
       *own,
       others,
       token,
       sampler_logp,
-      {name: terms[name]._replace(coef=1.0)},
+      # All responses here are the student's.
+      {name: terms[name]._replace(coef=1.0, on=None)},
       mask=mask,
       reduce=reduction.reduce,
       count=reduction.count(mask),
       with_stats=False,
-      outcome=outcome,
+      row=row,
       **options,
     )[0]
 
@@ -249,7 +252,7 @@ def pulls(
 
   def pull(name):
     value, at_rest = jax.value_and_grad(loss)(student, itself, name, nothing)
-    apart = jax.grad(loss)(student, teachers, name, outcome)
+    apart = jax.grad(loss)(student, teachers, name, row)
     return Pull(value, norm(at_rest), norm(apart))
 
   return {name: pull(name) for name in terms}

@@ -18,6 +18,7 @@ from jopd.doctor.findings import (
 )
 from jopd.doctor.states import Pull, Readings
 from jopd.losses.stats import TOP
+from jopd.recipe import OF_OTHERS
 
 _LITTLE = 0.01  # nats per token that are not worth a word
 _HEADROOM = 0.1  # less of it says nothing of what becomes of it
@@ -285,7 +286,7 @@ def _of_privilege(about: _About) -> Iterator[Finding]:
 
 def _of_loss(about: _About, settings) -> Iterator[Finding]:
   for term, pull in about.seen.pulls.items():
-    if settings.terms[term].objective == 'negative_log_likelihood':
+    if settings.terms[term].objective in OF_OTHERS:
       continue
     text = f'norm of the gradient of term {term}'
     yield about.judge('signal', pull.apart, text, term=term)

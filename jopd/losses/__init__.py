@@ -47,26 +47,34 @@ from jopd.losses.objectives import (
   matching,
   negative_log_likelihood,
   policy_gradient,
+  preference,
   sampled,
 )
 from jopd.losses.penalties import k1, k2, k3
-from jopd.losses.probe import check_objective, expected_gradients
+from jopd.losses.probe import (
+  check_groups,
+  check_objective,
+  expected_gradients,
+)
 from jopd.losses.reductions import fixed_length, sequence_mean, token_mean
 from jopd.losses.stats import (
-  Outcome,
+  Row,
   TokenStats,
-  group_outcome,
+  among,
+  group_rows,
   scope,
   token_stats,
 )
 from jopd.losses.supports import full, top_k
 from jopd.losses.surrogates import clipped, reinforce
 from jopd.losses.targets import extrapolated, log_linear, mixture, teacher
-from jopd.losses.terms import Term, distill_loss
+from jopd.losses.terms import Term, distill_loss, term_masks
 from jopd.losses.weights import (
   ahead_of_disagreement,
   before_drop,
+  best_row,
   gate,
+  group_softmax,
   importance,
   normalized,
   top_fraction,
@@ -75,16 +83,19 @@ from jopd.losses.weights import (
 )
 
 __all__ = [
-  'Outcome',
+  'Row',
   'Term',
   'TokenBatch',
   'TokenStats',
   'against_unlikely',
   'ahead_of_disagreement',
   'alpha_divergence',
+  'among',
   'before_drop',
+  'best_row',
   'bounded',
   'centered_log_ratio',
+  'check_groups',
   'check_objective',
   'clipped',
   'discounted',
@@ -103,7 +114,8 @@ __all__ = [
   'generalized_jsd',
   'generalized_reverse_kl',
   'group_advantage',
-  'group_outcome',
+  'group_rows',
+  'group_softmax',
   'importance',
   'k1',
   'k2',
@@ -118,6 +130,7 @@ __all__ = [
   'normalized',
   'pick',
   'policy_gradient',
+  'preference',
   'proximal_log_ratio',
   'reinforce',
   'reverse_kl',
@@ -131,6 +144,7 @@ __all__ = [
   'standardized',
   'stop_gradient_reverse_kl',
   'teacher',
+  'term_masks',
   'token_mean',
   'token_stats',
   'top_fraction',

@@ -21,14 +21,17 @@ from jopd.losses.distributions import log_probs
 from jopd.losses.kernel import Shared, Tokens, collect_chunks, sum_chunks
 from jopd.losses.objectives import TokenBatch
 from jopd.losses.reductions import token_mean
-from jopd.losses.stats import Outcome
+from jopd.losses.stats import Row
 from jopd.losses.targets import teacher
 from jopd.losses.terms import (
   Term,
   blank,
+  count_of,
+  narrowed,
   per_token_losses,
   scope_of_term,
   term_factors,
+  term_masks,
   term_stats,
 )
 
@@ -43,14 +46,15 @@ def distill_loss_chunked(
   *,
   mask: Bool[Array, 'B T'],
   reduce: Callable = token_mean,
-  count: Scalar,
+  count: Scalar | Mapping[str, Scalar],
   chunk_tokens: int = 256,
   temperature: Scalar = 1.0,
   vocab_size: int | None = None,
   rollout_logp: Float[Array, 'B T'] | None = None,
   stats_target: Callable = teacher,
+  stats_on: Callable[[Row], Bool[Array, ' B']] | None = None,
   with_stats: bool = True,
-  outcome: Outcome | None = None,
+  row: Row | None = None,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
   """The loss and its metrics, from hidden states and heads, in chunks.
 
@@ -71,7 +75,7 @@ def distill_loss_chunked(
     mask: [B, T], True counts. Anything may stand elsewhere, NaN too.
     reduce: (per_token, mask, count) -> scalar, linear in per_token.
     count: the denominator of `reduce`, of the whole batch: micro-batches that
-      share one count add up.
+      share one count add up. By term where terms learn from different rows.
     chunk_tokens: about how many tokens, over all of B, have logits at a time.
       256 suits CPUs; accelerators want one to a few thousand.
     temperature: of student and teachers alike; may be traced.
@@ -82,14 +86,16 @@ def distill_loss_chunked(
       temperature 1 and without a filter; for the metric `mismatch` alone.
     stats_target: the target that stats (for weights and metrics) compare with.
       Not called when there is no teacher.
+    stats_on: Row -> [*B] bool, the rows whose tokens the stats among the
+      metrics speak of. None: all.
     with_stats: whether the metrics hold the token stats.
-    outcome: Outcome of [B], of each row, for the weights and credits that read
-      rewards; None if nobody graded.
+    row: Row of [B], for the weights, credits and terms that ask for what is
+      known of a row; None if nothing is.
 
   Returns:
     (loss, metrics). metrics[name] = (sum, count) over the live tokens, for each
     field of TokenStats that speaks of the token itself and, without its
-    coefficient, each term: 'loss/<name>'.
+    coefficient, over its own tokens, each term: 'loss/<name>'.
 
   Gradients: to student_hidden and student_head, in their dtypes, and to nothing
     else; those of the head are accumulated in float32. Reverse mode, first
@@ -114,17 +120,18 @@ def distill_loss_chunked(
   models = {'student': (student_hidden, student_head), **teachers}
   vocab_size = _check(models, terms, chunk_tokens, vocab_size)
   size = min(mask.shape[1], max(1, chunk_tokens // mask.shape[0]))
+  masks = term_masks(terms, row, mask)
   tokens = Tokens(
     teachers={name: hidden for name, (hidden, _) in teachers.items()},
     token=token,
     sampler_logp=sampler_logp,
     rollout_logp=rollout_logp,
-    outcome=jax.tree.map(
-      lambda x: jnp.broadcast_to(x[:, None], mask.shape), outcome
-    ),
+    row=jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], mask.shape), row),
     mask=mask,
-    # A reduction is linear, so its gradient is each token's weight in it.
-    weight=jax.grad(lambda x: reduce(x, mask, count))(jnp.zeros(mask.shape)),
+    weights={
+      name: _weight(reduce, own, count_of(count, name))
+      for name, own in masks.items()
+    },
     factors=None,
   )
   shared = Shared(
@@ -137,13 +144,21 @@ def distill_loss_chunked(
     collect = _make_collect(make_batch, terms, stats_target)
     inputs = student_hidden, student_head, tokens, shared
     stats = collect_chunks(collect, size, *jax.lax.stop_gradient(inputs))
-    tokens = tokens._replace(factors=term_factors(terms, stats))
-  chunk_loss = _make_chunk_loss(make_batch, terms, stats_target, with_stats)
+    tokens = tokens._replace(factors=term_factors(terms, stats, masks))
+  options = stats_target, stats_on, with_stats
+  chunk_loss = _make_chunk_loss(make_batch, terms, *options)
   loss, sums = sum_chunks(
     chunk_loss, size, student_hidden, student_head, tokens, shared
   )
-  metrics = {name: (total, jnp.sum(mask)) for name, total in sums.items()}
+  counts = {f'loss/{name}': jnp.sum(own) for name, own in masks.items()}
+  of_stats = jnp.sum(narrowed(mask, stats_on, row))
+  metrics = {k: (x, counts.get(k, of_stats)) for k, x in sums.items()}
   return loss, jax.lax.stop_gradient(metrics)
+
+
+def _weight(reduce, mask, count):
+  """Each token's weight in a reduction, its gradient since it is linear."""
+  return jax.grad(lambda x: reduce(x, mask, count))(jnp.zeros(mask.shape))
 
 
 def _make_batch(vocab_size, logits, tokens, shared):
@@ -165,7 +180,7 @@ def _make_batch(vocab_size, logits, tokens, shared):
     token=tokens.token,
     sampler_logp=tokens.sampler_logp,
     rollout_logp=tokens.rollout_logp,
-    outcome=tokens.outcome,
+    row=tokens.row,
   )
 
 
@@ -179,22 +194,26 @@ def _make_collect(make_batch, terms, stats_target):
   return collect
 
 
-def _make_chunk_loss(make_batch, terms, stats_target, with_stats):
+def _make_chunk_loss(make_batch, terms, stats_target, stats_on, with_stats):
   """(logits, tokens, shared) -> (loss, sums of the metrics) of one chunk."""
 
   def chunk_loss(logits, tokens, shared):
     batch = make_batch(logits, tokens, shared)
     stats = term_stats(batch, terms, stats_target, tokens.mask)
-    factors = tokens.factors or term_factors(terms, stats)
-    losses = blank(per_token_losses(batch, terms, factors), tokens.mask)
+    masks = term_masks(terms, tokens.row, tokens.mask)
+    factors = tokens.factors or term_factors(terms, stats, masks)
+    losses = per_token_losses(batch, terms, factors)
+    losses = {k: blank(x, masks[k]) for k, x in losses.items()}
     loss = sum(
-      c * jnp.sum(tokens.weight * losses[k]) for k, c in shared.coefs.items()
+      c * jnp.sum(tokens.weights[k] * losses[k])
+      for k, c in shared.coefs.items()
     )
     metrics = {f'loss/{name}': x for name, x in losses.items()}
     if with_stats:  # None, where there is no target, is an empty tree
-      metrics |= blank(stats['']._asdict(), tokens.mask)
+      own = narrowed(tokens.mask, stats_on, tokens.row)
+      metrics |= blank(stats['']._asdict(), own)
       # Of rows, which weigh alike; or of interest to some weights alone.
-      for name in ('mask', 'margin', *Outcome._fields):
+      for name in ('mask', 'margin', 'in_top', *Row._fields):
         del metrics[name]
     return loss, {k: jnp.sum(x) for k, x in metrics.items() if x is not None}
 

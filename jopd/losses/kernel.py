@@ -16,7 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jopd.losses.stats import Outcome
+from jopd.losses.stats import Row
 from jopd.losses.terms import Factors, blank
 
 # Elements per block of logits and per tile of the head's gradient on a CPU, so
@@ -31,9 +31,9 @@ class Tokens(NamedTuple):
   token: Array
   sampler_logp: Array
   rollout_logp: Array | None
-  outcome: Outcome | None
+  row: Row | None
   mask: Array
-  weight: Array  # in the reduction
+  weights: dict[str, Array]  # in the reduction, by term
   factors: dict[str, Factors] | None  # where they are known beforehand
 
 

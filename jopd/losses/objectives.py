@@ -1,12 +1,13 @@
 """What a term of the loss charges each token: a TokenBatch to [*B] losses.
 
-There are four ways to make an objective: `matching` (a divergence between
+There are five ways to make an objective: `matching` (a divergence between
 distributions), `sampled` (a penalty on the sampled token), `policy_gradient` (a
-credit on it) and `negative_log_likelihood` (imitation of it). Hyper-parameters
-are bound with `functools.partial`.
+credit on it), `negative_log_likelihood` (imitation of it) and `preference` (of
+one response over another). Hyper-parameters are bound with `functools.partial`.
 """
 
 from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jopd.losses import anchors
 from jopd.losses.credits import log_ratio
 from jopd.losses.distributions import finite, pick
-from jopd.losses.stats import Outcome, TokenStats, token_stats
+from jopd.losses.groups import preferred
+from jopd.losses.stats import Row, TokenStats, token_stats
 from jopd.losses.supports import full
 from jopd.losses.targets import teacher
 
@@ -30,7 +32,7 @@ class TokenBatch(NamedTuple):
     sampler_logp: [*B] their log-probs when they were sampled.
     rollout_logp: [*B] the same under the student of that time, temperature 1
       and no filter; None if it was not recorded.
-    outcome: Outcome of [*B], of each token's response; None if nobody graded.
+    row: Row of [*B], that of each token; None if nothing is known.
   """
 
   student_logp: Float[Array, '*B V']
@@ -38,7 +40,7 @@ class TokenBatch(NamedTuple):
   token: Int[Array, '*B']
   sampler_logp: Float[Array, '*B']
   rollout_logp: Float[Array, '*B'] | None = None
-  outcome: Outcome | None = None
+  row: Row | None = None
 
 
 Objective = Callable[[TokenBatch], Float[Array, '*B']]
@@ -51,8 +53,8 @@ class Credited(NamedTuple):
   batch, and handed to the loss later, chunk by chunk.
 
   Attributes:
-    loss: (TokenBatch, credit [*B]) -> [*B] losses.
-    credit: TokenStats -> [*B].
+    loss: (TokenBatch, credit) -> [*B] losses.
+    credit: TokenStats -> [*B], or a tree of such arrays.
     target: which distribution the stats that the credit reads compare with.
   """
 
@@ -167,6 +169,71 @@ def negative_log_likelihood() -> Objective:
   return objective
 
 
+def preference(
+  *, beta: float, by: str = 'origin', target: Callable = teacher
+) -> Credited:
+  """The better of two responses to a prompt, -log sigmoid(m): DPO.
+
+  m = beta [log p(y+) / q(y+) - log p(y-) / q(y-)], sums over all tokens, q the
+  target, which need not read what the student reads. Every pair of a group
+  counts, and of the pairs the mean. Meant for the reduction `fixed_length` of
+  length 1: then the value is the mean over rows of their group's loss, nats.
+  `token_mean` differs by one factor, `sequence_mean` makes short rows weigh
+  more.
+
+  Args:
+    beta: > 0, how far the student may go from the target for a preference.
+    by: what makes a response the better one. 'origin': that the student did
+      not write it. 'reward': that it has the larger one.
+    target: as in `matching`; the reference.
+
+  Returns:
+    An objective, which reads the rows' groups.
+
+  Gradients: a policy gradient with the credit +-beta sigmoid(-m): of both
+    responses, to the log-probs of all their tokens.
+  Numerics: rows without another to be compared with add 0.
+  Raises: ValueError when beta is not above 0, or by is none of the two.
+  References: Rafailov et al., Direct Preference Optimization, arXiv 2305.18290,
+    eq. 7. With a context teacher as the reference, and its own response
+    preferred to the student's: PBSD, arXiv 2605.05040, as known from notes;
+    beta, and a normalisation by length if there is one, are not known.
+
+  Example: m = 0 where the student is its target, so the loss is log 2.
+    >>> import jax.numpy as jnp
+    >>> from jopd.losses import Row, Term, distill_loss, fixed_length
+    >>> logp = jnp.log(jnp.array([[[0.25, 0.75]], [[0.5, 0.5]]]))
+    >>> batch = TokenBatch(
+    ...   student_logp=logp,
+    ...   logps={'teacher': logp},
+    ...   token=jnp.array([[0], [1]]),
+    ...   sampler_logp=jnp.zeros((2, 1)),
+    ...   row=Row(group=jnp.zeros((2, 1), int), origin=jnp.array([[0], [1]])),
+    ... )
+    >>> loss = distill_loss(
+    ...   batch,
+    ...   {'prefer': Term(preference(beta=0.1))},
+    ...   mask=jnp.ones((2, 1), bool),
+    ...   reduce=functools.partial(fixed_length, length=1),
+    ...   count=2,
+    ... )
+    >>> round(float(loss), 4)
+    0.6931
+  """
+  if not beta > 0:
+    raise ValueError(f'beta must be above 0, got {beta!r}')
+  if by not in ('origin', 'reward'):
+    raise ValueError(f"by must be 'origin' or 'reward', got {by!r}")
+
+  def loss(batch, credit):
+    value, slope = jax.lax.stop_gradient(credit)
+    student_logp = finite(pick(batch.student_logp, batch.token))
+    moved = student_logp - jax.lax.stop_gradient(student_logp)
+    return value + slope * moved
+
+  return Credited(loss, functools.partial(preferred, beta=beta, by=by), target)
+
+
 def _target_logp(batch: TokenBatch, target: Callable):
   """What the student is pulled to, as a constant."""
   own = {'student': batch.student_logp}
@@ -188,5 +255,5 @@ def batch_stats(
     batch.sampler_logp,
     rollout_logp=batch.rollout_logp,
     mask=mask,
-    outcome=batch.outcome,
+    row=batch.row,
   )

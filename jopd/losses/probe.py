@@ -22,9 +22,10 @@ from jaxtyping import Array, Float
 from jopd.losses.credits import reward
 from jopd.losses.distributions import log_probs, pick
 from jopd.losses.objectives import Objective, TokenBatch, policy_gradient
-from jopd.losses.stats import group_outcome
+from jopd.losses.stats import Row, group_rows
 from jopd.losses.surrogates import reinforce
 from jopd.losses.targets import teacher
+from jopd.losses.terms import Term, distill_loss
 
 VOCAB = 16
 DRAWS = 8  # of the distributions, so that no accident decides
@@ -187,6 +188,63 @@ def check_objective(
     )
 
 
+def check_groups(
+  term: Term,
+  groups: Collection[Collection[int]],
+  *,
+  roles: Collection[str] = ('teacher',),
+  vocab_size: int = VOCAB,
+) -> None:
+  """Refuses a term that compares responses and finds none to compare.
+
+  Args:
+    term: that looks at the responses to a prompt.
+    groups: the origins of the responses to one prompt, as they may be.
+    roles: the teachers, by name.
+    vocab_size: of the enumeration.
+
+  Raises: ValueError when its gradient vanishes on all groups.
+  """
+  rng = random.Random(0)
+
+  def taught(origins):
+    # Of two prompts, so that every row is right once.
+    origin = jnp.array([*origins] * 2, jnp.int32)
+    count = len(origin)
+    group = jnp.arange(count) // len(origins)
+    reward = ((jnp.arange(count) % len(origins) + group) % 2).astype(float)
+    mean, std = jnp.full(count, 0.5), jnp.full(count, 0.5)
+    row = Row(reward, mean, std, group, origin, jnp.zeros_like(origin))
+    each = lambda x: jnp.broadcast_to(x[:, None], (count, 2))
+    normal = functools.partial(_normal, rng, (count, 2, vocab_size))
+    tokens = [rng.randrange(vocab_size) for _ in range(2 * count)]
+    batch = TokenBatch(
+      student_logp=normal(),
+      logps={role: log_probs(normal()) for role in roles},
+      token=jnp.array(tokens).reshape(count, 2),
+      sampler_logp=jnp.full((count, 2), -1.0),
+      row=jax.tree.map(each, row),
+    )
+
+    def loss(logits):
+      return distill_loss(
+        batch._replace(student_logp=log_probs(logits)),
+        # Wherever its rows are, this is about the others of their group.
+        {'term': term._replace(coef=1.0)},
+        mask=jnp.ones((count, 2), bool),
+        count=1,
+        stats_target=lambda logps: next(iter(logps.values())),
+      )
+
+    return jnp.max(jnp.abs(jax.grad(loss)(batch.student_logp)))
+
+  if all(taught(origins) < NOTHING for origins in groups):
+    raise ValueError(
+      'it compares the responses to a prompt, and finds none to compare: name'
+      ' more of them in source and in on, or raise group_size'
+    )
+
+
 def _check_ascent(at_rest, of_reward):
   """Refuses gradients of [S, V] at rest that do not go with the reward's."""
   size = lambda x: jnp.linalg.norm(x, axis=1)
@@ -231,10 +289,10 @@ def _expected_loss(objective, group_size, student, teachers):
 
   student_logp = rows(student)
   token = jnp.stack([first, jnp.zeros_like(first)], axis=1)
-  outcome = None
+  row = None
   if group_size:
-    both = group_outcome((group % 2).astype(jnp.float32))
-    outcome = jax.tree.map(
+    both = group_rows((group % 2).astype(jnp.float32))
+    row = jax.tree.map(
       lambda x: jnp.stack([x.reshape(group.shape)[:, 0]] * 2, axis=1), both
     )
   batch = TokenBatch(
@@ -242,7 +300,7 @@ def _expected_loss(objective, group_size, student, teachers):
     logps={role: rows(logits) for role, logits in teachers.items()},
     token=token,
     sampler_logp=jax.lax.stop_gradient(pick(student_logp, token)),
-    outcome=outcome,
+    row=row,
   )
   each = jnp.exp(student_logp[0, 0])[group]
   chance = jax.lax.stop_gradient(jnp.prod(each, axis=1))

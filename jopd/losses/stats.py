@@ -1,6 +1,6 @@
 """Scalars known of each token, for weights, credits and metrics to read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 import functools
 from typing import NamedTuple
 
@@ -11,32 +11,40 @@ from jaxtyping import Array, Bool, Float, Int
 from jopd.losses.distributions import entropy, finite, pick, top_indices
 from jopd.losses.divergences import reverse_kl
 
-SCOPES = ('token', 'row', 'batch')  # from near to far
+SCOPES = ('token', 'row', 'group', 'batch')  # from near to far
 TOP = 16  # As in Rethinking On-Policy Distillation, arXiv 2604.13016.
 
 
-class Outcome(NamedTuple):
-  """How a response was judged, beside the others to its prompt.
+class Row(NamedTuple):
+  """What is known of a response beside its tokens: who wrote it, how it did.
 
-  [B], one of each row, or [*B] where each token carries that of its row.
+  [B], one of each row, or [*B] where each token carries that of its row. What
+  nobody knows is None.
 
   Attributes:
     reward: of the response.
     group_mean: the mean reward of the responses to its prompt, itself included.
     group_std: their standard deviation, of the group as a population.
+    group: int, the same for all responses to one prompt, and for no other.
+    origin: int, who wrote it: its place among the sources of a stage.
+    domain: int, what its prompt is about: its place among the domains that
+      terms name; -1 for all others.
   """
 
-  reward: Float[Array, '*B']
-  group_mean: Float[Array, '*B']
-  group_std: Float[Array, '*B']
+  reward: Float[Array, '*B'] | None = None
+  group_mean: Float[Array, '*B'] | None = None
+  group_std: Float[Array, '*B'] | None = None
+  group: Int[Array, '*B'] | None = None
+  origin: Int[Array, '*B'] | None = None
+  domain: Int[Array, '*B'] | None = None
 
 
 class TokenStats(NamedTuple):
   """Per-token scalars, [*B] float32, all under stop-gradient.
 
   Those that compare with a target are None when there is none, so is the
-  mismatch where nothing was recorded, and the three of the outcome where nobody
-  graded. Where the mask is False the scalars mean nothing, but are finite.
+  mismatch where nothing was recorded, and what is not known of the row. Where
+  the mask is False the scalars mean nothing, but are finite.
 
   Attributes:
     student_logp: log-prob of the token under the student, nats.
@@ -50,17 +58,21 @@ class TokenStats(NamedTuple):
     overlap_mass: the student's probability on the tokens that the two share.
     overlap_advantage: mean over these of p (log q - log p), both renormalised
       on them, nats; 0 is agreement, and says nothing of what is not shared.
+    in_top: 1 where the token is in the student's top 16, else 0.
     target_mass: the student's probability on the target's top 16. When it falls
       while the loss falls, the student is fleeing the support.
     mismatch: |log p - log p'| of the token, p' the student as the sampler ran
       it: another precision, kernel or step. Nats.
     mask: bool, True where the token counts.
-    reward: of the token's response; it and the next are those of `Outcome`.
+    reward: of the token's response; it and the next are those of `Row`.
     group_mean: mean reward of the responses to the same prompt.
     group_std: their standard deviation.
     margin: how much the target prefers one of the student's top 16 to the rest
       of them, the largest of its log-probs there less their mean; nats. It
       falls where the target can no longer tell the student's ideas apart.
+    group: which responses are to the same prompt.
+    origin: who wrote the response.
+    domain: what its prompt is about.
   """
 
   student_logp: Float[Array, '*B']
@@ -73,12 +85,16 @@ class TokenStats(NamedTuple):
   overlap: Float[Array, '*B'] | None
   overlap_mass: Float[Array, '*B'] | None
   overlap_advantage: Float[Array, '*B'] | None
+  in_top: Float[Array, '*B'] | None
   target_mass: Float[Array, '*B'] | None
   mismatch: Float[Array, '*B'] | None
   mask: Bool[Array, '*B']
   reward: Float[Array, '*B'] | None = None
   group_mean: Float[Array, '*B'] | None = None
   group_std: Float[Array, '*B'] | None = None
+  group: Int[Array, '*B'] | None = None
+  origin: Int[Array, '*B'] | None = None
+  domain: Int[Array, '*B'] | None = None
   margin: Float[Array, '*B'] | None = None
 
   @property
@@ -98,41 +114,74 @@ def stat_named(stats: TokenStats, of: str) -> Float[Array, '*B']:
   return getattr(stats, of)
 
 
-def group_outcome(rewards: Float[Array, 'b G']) -> Outcome:
-  """The outcome of each response from the rewards of its group.
+def group_rows(rewards: Float[Array, 'b G']) -> Row:
+  """What is known of each response from the rewards of its group.
 
   Args:
     rewards: [b, G] of the G responses to each of b prompts.
 
   Returns:
-    Outcome of [b * G].
+    Row of [b * G], without origin and domain.
 
   Gradients: none are meant.
   References: Shao et al., DeepSeekMath, arXiv 2402.03300. Where released code
     takes the standard deviation of a sample, it is sqrt(G / (G - 1)) larger.
 
   Example: one right answer of four, mean 1/4, deviation sqrt(3) / 4.
-    >>> outcome = group_outcome(jnp.array([[1.0, 0.0, 0.0, 0.0]]))
-    >>> [round(float(x[0]), 4) for x in outcome]
+    >>> row = group_rows(jnp.array([[1.0, 0.0, 0.0, 0.0]]))
+    >>> [round(float(x[0]), 4) for x in row[:3]]
     [1.0, 0.25, 0.433]
   """
   mean = rewards.mean(axis=1, keepdims=True)
   std = rewards.std(axis=1, keepdims=True)
   rows = lambda x: jnp.broadcast_to(x, rewards.shape).reshape(-1)
-  return Outcome(rows(rewards), rows(mean), rows(std))
+  group = rows(jnp.arange(len(rewards), dtype=jnp.int32)[:, None])
+  return Row(rows(rewards), rows(mean), rows(std), group)
+
+
+def among(
+  row: Row, *, origins: Collection[int] = (), domains: Collection[int] = ()
+) -> Bool[Array, '*B']:
+  """True for the rows of one of the origins and of one of the domains.
+
+  Args:
+    row: Row of [*B].
+    origins: static; empty for all.
+    domains: static; empty for all.
+
+  Returns:
+    [*B] bool.
+
+  Raises: ValueError when both are empty: then there is nothing to ask.
+
+  Example:
+    >>> row = Row(origin=jnp.array([0, 1, 1]), domain=jnp.array([0, 0, 2]))
+    >>> among(row, origins=[1], domains=[0, 1]).tolist()
+    [False, True, False]
+  """
+  if not origins and not domains:
+    raise ValueError('expected origins or domains, got none of them')
+  one_of = lambda of, some: jnp.any(
+    jnp.stack([of == each for each in some]), axis=0
+  )
+  asked = ((row.origin, origins), (row.domain, domains))
+  found = [one_of(of, some) for of, some in asked if some]
+  return jnp.all(jnp.stack(found), axis=0)
 
 
 def scope(what: str) -> Callable:
-  """Marks a weight or a credit with what it looks at: 'token' or 'row'.
+  """Marks a weight or a credit with what it looks at.
 
   'token': what it returns for a token depends on that token's stats alone, so
   it may be called on any part of a batch, and the chunked loss needs one pass.
   'row': it looks along the response, so it is called on whole rows, [B, T].
-  One without a mark may look at the whole batch. It is called on [B, T] too,
-  but micro-batches change its result, so that a recipe refuses them.
+  'group': it looks at the responses to one prompt, so micro-batches keep these
+  together. One without a mark may look at the whole batch. It is called on
+  [B, T] too, but micro-batches change its result, so that a recipe refuses
+  them.
 
   Args:
-    what: 'token' or 'row'.
+    what: 'token', 'row' or 'group'.
 
   Returns:
     A decorator that returns its function, marked.
@@ -153,7 +202,7 @@ def scope(what: str) -> Callable:
 
 
 def scope_of(function: Callable) -> str:
-  """What a weight or a credit looks at: 'token', 'row' or 'batch'.
+  """What a weight or a credit looks at, one of `SCOPES`.
 
   A credit made of another one looks at whatever either of them does.
   """
@@ -172,7 +221,7 @@ def token_stats(
   *,
   rollout_logp: Float[Array, '*B'] | None = None,
   mask: Bool[Array, '*B'] | None = None,
-  outcome: Outcome | None = None,
+  row: Row | None = None,
 ) -> TokenStats:
   """The stats of each token.
 
@@ -186,7 +235,7 @@ def token_stats(
     rollout_logp: [*B] the same under the student of that time, temperature 1
       and no filter; None if it was not recorded.
     mask: [*B], True counts. Default: every token does.
-    outcome: Outcome of [*B], of each token's response, or None.
+    row: Row of [*B], that of each token, or None.
 
   Returns:
     TokenStats.
@@ -205,7 +254,7 @@ def token_stats(
     sampler_logp=finite(jax.lax.stop_gradient(sampler_logp)),
     student_entropy=entropy(student_logp),
     mask=jnp.ones(token.shape, bool) if mask is None else mask,
-    **jax.lax.stop_gradient(outcome._asdict() if outcome else {}),
+    **jax.lax.stop_gradient(row._asdict() if row else {}),
   )
   if rollout_logp is not None:
     gap = stats.student_logp - finite(jax.lax.stop_gradient(rollout_logp))
@@ -233,6 +282,7 @@ def token_stats(
     overlap=jnp.mean(shared, axis=-1, dtype=jnp.float32),
     overlap_mass=mass,
     overlap_advantage=advantage,
+    in_top=jnp.any(student_top == token[..., None], axis=-1).astype(float),
     target_mass=jnp.sum(jnp.exp(on_target), axis=-1),
     margin=jnp.max(target_there, axis=-1) - jnp.mean(target_there, axis=-1),
   )

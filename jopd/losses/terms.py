@@ -4,7 +4,7 @@ loss = sum over terms of coef * reduce(weight * objective)
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jopd.losses.objectives import (
   batch_stats,
 )
 from jopd.losses.reductions import token_mean
-from jopd.losses.stats import SCOPES, TokenStats, scope_of
+from jopd.losses.stats import SCOPES, Row, TokenStats, scope_of
 from jopd.losses.targets import teacher
 from jopd.losses.weights import uniform
 
@@ -32,11 +32,14 @@ class Term(NamedTuple):
       gradient.
     coef: a number or a traced scalar. A schedule hands in a new value at each
       step without a retrace.
+    on: Row -> [*B] bool, the rows that it learns from, as `stats.among`. It is
+      divided by their tokens alone. None: all that count.
   """
 
   objective: Objective
   weight: Callable[[TokenStats], Float[Array, '*B']] = uniform
   coef: Scalar = 1.0
+  on: Callable[[Row], Bool[Array, '*B']] | None = None
 
 
 class Factors(NamedTuple):
@@ -44,11 +47,12 @@ class Factors(NamedTuple):
 
   Attributes:
     weight: [*B], multiplies the loss.
-    credit: [*B] for an objective that is `Credited`, None for others.
+    credit: [*B], or a tree of these, for an objective that is `Credited`; None
+      for others.
   """
 
   weight: Float[Array, '*B']
-  credit: Float[Array, '*B'] | None
+  credit: Any
 
 
 def term_stats(
@@ -70,22 +74,58 @@ def term_stats(
   return {n: batch_stats(batch, t, mask) for n, t in targets.items()}
 
 
+def term_masks(
+  terms: Mapping[str, Term], row: Row | None, mask: Bool[Array, '*B']
+) -> dict[str, Bool[Array, '*B']]:
+  """The tokens that each term learns from; see `narrowed`."""
+  return {name: narrowed(mask, t.on, row) for name, t in terms.items()}
+
+
+def narrowed(
+  mask: Bool[Array, '*B'], on: Callable | None, row: Row | None
+) -> Bool[Array, '*B']:
+  """A mask on some of its rows.
+
+  Args:
+    mask: [B, T] or [*B], the tokens that count at all.
+    on: Row -> bool, which rows; None for all.
+    row: Row of [B], or of the shape of the mask.
+
+  Raises: ValueError when some rows are asked for, and nothing is known of any.
+  """
+  if on is None:
+    return mask
+  if row is None:
+    raise ValueError('a term asks for some rows, and nothing is known of any')
+  rows = on(row)
+  return mask & rows.reshape(rows.shape + (1,) * (mask.ndim - rows.ndim))
+
+
 def term_factors(
-  terms: Mapping[str, Term], stats: Mapping[str, TokenStats]
+  terms: Mapping[str, Term],
+  stats: Mapping[str, TokenStats],
+  masks: Mapping[str, Bool[Array, '*B']],
 ) -> dict[str, Factors]:
-  """The weights and credits of each term, from its stats."""
-  shape = stats[''].mask.shape  # a weight may be one number for all
-  return {
-    name: Factors(
-      jnp.broadcast_to(term.weight(stats['']), shape),
-      term.objective.credit(stats[name]) if name in stats else None,
-    )
-    for name, term in terms.items()
-  }
+  """The weights and credits of each term from its stats, 0 off its tokens."""
+
+  def one(name, term):
+    mask = masks[name]
+    weight, credit = term.weight(stats['']._replace(mask=mask)), None
+    if name in stats:
+      credit = term.objective.credit(stats[name]._replace(mask=mask))
+    # A weight may be one number for all.
+    return blank(Factors(jnp.broadcast_to(weight, mask.shape), credit), mask)
+
+  return {name: one(name, term) for name, term in terms.items()}
+
+
+def count_of(count, name: str) -> Scalar:
+  """The denominator of one term, of one for all or of one for each."""
+  return count[name] if isinstance(count, Mapping) else count
 
 
 def scope_of_term(term: Term) -> str:
-  """How far its weight and its credit look: 'token', 'row' or 'batch'."""
+  """How far its weight and its credit look, one of `stats.SCOPES`."""
   scopes = [scope_of(term.weight)]
   if isinstance(term.objective, Credited):
     scopes.append(scope_of(term.objective.credit))
@@ -140,7 +180,7 @@ def distill_loss(
   *,
   mask: Bool[Array, 'B T'],
   reduce: Callable = token_mean,
-  count: Scalar,
+  count: Scalar | Mapping[str, Scalar],
   stats_target: Callable = teacher,
 ) -> Float[Array, '']:
   """The loss, from log-probs: sum of coef * reduce(weight * objective).
@@ -154,7 +194,7 @@ def distill_loss(
     mask: [B, T], True counts. Anything may stand elsewhere, NaN too.
     reduce: (per_token, mask, count) -> scalar, linear in per_token.
     count: the denominator of `reduce`, of the whole batch: micro-batches that
-      share one count add up.
+      share one count add up. By term where terms learn from different rows.
     stats_target: the target that the stats read by weights compare with. Not
       called when there is no teacher.
 
@@ -182,9 +222,10 @@ def distill_loss(
   if not terms:
     raise ValueError('expected at least one term, got none')
   batch = blank(batch, mask)
-  factors = term_factors(terms, term_stats(batch, terms, stats_target, mask))
-  losses = per_token_losses(batch, terms, factors)
+  masks = term_masks(terms, batch.row, mask)
+  stats = term_stats(batch, terms, stats_target, mask)
+  losses = per_token_losses(batch, terms, term_factors(terms, stats, masks))
   return sum(
-    term.coef * reduce(losses[name], mask, count)
+    term.coef * reduce(losses[name], masks[name], count_of(count, name))
     for name, term in terms.items()
   )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.objectives import TokenBatch
-from jopd.losses.stats import Outcome, TokenStats
+from jopd.losses.stats import Row, TokenStats
 from jopd.losses.terms import Term, distill_loss
 
 
@@ -32,6 +32,7 @@ def run_on_shapes(
   Raises: whatever the term raises.
   """
   scalars = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+  number = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   logp = jax.ShapeDtypeStruct((1, 1, vocab_size), jnp.float32)
   batch = TokenBatch(
     logp,
@@ -39,7 +40,7 @@ def run_on_shapes(
     token=jax.ShapeDtypeStruct((1, 1), jnp.int32),
     sampler_logp=scalars,
     rollout_logp=scalars,
-    outcome=Outcome(scalars, scalars, scalars) if graded else None,
+    row=Row(*[scalars if graded else None] * 3, *[number] * 3),
   )
   # For what weights read any teacher will do: only shapes matter here.
   some_teacher = lambda logps: next(iter(logps.values()))

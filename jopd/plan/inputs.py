@@ -135,7 +135,7 @@ def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
     array((rows, widths[role]), jnp.int32),
     array((rows,), jnp.int32),
   )
-  row = array((rows,), jnp.float32)
+  row, whole = (array((rows,), x) for x in (jnp.float32, jnp.int32))
   of_tokens = lambda dtype: array((rows, length), dtype)
   own, own_length = prompt('')
   shapes = Batch(
@@ -145,8 +145,8 @@ def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
     response=of_tokens(jnp.int32),
     mask=of_tokens(jnp.bool_),
     sampler_logp=of_tokens(jnp.float32),
-    rollout_logp=of_tokens(jnp.float32) if stage.source == 'student' else None,
-    outcome=losses.Outcome(row, row, row) if stage.reads_rewards else None,
+    rollout_logp=of_tokens(jnp.float32) if 'student' in stage.sources else None,
+    row=losses.Row(*[row if stage.reads_rewards else None] * 3, *[whole] * 3),
   )
   return place(shapes, sharding.batch_sharding(run.mesh))
 

@@ -59,16 +59,18 @@ def measure(
   where = jax.tree.map(lambda x: x.sharding, state)
   phases = Phases(stage, run, frozen, where)
   teachers = frozen.teachers | state.followers
-  if stage.source != 'dataset':
-    role = stage.source
+  for role, responses in stage.sources.items():
+    if role == 'dataset':
+      continue
     name = {'student': stage.student, **stage.teachers}[role]
     policy = {'student': state.params, **teachers}[role]
     if role == 'student' and stage.lora:
       # Adapters are added to their matrices before anything is sampled.
       policy = inputs.cast(params[name], run.compute_dtype)
-    asked = inputs.prompts(stage, run, prompts, widths[''])
+    own = stage._replace(group_size=responses)
+    asked = inputs.prompts(own, run, prompts, widths.get(role, widths['']))
     here = 0.0 if role == 'student' else inputs.local_bytes(waiting)
-    yield from rollout(stage, run, name, policy, asked, held + here, compiled)
+    yield from rollout(own, run, name, policy, asked, held + here, compiled)
 
   rows = prompts * stage.group_size // stage.updates
   batch = inputs.batch(stage, run, rows, widths)

@@ -68,7 +68,7 @@ def plan(
     settings = config[stage.name]
     widths = {
       role: settings.max_context_tokens
-      if role in stage.contexts
+      if role in settings.contexts
       else config.max_prompt_tokens
       for role in stage.teachers
     } | {'': config.max_prompt_tokens}

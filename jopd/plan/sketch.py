@@ -6,6 +6,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from jopd.config import about
+from jopd.members import make_rows, members
 from jopd.models import hub
 
 _SUMS = dict(name='running_sum', modulus=10, length=6)
@@ -65,10 +66,17 @@ def sketch(config: ConfigDict) -> ConfigDict:
   config.context, config.stop_strings = ConfigDict(dict(name='same')), ()
   for name in config.stages:
     stage = config[name]
-    stage.data, stage.mask_tokens = ConfigDict(), ()
+    stage.data, stage.mask_tokens = _domains(config, stage), ()
     for role in stage.contexts:
       stage.contexts[role] = 'same'
   return config
+
+
+def _domains(config: ConfigDict, stage: ConfigDict) -> ConfigDict:
+  """Data with the domains that terms of a stage name; empty where none do."""
+  domains = make_rows(members(stage), stage.terms).domains
+  parts = dict.fromkeys(domains, config.data.to_dict())
+  return ConfigDict(dict(name='blend', parts=parts) if parts else {})
 
 
 def _fields(path: str, revision: str | None = None) -> dict:

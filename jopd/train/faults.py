@@ -91,7 +91,7 @@ def _student_hidden(stage: Stage, run: Run, base, params, batch: Batch):
     read = part.prompt, part.prompt_length, part.response
     return score(run.models[stage.student], params, *read)
 
-  return lax.map(of_part, split(batch, stage.micro_batches))
+  return lax.map(of_part, split(batch, stage.micro_batches, stage.together))
 
 
 def _floats(batch: Batch) -> dict:
@@ -99,7 +99,7 @@ def _floats(batch: Batch) -> dict:
   live = lambda x: jnp.where(batch.mask, x, 0)
   logps = jax.tree.map(live, (batch.sampler_logp, batch.rollout_logp))
   names = 'sampler_logp', 'rollout_logp'
-  return {'outcome': batch.outcome, **dict(zip(names, logps, strict=True))}
+  return {'row': batch.row, **dict(zip(names, logps, strict=True))}
 
 
 def _finite(tree):

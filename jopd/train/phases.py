@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import cache, partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,34 +9,25 @@ import numpy as np
 
 from jopd import sharding
 from jopd.data.batching import PromptBatch
-from jopd.losses import group_outcome
+from jopd.losses import among
 from jopd.models.lora import attach, merge
 from jopd.programs import Program, bucket
 from jopd.rollout.engine import decode
 from jopd.rollout.slots import STOP
 from jopd.train.frozen import Frozen, computes, put_in
 from jopd.train.metrics import Metrics
+from jopd.train.responses import (
+  SAID,
+  Answers,
+  Grades,
+  attempts_of,
+  in_groups,
+  measured,
+  rows_of,
+)
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
 from jopd.train.step import Batch, make_gradients, make_learn, make_teach
-
-
-class Answers(NamedTuple):
-  """Responses to a batch of prompts, on the host; rows are prompts x group."""
-
-  response: np.ndarray  # [B, T]
-  response_length: np.ndarray  # [B]
-  sampler_logp: np.ndarray  # [B, T]; zeros for a dataset's
-  logp: np.ndarray  # [B, T] of the raw model; zeros for a dataset's
-  end: np.ndarray  # [B] how each one ended; see rollout/slots.py
-  slot_steps: np.ndarray  # decoding steps times slots, of all hosts
-
-
-class Grades(NamedTuple):
-  """What became of the answers, on the host; b prompts, G answers each."""
-
-  rewards: np.ndarray | None  # [b, G]; NaN where a prompt has no reference
-  keep: np.ndarray  # [b, G] bool, which are learnt from
 
 
 class Phases:
@@ -61,20 +51,23 @@ class Phases:
     student = run.models[stage.student]
     teachers = {r: run.models[name] for r, name in stage.teachers.items()}
     says = dict(say=run.say, clock=run.clock)
-    self._sampler = None
-    if stage.source != 'dataset':
-      policy = {'student': student, **teachers}[stage.source]
-      self._sampler = run.make_generate(
-        policy,
-        f'{stage.name}: rollout',
-        group_size=stage.group_size,
+    policies = {'student': student, **teachers}
+    speakers = [name for name in stage.sources if name != 'dataset']
+    self._samplers = {
+      name: run.make_generate(
+        policies[name],
+        f'{stage.name}: rollout' + (f' of {name}' if len(speakers) > 1 else ''),
+        group_size=stage.sources[name],
         **stage.decoding,
       )
+      for name in speakers
+    }
     self.teacher = Program(
       f'{stage.name}: teacher',
       make_teach(
         teachers,
         micro_batches=stage.micro_batches,
+        together=stage.together,
         compute_dtype=computes(run, stage.teacher_dtype),
       ),
       **says,
@@ -82,6 +75,9 @@ class Phases:
     options = dict(
       reduction=stage.reduction,
       micro_batches=stage.micro_batches,
+      together=stage.together,
+      # On its own prefixes, if it writes some of a group; else they are mixed.
+      stats_on=partial(among, origins=(0,)) if stage.mixed else None,
       temperature=stage.temperature,
       compute_dtype=run.compute_dtype,
       chunk_tokens=stage.chunk_tokens,
@@ -107,7 +103,7 @@ class Phases:
   def respond(
     self, state: TrainState, prompts: PromptBatch, key, how
   ) -> Answers:
-    """What the stage's source says to each prompt, group_size times.
+    """What those whose turn it is say to each prompt.
 
     Args:
       state: whose student, or followers, may speak.
@@ -115,31 +111,35 @@ class Phases:
       key: of this step.
       how: settings of the sampler, of `Stage.sampling`.
     """
-    stage = self._stage
-    if stage.source == 'dataset':
+    members = self._stage.members(key)
+    ask = partial(self._ask, state, prompts, key, how)
+    said = {name: ask(name) for name in dict.fromkeys(members)}
+    return in_groups(members, said)
+
+  def _ask(self, state: TrainState, prompts: PromptBatch, key, how, name: str):
+    """The responses of one source, in the order of the prompts."""
+    if name == 'dataset':
       response, length = prompts.response, prompts.response_length
       nothing = np.zeros(response.shape, np.float32)
       end = np.full_like(length, STOP)
-      return Answers(response, length, nothing, nothing, end, np.int32(0))
-    if stage.source == 'student':
+      return response, length, nothing, nothing, end, np.int32(0)
+    if name == 'student':
       policy = self.student(state, self._run.compute_dtype)
+      read = prompts.prompt, prompts.prompt_length
     else:
-      policy = self.teachers(state)[stage.source]
-    rollout = self._sampler(
-      policy,
-      prompts.prompt,
-      prompts.prompt_length,
-      key,
-      **how,
-    )
-    fields = [getattr(rollout, name) for name in Answers._fields]
-    return Answers(*sharding.local_rows(fields))
+      policy, read = self.teachers(state)[name], self._read(name, prompts)
+    # Else two sources of the same weights would say the same.
+    place = list(self._stage.sources).index(name)
+    key = jax.random.fold_in(key, 2**32 - place) if place else key
+    rollout = self._samplers[name](policy, *read, key, **how)
+    return sharding.local_rows([getattr(rollout, f) for f in SAID])
 
   def grade(self, prompts: PromptBatch, answers: Answers) -> Grades:
-    """The reward of each answer, and whether it is learnt from."""
-    groups = len(prompts.examples), self._stage.group_size
-    rewards = None
-    if self._stage.source != 'dataset':
+    """The reward of each answer, whether it is learnt from, who is told."""
+    stage = self._stage
+    groups = len(prompts.examples), len(answers.members)
+    rewards, told = None, {}
+    if set(answers.members) != {'dataset'}:
       examples = [x for x in prompts.examples for _ in range(groups[1])]
       texts = decode(self._run.tokenizer, answers)
       rewards = np.array(
@@ -150,55 +150,44 @@ class Phases:
         ],
         np.float32,
       ).reshape(groups)
+      if stage.told:
+        attempts = attempts_of(texts, rewards, answers.members)
+        told = {
+          role: tell(prompts, attempts) for role, tell in stage.told.items()
+        }
     lengths = answers.response_length.reshape(groups)
-    keep = self._stage.select(rewards, lengths, answers.end.reshape(groups))
-    return Grades(rewards, keep)
+    keep = stage.select(rewards, lengths, answers.end.reshape(groups))
+    return Grades(rewards, keep, told)
 
   def measure(self, answers: Answers, grades: Grades) -> Metrics:
-    """Length of the responses; what became of them if they were sampled."""
-    rows = len(answers.response)
-    measured = {'response_length': (np.sum(answers.response_length), rows)}
-    if self._stage.source != 'dataset':
-      graded = grades.rewards[~np.isnan(grades.rewards[:, 0])]
-      measured['reward'] = (np.sum(graded), graded.size)
-      measured['truncated'] = (np.sum(answers.end != STOP), rows)
-      measured['kept'] = (np.sum(grades.keep), rows)
-      if self._stage.group_size > 1:
-        # Others have no advantage to teach.
-        mixed = np.ptp(graded, axis=1) > 0
-        measured['mixed_groups'] = (np.sum(mixed), len(mixed))
-    local = np.array(list(measured.values()), np.float64)
-    total = sharding.from_hosts(local).sum(axis=0)
-    measured = {n: tuple(x) for n, x in zip(measured, total, strict=True)}
-    tokens, _ = measured['response_length']
+    """What became of the answers, over all hosts; see responses.py."""
+    local = measured(answers, grades, list(self._stage.sources))
+    total = sharding.from_hosts(np.array(list(local.values()))).sum(axis=0)
+    found = {n: tuple(x) for n, x in zip(local, total, strict=True)}
     # Of all tokens that the slots could have written.
-    return measured | {'slot_occupancy': (tokens, int(answers.slot_steps))}
+    sampled, _ = found['slot_occupancy']
+    return found | {'slot_occupancy': (sampled, int(answers.slot_steps))}
 
   def place(
     self, prompts: PromptBatch, answers: Answers, grades: Grades
   ) -> list[Batch]:
     """The learner's input on the mesh, for each update whole groups of it."""
-    group = lambda rows, length: (
-      self._group(self._cut(length, rows)),
-      self._group(length),
-    )
-    prompt, prompt_length = group(prompts.prompt, prompts.prompt_length)
     cut = partial(self._cut, answers.response_length)
-    by_student = self._stage.source == 'student'
-    outcome = None
-    if self._stage.reads_rewards:
-      outcome = jax.device_get(group_outcome(jnp.asarray(grades.rewards)))
+    prompt, prompt_length = self._grouped(prompts.prompt, prompts.prompt_length)
     batch = Batch(
       prompt=prompt,
       prompt_length=prompt_length,
       teacher_prompts={
-        role: group(*self._read(role, prompts)) for role in self._stage.teachers
+        role: self._cut_prompts(*grades.told[role][:2])
+        if role in grades.told
+        else self._grouped(*self._read(role, prompts))
+        for role in self._stage.teachers
       },
       response=cut(answers.response),
       mask=cut(self._mask(answers, grades)),
       sampler_logp=cut(answers.sampler_logp),
-      rollout_logp=cut(answers.logp) if by_student else None,
-      outcome=outcome,
+      rollout_logp=cut(answers.logp) if 'student' in answers.members else None,
+      row=rows_of(prompts.examples, answers, grades, self._stage),
     )
     where = sharding.batch_sharding(self._run.mesh)
     parts = range(self._stage.updates)
@@ -241,7 +230,7 @@ class Phases:
       self.scalars(paced),
     )
     metrics = jax.device_get(metrics)
-    if self._stage.source == 'dataset':
+    if 'dataset' in self._stage.sources and batch.rollout_logp is None:
       del metrics['sampler_logp']  # nobody sampled
     return state, metrics
 
@@ -273,8 +262,14 @@ class Phases:
     columns = bucket(sharding.largest(length), rows.shape[1], self._run.buckets)
     return rows[:, :columns]
 
-  def _group(self, rows: np.ndarray) -> np.ndarray:
-    return np.repeat(rows, self._stage.group_size, axis=0)
+  def _cut_prompts(self, rows: np.ndarray, length: np.ndarray):
+    return self._cut(length, rows), length
+
+  def _grouped(self, rows: np.ndarray, length: np.ndarray):
+    """Prompts as often as they have responses."""
+    each = partial(np.repeat, repeats=self._stage.group_size, axis=0)
+    rows, length = self._cut_prompts(rows, length)
+    return each(rows), each(length)
 
 
 def _merge(stage: Stage, run: Run, dtype: jnp.dtype) -> Program:

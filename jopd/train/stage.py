@@ -1,6 +1,6 @@
 """What a run and a stage are: made by build.py, run by loop.py."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -71,11 +71,19 @@ class Stage(NamedTuple):
   teachers: Mapping[str, str]  # role -> name of a model
   # Role -> how that teacher follows the student; the others are frozen.
   moving: Mapping[str, Callable]
-  source: str  # whose responses: 'dataset', 'student' or a teacher's role
+  # Who writes responses: 'student' first, then teachers' roles, 'dataset' last;
+  # and how many to a prompt at most. A place in it is the origin of a row.
+  sources: Mapping[str, int]
+  # The key of a step -> who writes each response of its groups.
+  members: Callable[[jax.Array], tuple[str, ...]]
+  domains: tuple[str, ...]  # that terms name; a place in it is that of a row
   batches: PromptIterator
-  # Role -> what that teacher reads, [B, P] and [B], where the student reads
+  # Role -> what that teacher reads, [b, P] and [b], where the student reads
   # something else.
   contexts: Mapping[str, Callable[[PromptBatch], tuple]]
+  # Role -> the same where a teacher is told of the responses, [B, P] and [B]
+  # from b x G attempts, and which rows had something to tell that fits, [B].
+  told: Mapping[str, Callable[[PromptBatch, Sequence], tuple]]
   # (step, paced scalars) -> terms.
   make_terms: Callable[..., Mapping[str, losses.Term]]
   reads_rewards: bool  # do the terms
@@ -92,6 +100,7 @@ class Stage(NamedTuple):
   teacher_memory: str  # where their layers wait: 'host', or '' on the devices
   later: frozenset[str]  # models that the stages after it use
   micro_batches: int
+  together: int  # rows that micro-batches do not part: 1, or a group's
   # (step, paced scalars) -> settings of the sampler: limit, temperature, ...
   sampling: Callable[[int, Mapping[str, float]], Mapping[str, float]]
   pace: Mapping[str, Callable]  # name -> function of `pacing.py`
@@ -105,3 +114,10 @@ class Stage(NamedTuple):
   chunk_tokens: int
   eval_every: int
   fingerprint: Mapping[str, object]  # what a checkpoint must agree on
+
+  @property
+  def mixed(self) -> bool:
+    """Whether several sources write to one prompt."""
+    return (
+      sum(self.sources.values()) == self.group_size > max(self.sources.values())
+    )

@@ -33,8 +33,8 @@ class Batch(NamedTuple):
   # [B, T] under the student as it was sampled from, without temperature or
   # filter; None where another wrote the response.
   rollout_logp: jax.Array | None
-  # [B] of each row, where the terms read rewards.
-  outcome: losses.Outcome | None = None
+  # [B] what is known of each response; None where no term asks.
+  row: losses.Row | None = None
 
 
 class Reduction(NamedTuple):
@@ -48,6 +48,7 @@ def make_teach(
   teachers: Mapping[str, Model],
   *,
   micro_batches: int = 1,
+  together: int = 1,
   compute_dtype=jnp.float32,
 ):
   """A function that runs every teacher over a batch.
@@ -55,6 +56,7 @@ def make_teach(
   Args:
     teachers: role -> model.
     micro_batches: the batch is scored in this many parts, one after the other.
+    together: consecutive rows that stay in one part.
     compute_dtype: the parameters are cast to it; matrices in eight bits are
       widened to it layer by layer.
 
@@ -77,7 +79,7 @@ def make_teach(
         for name, model in teachers.items()
       }
 
-    return lax.map(score_part, split(batch, micro_batches))
+    return lax.map(score_part, split(batch, micro_batches, together))
 
   return teach
 
@@ -89,6 +91,8 @@ def make_gradients(
   *,
   reduction: Reduction,
   micro_batches: int = 1,
+  together: int = 1,
+  stats_on: Callable | None = None,
   temperature: float = 1.0,
   compute_dtype=jnp.float32,
   chunk_tokens: int = 256,
@@ -103,9 +107,13 @@ def make_gradients(
     teachers: role -> model; of these, only the heads are used.
     make_terms: step -> the loss as named terms; scalars may depend on the step.
       Where anything is paced, (step, paced) -> these.
-    reduction: how tokens become one number; its denominator is taken over the
-      whole batch before it is split, so micro-batches add up exactly.
+    reduction: how tokens become one number; its denominators, one of each
+      term's rows, are taken over the whole batch before it is split, so
+      micro-batches add up exactly.
     micro_batches: parts whose gradients are summed.
+    together: consecutive rows that stay in one part.
+    stats_on: the rows that the token stats among the metrics speak of, as in
+      `losses.distill_loss_chunked`.
     temperature: of the loss, for student and teachers alike.
     compute_dtype: dtype of the student's forward and backward products; master
       weights, gradient sums and the loss are float32.
@@ -137,7 +145,8 @@ def make_gradients(
       name: gather(model.head(all_params[name]))
       for name, model in teachers.items()
     }
-    count = reduction.count(batch.mask)
+    masks = losses.term_masks(terms, batch.row, batch.mask)
+    count = {name: reduction.count(mask) for name, mask in masks.items()}
 
     def loss_of(params, part: Batch, hidden):
       if attach:
@@ -160,7 +169,8 @@ def make_gradients(
         # The learner's log-probs are to be compared at temperature 1 only.
         rollout_logp=part.rollout_logp if temperature == 1 else None,
         stats_target=stats_target,
-        outcome=part.outcome,
+        stats_on=stats_on,
+        row=part.row,
       )
 
     def of_part(part_and_hidden):
@@ -170,7 +180,7 @@ def make_gradients(
       return grads, loss, metrics
 
     return _sum_over_leading(
-      of_part, (split(batch, micro_batches), teacher_hidden)
+      of_part, (split(batch, micro_batches, together), teacher_hidden)
     )
 
   return gradients
@@ -225,7 +235,8 @@ def make_learn(
     made, guard = judge(state.guard, loss, norm, spike=spike)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     # Momentum would go on without evidence, and so would weight decay.
-    some = reduction.count(batch.mask) > 0
+    tokens = [n for name, (_, n) in metrics.items() if name[:5] == 'loss/']
+    some = jnp.sum(jnp.stack(tokens)) > 0
     updates = jax.tree.map(lambda u: jnp.where(some, u, 0), updates)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
@@ -260,9 +271,13 @@ def cast(params, dtype):
   return jax.tree.map(one, params)
 
 
-def split(batch: Batch, parts: int) -> Batch:
+def split(batch: Batch, parts: int, together: int = 1) -> Batch:
   """[B, ...] -> [parts, B / parts, ...], every device keeping its own rows."""
-  deal = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+  def deal(x):
+    hands = x.reshape(-1, parts, together, *x.shape[1:]).swapaxes(0, 1)
+    return hands.reshape(parts, -1, *x.shape[1:])
+
   return jax.tree.map(deal, batch)
 
 

@@ -11,7 +11,7 @@ from jopd import losses
 from jopd.losses import anchors, trial
 
 STUDENT, SAMPLER, TARGET = np.array([[0.5, 0.2], [0.1, 0.4], [0.4, 0.1]])
-OUTCOME = losses.Outcome(*(jnp.array([x]) for x in (1.0, 0.5, 0.5)))
+ROW = losses.Row(*(jnp.array([x]) for x in (1.0, 0.5, 0.5)))
 
 
 def batch_of(student_logits, target, sampler, token=0):
@@ -22,7 +22,7 @@ def batch_of(student_logits, target, sampler, token=0):
     {'teacher': jnp.log(one(target))},
     token=jnp.array([token]),
     sampler_logp=one(np.log(sampler)),
-    outcome=OUTCOME,
+    row=ROW,
   )
 
 

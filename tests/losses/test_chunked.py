@@ -476,7 +476,7 @@ def test_metrics_are_sums_over_live_tokens():
   rollout_logp = SAMPLER_LOGP - 1.0
   loss = functools.partial(chunked, terms=terms, rollout_logp=rollout_logp)
   _, metrics = jax.jit(loss)(HIDDEN, HEAD)
-  stats = set(losses.TokenStats._fields) - {'mask', *losses.Outcome._fields}
+  stats = set(losses.TokenStats._fields) - {'mask', *losses.Row._fields}
   assert set(metrics) == {'loss/opd', 'loss/sft', *stats}
   assert all(count == COUNT for _, count in metrics.values())
   kl = nll = mismatch = 0.0
@@ -624,7 +624,7 @@ def test_what_cannot_be_meant_is_refused(wrong, message):
 # chunk, that is left where it stood in a second pass, or read for another row.
 def test_chunked_equals_dense_with_rewards():
   rewards = jnp.array([[1.0, 0.0], [0.25, 0.5]])
-  outcome = losses.group_outcome(rewards)
+  row = losses.group_rows(rewards)
   to_come = functools.partial(
     losses.discounted, gamma=0.5, credit=losses.group_advantage
   )
@@ -642,9 +642,7 @@ def test_chunked_equals_dense_with_rewards():
       {},
       TOKEN,
       SAMPLER_LOGP,
-      outcome=jax.tree.map(
-        lambda x: jnp.repeat(x[:, None], T, axis=1), outcome
-      ),
+      row=jax.tree.map(lambda x: jnp.repeat(x[:, None], T, axis=1), row),
     )
     return losses.distill_loss(batch, terms, mask=MASK, count=COUNT)
 
@@ -653,9 +651,9 @@ def test_chunked_equals_dense_with_rewards():
       functools.partial(dense_loss, terms=terms), has_aux=False
     )(HIDDEN, HEAD)
     (got, metrics), grads = gradients(
-      functools.partial(chunked, teachers={}, terms=terms, outcome=outcome)
+      functools.partial(chunked, teachers={}, terms=terms, row=row)
     )(HIDDEN, HEAD)
     np.testing.assert_allclose(got, want, rtol=2e-5)
     assert_close(grads, want_grads)
     # They would be means over tokens; the loop has those over rows.
-    assert not set(metrics) & set(losses.Outcome._fields)
+    assert not set(metrics) & set(losses.Row._fields)

@@ -262,14 +262,14 @@ def test_a_credit_is_a_constant(credit):
 
 def graded(rewards):
   """Stats of one token in each response; of [b, G] rewards."""
-  outcome = losses.group_outcome(jnp.asarray(rewards, jnp.float32))
-  zeros = jnp.zeros_like(outcome.reward)
+  row = losses.group_rows(jnp.asarray(rewards, jnp.float32))
+  zeros = jnp.zeros_like(row.reward)
   return losses.token_stats(
     jnp.zeros((len(zeros), 1)),
     None,
     zeros.astype(int),
     zeros,
-    outcome=outcome,
+    row=row,
   )
 
 

@@ -96,9 +96,9 @@ def test_stats_carry_no_gradient():
       jnp.array(1),
       sampler_logp,
       rollout_logp=sampler_logp,
-      outcome=losses.Outcome(reward, reward, reward),
+      row=losses.Row(reward, reward, reward),
     )
-    return sum(stats)
+    return sum(x for x in stats if x is not None)
 
   p, one = jnp.log(jnp.array([0.25, 0.75])), jnp.array(-1.0)
   grads = jax.grad(total, argnums=(0, 1, 2, 3))(p, p[::-1], one, one)
@@ -122,19 +122,19 @@ def test_stats_without_a_target_are_none():
 # Two prompts of three: (1, 0, 0.5) and (2, 2, 2), by loops. Kills statistics
 # over the batch or over the wrong axis, a sample's deviation, rows in another
 # order than prompts x group.
-def test_the_outcome_of_a_group_equals_the_loops():
+def test_the_rewards_of_a_group_equals_the_loops():
   rewards = np.array([[1.0, 0.0, 0.5], [2.0, 2.0, 2.0]])
   expected = []
   for group in rewards:
     mean = sum(group) / 3
     std = (sum((x - mean) ** 2 for x in group) / 3) ** 0.5
     expected += [(reward, mean, std) for reward in group]
-  outcome = losses.group_outcome(jnp.asarray(rewards, jnp.float32))
-  np.testing.assert_allclose(np.stack(outcome, axis=1), expected, rtol=1e-6)
+  row = losses.group_rows(jnp.asarray(rewards, jnp.float32))
+  np.testing.assert_allclose(np.stack(row[:3], axis=1), expected, rtol=1e-6)
 
 
 # Kills made-up zeros: a loss that reads rewards would take them for failures.
-def test_stats_without_an_outcome_are_none():
+def test_stats_of_unknown_rows_are_none():
   p, zero = jnp.log(jnp.array([0.25, 0.75])), jnp.array(0)
   stats = losses.token_stats(p, p, zero, p[0])
-  assert all(getattr(stats, n) is None for n in losses.Outcome._fields)
+  assert all(getattr(stats, n) is None for n in losses.Row._fields)

@@ -22,7 +22,9 @@ def make_tiny():
     )
     for name, value in overrides.items():
       section, _, key = name.rpartition('.')
-      (config[section] if section else config)[key] = value
+      where = config[section] if section else config
+      with where.ignore_type():  # a source is a name, or several
+        where[key] = value
     return build.build(config, say=lambda line: None)
 
   return make

@@ -50,10 +50,8 @@ MLP = 'layers', 'mlp', 'up'
 
 
 def _reward(phases, state, hidden, batch):
-  outcome = batch.outcome._replace(
-    reward=batch.outcome.reward.at[3].set(np.inf)
-  )
-  return phases, state, hidden, batch._replace(outcome=outcome)
+  row = batch.row._replace(reward=batch.row.reward.at[3].set(np.inf))
+  return phases, state, hidden, batch._replace(row=row)
 
 
 def _sampler(phases, state, hidden, batch):
@@ -84,7 +82,7 @@ def _overflow(phases, state, hidden, batch):
 
 
 CASES = {
-  'a reward': (_reward, 'the batch: outcome.reward'),
+  'a reward': (_reward, 'the batch: row.reward'),
   'a log-prob': (_sampler, 'the batch: sampler_logp'),
   'a teacher': (_teacher, 'hidden states of teacher'),
   'the student': (_student, 'parameters of student: layers.mlp.up'),

@@ -510,3 +510,42 @@ def test_families_learn_from_one_another(make_tiny, tmp_path, learner):
   assert model.config == built.run.models['student'].config
   assert model.config.family == FAMILIES[learner]['model_type']
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+MIXED = {
+  'stages': ('distil',),
+  'distil.source': ('student', 'teacher', 'dataset'),
+  'distil.group_size': 1,
+  'distil.micro_batches': 1,
+  'distil.contexts': {'teacher': {'name': 'with_answer'}},
+  'distil.max_context_tokens': 96,
+  'distil.teachers': {'teacher': 'student', 'judge': 'student'},
+  'distil.terms': {
+    'match': {
+      'objective': 'matching',
+      'divergence': 'reverse_kl',
+      'on': 'student',
+    },
+    'prefer': {'objective': 'preference', 'beta': 0.1},
+  },
+  'distil.steps': 3,
+  'eval.prompts': 8,
+}
+MIXED['distil.contexts']['judge'] = {'name': 'with_attempt'}
+MIXED['distil.max_context_tokens'] = 128
+
+
+# Kills: a writer whose rows are the student's, for its weights are; a teacher
+# that writes from the student's prompt; draws or contexts that resuming loses.
+def test_a_stage_of_several_writers_resumes(make_tiny, tmp_path):
+  summary, rows = _train(make_tiny(**MIXED), tmp_path / 'whole')
+  train = [json.loads(row) for row in rows.splitlines()]
+  train = [row for row in train if row['kind'] == 'train']
+  assert all(row['told/judge'] == 1 for row in train)
+  assert all(row['mismatch'] < 1e-5 for row in train)
+  assert train[0]['response_length/dataset'] < 16
+  with pytest.raises(KeyboardInterrupt):
+    _train(_stop_at(make_tiny(**MIXED), 'distil', 2), tmp_path)
+  again, others = _train(make_tiny(**MIXED), tmp_path)
+  assert again['params_sha256'] == summary['params_sha256']
+  assert others == rows

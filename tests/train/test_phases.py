@@ -37,7 +37,10 @@ def answers(**changed):
   nothing = np.zeros((ROWS, SLOTS), np.float32)
   end = np.where(length < ROWS - 2, STOP, LENGTH)
   response = np.repeat(length[:, None], SLOTS, axis=1)
-  whole = Answers(response, length, nothing, nothing, end, np.int32(240))
+  members = ('student',) * GROUP
+  whole = Answers(
+    response, length, nothing, nothing, end, np.int32(240), members
+  )
   return whole._replace(**changed)
 
 
@@ -64,7 +67,7 @@ def test_what_is_not_selected_has_no_token():
     'mixed_groups': 1.0,
     'slot_occupancy': 0.5,
   }
-  assert batch.outcome is None  # no term asks for it
+  assert batch.row.reward is None  # no term asks for it
 
 
 # Kills a mask of the first occurrence only, or of one of the ids.
@@ -102,7 +105,9 @@ def test_each_update_has_whole_groups_and_their_outcomes(updates):
     np.testing.assert_array_equal(batch.mask.sum(axis=1), rows)
     np.testing.assert_array_equal(batch.prompt[::2], prompts.prompt[groups])
     np.testing.assert_array_equal(batch.prompt[1::2], prompts.prompt[groups])
-    reward, mean, std = batch.outcome
+    reward, mean, std, group, origin, _ = batch.row
+    np.testing.assert_array_equal(group, np.repeat(groups, 2))
+    np.testing.assert_array_equal(origin, 0)
     np.testing.assert_array_equal(reward, np.tile([1.0, 0.0], len(groups)))
     np.testing.assert_array_equal(mean, 0.5)
     np.testing.assert_array_equal(std, 0.5)
@@ -145,7 +150,9 @@ def test_batches_are_cut_to_buckets(make_tiny):
   def place(longest):
     length = np.full(rows, 1)
     length[-1] = longest
-    answers = Answers(response, length, logp, logp, end, slot_steps)
+    answers = Answers(
+      response, length, logp, logp, end, slot_steps, ('student',)
+    )
     [batch] = phases.place(prompts, answers, phases.grade(prompts, answers))
     return batch
 

@@ -76,7 +76,9 @@ def _terms(step):
   }
 
 
-def _learn(*, mesh=None, micro_batches=1, reduction=TOKENS, **options):
+def _learn(
+  *, mesh=None, micro_batches=1, together=1, reduction=TOKENS, **options
+):
   """Two updates; the new parameters and the metrics of the last."""
   # Not Adam: where a gradient is zero but for rounding, it takes its sign.
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.3, momentum=0.9))
@@ -89,7 +91,8 @@ def _learn(*, mesh=None, micro_batches=1, reduction=TOKENS, **options):
     frozen = jax.device_put(frozen, {'teacher': place})
     batch = sharding.put(batch, sharding.batch_sharding(mesh))
     out = out, sharding.replicated(mesh)
-  teach = jax.jit(make_teach(TEACHERS, micro_batches=micro_batches))
+  dealt = dict(micro_batches=micro_batches, together=together)
+  teach = jax.jit(make_teach(TEACHERS, **dealt))
   learn = jax.jit(
     make_learn(
       STUDENT,
@@ -97,7 +100,7 @@ def _learn(*, mesh=None, micro_batches=1, reduction=TOKENS, **options):
       _terms,
       tx,
       reduction=reduction,
-      micro_batches=micro_batches,
+      **dealt,
       chunk_tokens=16,
       **options,
     ),
@@ -235,13 +238,39 @@ GRADED = {
 def test_rewards_are_of_the_row_wherever_it_is_learnt(monkeypatch):
   monkeypatch.setitem(globals(), '_terms', lambda step: GRADED)
   rewards = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.5, 0.25, 0.0, 0.0]])
-  outcome = jax.device_get(losses.group_outcome(rewards))
-  batch = _batch()._replace(outcome=outcome)
+  row = jax.device_get(losses.group_rows(rewards))
+  batch = _batch()._replace(row=row)
   monkeypatch.setitem(globals(), '_batch', lambda: batch)
   whole = _learn()
   assert whole[1]['loss/grpo'][0] != 0
   _assert_same(_learn(micro_batches=4), whole)
   _assert_same(_learn(mesh=sharding.make_mesh(data=8)), whole)
+
+
+COMPARED = {
+  'prefer': losses.Term(losses.preference(beta=0.5)),
+  'right': losses.Term(
+    losses.negative_log_likelihood(),
+    partial(losses.group_softmax, of='student_logp', scale=-1.0),
+    on=partial(losses.among, origins=(1,)),
+  ),
+}
+
+
+# Two groups of four, two writers. Kills: groups that micro-batches part,
+# denominators of a micro-batch, comparisons that depend on where rows lie.
+def test_groups_are_learnt_whole_wherever_they_are(monkeypatch):
+  monkeypatch.setitem(globals(), '_terms', lambda step: COMPARED)
+  number = lambda *x: np.array(x, np.int32)
+  row = losses.Row(
+    group=number(0, 0, 0, 0, 5, 5, 5, 5), origin=number(0, 1, 0, 1, 0, 1, 1, 0)
+  )
+  batch = _batch()._replace(row=row)
+  monkeypatch.setitem(globals(), '_batch', lambda: batch)
+  whole = _learn()
+  assert whole[1]['loss/right'][1] == LENGTHS[row.origin == 1].sum()
+  _assert_same(_learn(micro_batches=2, together=4), whole)
+  _assert_same(_learn(mesh=sharding.make_mesh(data=4, tensor=2)), whole)
 
 
 # Kills: 0 / 0, weight decay and momentum that go on without evidence.
@@ -378,8 +407,8 @@ POISONS = {
   'reward': lambda hidden, batch: (
     hidden,
     batch._replace(
-      outcome=batch.outcome._replace(
-        reward=np.where(np.arange(ROWS) == 2, np.inf, batch.outcome.reward)
+      row=batch.row._replace(
+        reward=np.where(np.arange(ROWS) == 2, np.inf, batch.row.reward)
       )
     ),
   ),
@@ -410,7 +439,7 @@ def test_a_poisoned_update_is_as_if_it_had_not_been(kind):
   rewards = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.5, 0.25, 0.0, 0.0]])
   batch = _batch()._replace(
     teacher_prompts=_batch().teacher_prompts | prompts,
-    outcome=jax.device_get(losses.group_outcome(rewards)),
+    row=jax.device_get(losses.group_rows(rewards)),
   )
   frozen, start = {'teacher': _params(2)}, _params(1)
   teach = jax.jit(make_teach(TEACHERS | {'slow': STUDENT}))

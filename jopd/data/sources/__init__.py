@@ -16,11 +16,12 @@ from jopd.data.sources.mathematics import (
   math500,
   openthoughts,
 )
-from jopd.data.sources.tasks import running_sum, shift
+from jopd.data.sources.tasks import blend, running_sum, shift
 
 __all__ = [
   'aime',
   'amc',
+  'blend',
   'dapo_math',
   'gsm8k',
   'hendrycks_math',

@@ -5,12 +5,13 @@ split of a prompt is decided by a hash of its numbers (one in eight is a test
 prompt), so no test prompt is ever trained on, whatever the seeds and counts.
 """
 
+from collections.abc import Mapping, Sequence
 import hashlib
 import itertools
 
 import numpy as np
 
-from jopd.data.examples import Example, Lazy
+from jopd.data.examples import Example, Lazy, Rejected
 
 
 def running_sum(
@@ -77,6 +78,7 @@ def shift(
   modulus: int = 10,
   rule: int | None = None,
   told: float = 0.0,
+  hint: str = 'rule',
   seed: int = 0,
   split: str = 'train',
 ) -> Lazy:
@@ -95,15 +97,17 @@ def shift(
     length: numbers per prompt.
     modulus: 2 to 100; from 11 on some numbers have two digits.
     rule: the number to add, below `modulus`; None draws one per example.
-    told: share of the prompts that begin with the rule, as in '3 + 4 0 2'.
+    told: share of the prompts that begin with a hint.
+    hint: 'rule', as in '3 + 4 0 2', or 'worked', the whole response before the
+      prompt, as a model is shown it that a context tells of an attempt.
     seed: another seed gives other examples.
     split: 'train' or 'test'.
 
   Returns:
     A lazy sequence; the answer is the rule, the response the whole line.
 
-  Raises: ValueError for a modulus, rule, share or split out of range, or when
-    there are fewer than 64 prompts to draw from.
+  Raises: ValueError for a modulus, rule, share, hint or split out of range, or
+    when there are fewer than 64 prompts to draw from.
 
   Example:
     >>> example = shift(count=1, rule=3, told=1.0)[0]
@@ -114,22 +118,65 @@ def shift(
     raise ValueError(f'rule must be from 0 to {modulus - 1}, got {rule}')
   if not 0 <= told <= 1:
     raise ValueError(f'told is a share, from 0 to 1; got {told}')
+  if hint not in ('rule', 'worked'):
+    raise ValueError(f"hint must be 'rule' or 'worked', got {hint!r}")
   draw = _numbers('shift', count, length, modulus, seed, split)
 
   def make(index: int) -> Example:
     numbers = draw(index)
     drawn, chance = _noise(f'shift/{seed}/{split}/{index}', 2).tolist()
     added = drawn % modulus if rule is None else rule
-    hint = f'{added} + ' if chance < told * 2**64 else ''
     steps = ' '.join(f'{added} {x}' for x in (numbers + added) % modulus)
+    response = f'{steps} #### {added}'
+    before = f'{added if hint == "rule" else response} + '
+    prompt = (before if chance < told * 2**64 else '') + _line(numbers)
     return Example(
       id=f'shift/{split}/{index}',
-      messages=[{'role': 'user', 'content': hint + _line(numbers)}],
+      messages=[{'role': 'user', 'content': prompt}],
       answer=str(added),
-      response=f'{steps} #### {added}',
+      response=response,
     )
 
   return Lazy(count, make)
+
+
+def blend(*, parts: Mapping[str, Sequence[Example | Rejected]]) -> Lazy:
+  """Several sources one after the other, each example marked with its domain.
+
+  Terms of a loss may then learn from the rows of one domain, see `on`, such as
+  several teachers, each in its own. How much of a domain a batch has depends on
+  the sizes of the parts; what it weighs does not, since each term is divided by
+  its own tokens.
+
+  Args:
+    parts: domain -> examples; in a config, a source and its arguments.
+
+  Returns:
+    A lazy sequence; ids are '<domain>/<id>'.
+
+  Raises: ValueError when there are no parts, or one is empty.
+
+  Example:
+    >>> sums, rules = running_sum(count=2), shift(count=1)
+    >>> both = blend(parts=dict(sums=sums, rules=rules))
+    >>> [(example.domain, example.id) for example in both][1:]
+    [('sums', 'sums/running_sum/train/1'), ('rules', 'rules/shift/train/0')]
+  """
+  empty = [name for name, part in parts.items() if not len(part)]
+  if not parts or empty:
+    raise ValueError(f'blend needs parts with examples, got none of {empty}')
+  names = list(parts)
+  ends = np.cumsum([len(parts[name]) for name in names])
+
+  def make(index: int) -> Example | Rejected:
+    place = int(np.searchsorted(ends, index, side='right'))
+    name = names[place]
+    example = parts[name][index - int(ends[place])]  # from its end
+    if isinstance(example, Rejected):
+      return example._replace(reason=f'{name}: {example.reason}')
+    return example._replace(id=f'{name}/{example.id}', domain=name)
+
+  return Lazy(int(ends[-1]), make)
 
 
 def _numbers(task: str, count: int, length: int, modulus: int, seed, split):

@@ -20,7 +20,7 @@ def reward(stats: TokenStats) -> Float[Array, '*B']:
   largest: with several responses to a prompt take `group_advantage`.
 
   Args:
-    stats: TokenStats with an outcome.
+    stats: TokenStats with rewards.
 
   Returns:
     [*B] credits, in the unit of the reward.
@@ -48,7 +48,7 @@ def group_advantage(
   arXiv 2402.14740) exactly.
 
   Args:
-    stats: TokenStats with an outcome.
+    stats: TokenStats with rewards.
     scale: 'std' divides by the group's deviation, so that prompts which are
       nearly always or nearly never answered weigh more. 'none' does not.
 

@@ -5,13 +5,16 @@ from jopd.losses.weights.batches import (
   top_fraction,
   top_informative,
 )
+from jopd.losses.weights.groups import best_row, group_softmax
 from jopd.losses.weights.rows import ahead_of_disagreement, before_drop
 from jopd.losses.weights.tokens import gate, importance, uniform
 
 __all__ = [
   'ahead_of_disagreement',
   'before_drop',
+  'best_row',
   'gate',
+  'group_softmax',
   'importance',
   'normalized',
   'top_fraction',

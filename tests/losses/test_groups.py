@@ -1,0 +1,289 @@
+"""What looks at the responses to a prompt: pairs, shares, choices, rows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jopd import losses
+from jopd.losses.stats import scope_of
+
+T, V = 4, 5
+SUM = functools.partial(losses.fixed_length, length=1)
+# Two prompts, rows of a group apart from one another; the last group has two
+# better ones. Rows of 4, 1, 3, 2, 4 tokens.
+GROUP = np.array([7, 3, 7, 3, 3])
+ORIGIN = np.array([0, 1, 2, 0, 1])
+LENGTHS = np.array([4, 1, 3, 2, 4])
+MASK = np.arange(T)[None, :] < LENGTHS[:, None]
+RNG = np.random.default_rng(0)
+STUDENT, TARGET = RNG.normal(size=(2, 5, T, V))
+TOKEN = RNG.integers(V, size=(5, T))
+
+
+def row_of(**known):
+  known = dict(group=GROUP, origin=ORIGIN) | known
+  return losses.Row(**{n: jnp.asarray(x) for n, x in known.items()})
+
+
+def batch_of(student=STUDENT, target=TARGET, row=None):
+  each = lambda x: jnp.broadcast_to(x[:, None], (5, T))
+  return losses.TokenBatch(
+    student_logp=losses.log_probs(jnp.asarray(student)),
+    logps={'teacher': losses.log_probs(jnp.asarray(target))},
+    token=jnp.asarray(TOKEN),
+    sampler_logp=jnp.zeros((5, T)),
+    row=jax.tree.map(each, row_of() if row is None else row),
+  )
+
+
+def dpo(student, beta):
+  """The mean over rows of their group's loss, in float64, pair by pair."""
+  logp = lambda z: z - np.log(np.sum(np.exp(z), axis=-1, keepdims=True))
+  p, q = logp(np.float64(student)), logp(TARGET)
+  ratio = [
+    sum(p[i, t, TOKEN[i, t]] - q[i, t, TOKEN[i, t]] for t in range(LENGTHS[i]))
+    for i in range(5)
+  ]
+  total = 0.0
+  for pairs, rows in (([(2, 0)], 2), ([(1, 3), (4, 3)], 3)):
+    each = [np.log1p(np.exp(-beta * (ratio[i] - ratio[j]))) for i, j in pairs]
+    total += rows * np.mean(each)
+  return total / 5
+
+
+# Kills a sign, a beta, a pair across prompts, sums that are means, and a value
+# that is not the loss.
+def test_preference_is_dpo_and_so_is_its_gradient():
+  terms = {'dpo': losses.Term(losses.preference(beta=0.3))}
+
+  def loss(student):
+    return losses.distill_loss(
+      batch_of(student), terms, mask=jnp.asarray(MASK), reduce=SUM, count=5
+    )
+
+  value, grad = jax.value_and_grad(loss)(jnp.asarray(STUDENT, jnp.float32))
+  np.testing.assert_allclose(value, dpo(STUDENT, 0.3), rtol=1e-5)
+  for place in np.ndindex(5, T, V):
+    step = np.zeros_like(STUDENT)
+    step[place] = 1e-5
+    slope = (dpo(STUDENT + step, 0.3) - dpo(STUDENT - step, 0.3)) / 2e-5
+    np.testing.assert_allclose(grad[place], slope, atol=2e-6)
+
+
+# Kills a margin that is not 0 where the student is its target, a loss that then
+# is not log 2, rows without a partner that add something.
+def test_preference_at_rest_is_log_two():
+  terms = {'dpo': losses.Term(losses.preference(beta=0.3))}
+  loss = functools.partial(
+    losses.distill_loss, terms=terms, reduce=SUM, mask=jnp.asarray(MASK)
+  )
+  same = loss(batch_of(target=STUDENT), count=5)
+  np.testing.assert_allclose(same, np.log(2), rtol=1e-6)
+  alone = batch_of(row=row_of(group=np.arange(5)))
+  assert loss(alone, count=5) == 0
+
+
+# Rewards 1, 1 | 0, 2, 1: no pair in the first group, three in the second.
+def test_rewards_can_say_which_is_better():
+  terms = {'dpo': losses.Term(losses.preference(beta=0.3, by='reward'))}
+  reward = np.array([1.0, 0.0, 1.0, 2.0, 1.0])
+  slopes = jax.grad(
+    lambda z: losses.distill_loss(
+      batch_of(z, row=row_of(reward=reward)),
+      terms,
+      mask=jnp.asarray(MASK),
+      reduce=SUM,
+      count=5,
+    )
+  )(jnp.asarray(STUDENT, jnp.float32))
+  own = np.take_along_axis(np.asarray(slopes), TOKEN[..., None], axis=-1)[:, 0]
+  # Descent raises what is better, lowers what is worse.
+  assert np.sign(own[:, 0]).tolist() == [0, 1, 0, -1, np.sign(own[4, 0])]
+
+
+# SCOPE by hand: of wrong rows 1 and 4 perplexities 2 and 8 under the teacher.
+# Kills shares of another group, of right rows, and a sum that is not n.
+def test_shares_of_a_group_by_hand():
+  logp = -np.log(np.array([3.0, 2.0, 5.0, 4.0, 8.0]))
+  stats = stats_of(
+    target_logp=np.broadcast_to(logp[:, None], (5, T)),
+    reward=np.array([1.0, 0.0, 0.0, 1.0, 0.0]),
+  )
+  share = functools.partial(losses.group_softmax, stats, of='target_logp')
+  wrong = share(rows='wrong')[:, 0]
+  np.testing.assert_allclose(wrong, [0, 1.6, 1, 0, 0.4], rtol=1e-6)
+  steep = share(rows='wrong', scale=-0.5)[:, 0]  # sqrt(2) to sqrt(8)
+  np.testing.assert_allclose(steep, [0, 2 / 3, 1, 0, 4 / 3], rtol=1e-6)
+  np.testing.assert_allclose(share(rows='right')[:, 0], [1, 0, 0, 1, 0])
+  # Equal perplexities: every row 1.
+  level = stats._replace(target_logp=jnp.ones((5, T)))
+  weights = losses.group_softmax(level, of='target_logp')
+  np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
+
+
+def stats_of(**fields):
+  each = lambda x: jnp.asarray(x if np.ndim(x) == 2 else np.tile(x, (T, 1)).T)
+  known = dict(group=GROUP, origin=ORIGIN, mask=MASK, student_logp=ORIGIN)
+  known |= fields
+  empty = dict.fromkeys(losses.TokenStats._fields)
+  return losses.TokenStats(**empty | {n: each(x) for n, x in known.items()})
+
+
+# BRTS by hand, its tiers from the last to the first: nobody is right, the told
+# one is, a plain one is; among equals the one that is nearer to the student.
+@pytest.mark.parametrize(
+  'reward, origin, chosen',
+  [
+    ([0, 0, 0], [1, 1, 2], 1),
+    ([0, 0, 1], [1, 1, 2], 2),
+    ([1, 0, 1], [1, 1, 2], 0),
+    ([1, 1, 1], [1, 1, 2], 1),
+  ],
+)
+def test_the_best_row_by_hand(reward, origin, chosen):
+  near = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], np.float32)
+  each = lambda x: jnp.asarray(np.tile(np.asarray(x), (T, 1)).T)
+  stats = stats_of()._replace(
+    in_top=jnp.asarray(near),
+    reward=each(np.float32(reward)),
+    origin=each(origin),
+    group=each([4, 4, 4]),
+    mask=jnp.ones((3, T), bool),
+  )
+  weights = losses.best_row(stats)[:, 0]
+  np.testing.assert_array_equal(weights, 3.0 * (np.arange(3) == chosen))
+
+
+# L = L_own + 0.1 L_other, each over its own tokens. Kills one denominator for
+# both, a NaN of rows that a term does not read, and metrics of other rows.
+def test_each_term_is_the_mean_over_its_own_rows():
+  own = functools.partial(losses.among, origins=(0,))
+  other = functools.partial(losses.among, origins=(1, 2))
+  credit = lambda stats: stats.reward
+  credit = losses.scope('token')(credit)
+  terms = {
+    'match': losses.Term(losses.matching(losses.reverse_kl), on=own),
+    'reward': losses.Term(
+      losses.policy_gradient(losses.reinforce, credit=credit), on=own
+    ),
+    'copy': losses.Term(losses.negative_log_likelihood(), coef=0.1, on=other),
+  }
+  # Nobody graded what others wrote.
+  reward = np.where(ORIGIN == 0, 2.0, np.nan)
+  row = row_of(reward=reward)
+  mask = jnp.asarray(MASK)
+  count = {
+    name: jnp.sum(x) for name, x in losses.term_masks(terms, row, mask).items()
+  }
+  assert {n: int(x) for n, x in count.items()} == dict(
+    match=6, reward=6, copy=8
+  )
+  kls = np.asarray(
+    losses.reverse_kl(
+      *(losses.log_probs(jnp.asarray(x)) for x in (STUDENT, TARGET))
+    )
+  )
+  nll = -np.asarray(
+    losses.pick(losses.log_probs(jnp.asarray(STUDENT)), jnp.asarray(TOKEN))
+  )
+  mean = lambda x, rows: np.sum((x * MASK)[rows]) / LENGTHS[rows].sum()
+  expected = mean(kls, [0, 3]) - 2 + 0.1 * mean(nll, [1, 2, 4])
+  dense = lambda z: losses.distill_loss(
+    batch_of(z, row=row), terms, mask=mask, count=count
+  )
+  value, grad = jax.value_and_grad(dense)(jnp.asarray(STUDENT, jnp.float32))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  assert jnp.all(jnp.isfinite(grad))
+  # The same from hidden states: logits times a head that is one.
+  chunked = lambda hidden: losses.distill_loss_chunked(
+    hidden,
+    jnp.eye(V),
+    {'teacher': (jnp.asarray(TARGET, jnp.float32), jnp.eye(V))},
+    jnp.asarray(TOKEN),
+    jnp.zeros((5, T)),
+    terms,
+    mask=mask,
+    count=count,
+    row=row,
+    chunk_tokens=10,
+    stats_on=own,
+  )
+  (loss, metrics), slopes = jax.value_and_grad(chunked, has_aux=True)(
+    jnp.asarray(STUDENT, jnp.float32)
+  )
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(slopes, grad, atol=1e-6)
+  for name, rows in (('reverse_kl', [0, 3]), ('loss/match', [0, 3])):
+    total, tokens = metrics[name]
+    np.testing.assert_allclose(total / tokens, mean(kls, rows), rtol=1e-5)
+  assert metrics['loss/copy'][1] == 8
+
+
+# The chunked path hands a credit over that is a pair of arrays.
+def test_preference_in_chunks_is_the_dense_one():
+  terms = {'dpo': losses.Term(losses.preference(beta=0.3))}
+  mask, row = jnp.asarray(MASK), row_of()
+  student = jnp.asarray(STUDENT, jnp.float32)
+  dense = jax.value_and_grad(
+    lambda z: losses.distill_loss(
+      batch_of(z), terms, mask=mask, reduce=SUM, count=5
+    )
+  )
+  chunked = jax.value_and_grad(
+    lambda hidden: losses.distill_loss_chunked(
+      hidden,
+      jnp.eye(V),
+      {'teacher': (jnp.asarray(TARGET, jnp.float32), jnp.eye(V))},
+      jnp.asarray(TOKEN),
+      jnp.zeros((5, T)),
+      terms,
+      mask=mask,
+      reduce=SUM,
+      count=5,
+      row=row,
+      chunk_tokens=10,
+    )[0]
+  )
+  for one, other in zip(dense(student), chunked(student), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_missing_is_refused():
+  assert scope_of(losses.preference(beta=1.0).credit) == 'group'
+  with pytest.raises(ValueError, match='beta must be above 0'):
+    losses.preference(beta=0.0)
+  with pytest.raises(ValueError, match="by must be 'origin' or 'reward'"):
+    losses.preference(beta=1.0, by='length')
+  with pytest.raises(ValueError, match='nothing says which these are'):
+    losses.group_softmax(stats_of()._replace(group=None), of='origin')
+  with pytest.raises(ValueError, match='there are none'):
+    losses.best_row(stats_of(in_top=np.ones((5, T))))
+  with pytest.raises(ValueError, match='rows must be one of'):
+    losses.group_softmax(stats_of(), of='origin', rows='some')
+  own = losses.Term(losses.negative_log_likelihood(), on=losses.among)
+  with pytest.raises(ValueError, match='nothing is known of any'):
+    losses.term_masks({'a': own}, None, jnp.asarray(MASK))
+
+
+# Kills a check that looks at names, or at groups of one alone.
+@pytest.mark.parametrize(
+  'origins, on, fine',
+  [
+    ([[0, 1]], None, True),
+    ([[0], [0, 1]], None, True),
+    ([[0, 0]], None, False),
+    ([[0]], None, False),
+    ([[0, 1, 2]], (1, 2), False),
+  ],
+)
+def test_groups_without_pairs_are_refused(origins, on, fine):
+  rows = on and functools.partial(losses.among, origins=on)
+  term = losses.Term(losses.preference(beta=0.1), on=rows)
+  if fine:
+    losses.check_groups(term, origins)
+    return
+  with pytest.raises(ValueError, match='finds none to compare'):
+    losses.check_groups(term, origins)
