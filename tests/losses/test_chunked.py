@@ -308,7 +308,7 @@ def test_a_frozen_head_costs_no_gradient():
   assert products == [3, 4]
 
 
-# Two passes: five weights and credits that are known only when all tokens, or
+# Two passes: weights and credits that are known only when all tokens, or
 # those to come, have been seen, on chunks that hold two columns of seven. Kills
 # a quantile over a chunk, a sum that stops at a chunk's end, a mask that is
 # forgotten, stats of another target than the term's own.
@@ -330,6 +330,15 @@ def test_weights_and_credits_may_look_beyond_their_chunk():
         losses.clipped, credit=to_come, anchor=losses.anchors.sampler
       ),
       weight=entropy,
+    ),
+    'between': losses.Term(
+      losses.policy_gradient(
+        losses.reinforce,
+        credit=functools.partial(losses.mean_to_come, own=1.0),
+        anchor=functools.partial(losses.anchors.geometric, sampler=0.5),
+        target=other,
+      ),
+      weight=functools.partial(losses.before_drop, segment=2, least=1),
     ),
     'nested': losses.Term(
       losses.policy_gradient(
