@@ -248,6 +248,17 @@ POLICY = dict(objective='policy_gradient', surrogate='reinforce')
       MATCH | dict(target=dict(name='mixture', weights=dict(coach=1.0))),
       "expected a teacher named 'coach'",
     ),
+    (
+      MATCH
+      | dict(
+        target=dict(name='extrapolated', strength=1.4, limit=1.3, base='other')
+      ),
+      'strength 1.4 is beyond the cliff at 1.3',
+    ),
+    (
+      MATCH | dict(weight=dict(name='top_informative', fraction=0)),
+      'fraction must be in (0, 1], got 0',
+    ),
     (dict(objective='sampled', penalty='k4'), 'choose from k1, k2, k3'),
     (
       dict(objective='policy_gradient', surrogate='clip', anchor='x'),
@@ -390,6 +401,8 @@ SOUND = [
     )
   ],
   POLICY | dict(surrogate='clipped', anchor='sampler'),
+  POLICY
+  | dict(credit='group_advantage', anchor=dict(name='geometric', sampler=0.5)),
   *[
     MATCH | dict(weight=weight)
     for weight in (
