@@ -135,7 +135,7 @@ def measure(record: Record, config) -> dict:
     and (row['stage'], row['model']) == (stage, student)
   }
   stages = record.run.summary['stages']
-  work = ('rollout', 'reward', 'data', 'teacher', 'learner', 'held_out')
+  work = ('rollout', 'reward', 'data', 'teacher', 'learner')
   seconds = sum(
     taken for s in stages.values() for taken in _of(s['wall_seconds'], work)
   )
