@@ -162,7 +162,8 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
   with about('config.eval.batch_size'):
     sharding.check_batch(mesh, config.eval.batch_size)
-  where, tokenizer, stops = find_tokenizer(config)
+  with about('tokenizer'):
+    where, tokenizer, stops = find_tokenizer(config)
   encoding = dict(
     tokenizer=tokenizer, template_kwargs=config.template.to_dict()
   )

@@ -3,7 +3,7 @@
 Each check raises a ValueError of one line, or does nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 import inspect
 
 import jax
@@ -13,6 +13,7 @@ from jopd.config import (
   about,
   base,
   check_arguments,
+  check_kind,
   did_you_mean,
   refuse_unknown,
 )
@@ -31,17 +32,16 @@ _DTYPES = ('float32', 'bfloat16', 'float16')
 
 def check(config) -> None:
   """Refuses wrong settings of a config, except those of its stages."""
+  _check_kinds(config, base(), 'config')
   # A section that could be a stage may stand unused beside those that are.
   known = {*base(), *config.stages, *_stages_of(config)}
   refuse_unknown(config, known, 'a config')
   for name in ('mesh', 'eval', 'checkpoint'):
     refuse_unknown(config[name], base()[name], f'config.{name}')
-    for key, default in base()[name].items():
-      if key not in config[name]:
-        raise ValueError(
-          f'config.{name} has lost its {key!r}; change single keys, such as'
-          f' config.{name}.{key} = {default}, to keep the other defaults'
-        )
+    _check_kinds(config[name], base()[name], f'config.{name}')
+  for name, model in config.models.items():
+    if not isinstance(model, ConfigDict):
+      raise ValueError(f'config.models.{name} must be a section: {model!r:.60}')
   _check_least(0, config, ['seed'])
   sizes = ('max_prompt_tokens', 'max_response_tokens', 'buckets')
   _check_least(1, config, sizes)
@@ -82,6 +82,34 @@ def _stages_of(config) -> list[str]:
   ]
 
 
+# Sections that may be a name alone.
+_SPECS = ('data', 'eval_data', 'context', 'reward', 'reduce', 'select')
+
+
+def _check_kinds(section, defaults, where: str) -> None:
+  """Refuses a setting that is missing, or of another kind than its default."""
+  if not isinstance(section, ConfigDict):
+    raise ValueError(f'{where} must be a section, got {section!r:.60}')
+  for name, default in defaults.items():
+    if name not in section:
+      raise ValueError(
+        f'{where} has lost its {name!r}; change single keys, such as'
+        f' {where}.{name} = {default!r}, to keep the other defaults'
+      )
+    value = section[name]
+    if isinstance(default, ConfigDict) or name in ('reduce', 'select'):
+      if not isinstance(value, (ConfigDict, str)[: 1 + (name in _SPECS)]):
+        raise ValueError(f'{where}.{name} must be a section: {value!r:.60}')
+    elif isinstance(default, tuple):
+      texts = isinstance(value, tuple | list) and all(
+        isinstance(one, str | Mapping) for one in value
+      )
+      if not texts:
+        raise ValueError(f'{where}.{name} must be texts: {value!r:.60}')
+    else:
+      check_kind(f'{where}.{name}', value, type(default))
+
+
 def _check_least(least: int, section, names: Iterable[str]) -> None:
   for name in names:
     if section[name] < least:
@@ -95,6 +123,7 @@ def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
 
 def _check_stage(stage, models) -> None:
   refuse_unknown(stage, default_stage(), 'a stage')
+  _check_kinds(stage, default_stage(), 'it')
   counts = ('steps', 'batch_size', 'group_size', 'updates', 'micro_batches')
   _check_least(1, stage, (*counts, 'chunk_tokens', 'max_skipped'))
   least = ('slots', 'warmup_steps', 'clip_norm', 'eval_every')

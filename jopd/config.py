@@ -13,9 +13,13 @@ import importlib.util
 import os
 import pathlib
 import traceback
+import typing
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+
+# What becomes of a value, the last four where its reader expects another kind.
+_WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 def base() -> ConfigDict:
@@ -81,8 +85,7 @@ def base() -> ConfigDict:
       batch_size=256,
     )
   )
-  # Where the rows of the logs are shown as they come, beside their files:
-  # functions of train/trackers.py, 'tensorboard' and 'wandb'.
+  # Where rows of the logs are shown, beside their files; see train/trackers.py.
   config.trackers = ('tensorboard',)
   # Steps between checkpoints, and how many are kept.
   config.checkpoint = ConfigDict(dict(every=100, keep=2))
@@ -209,8 +212,9 @@ def about(where: str):
   """Puts a name before whatever is found wrong inside."""
   try:
     yield
-  except ValueError as error:
-    raise ValueError(f'{where}: {error}') from error
+  except _WRONG as error:
+    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+    raise ValueError(f'{where}: {kind}{error}') from error
 
 
 def refuse_unknown(given, known, where: str) -> None:
@@ -232,6 +236,22 @@ def check_arguments(arguments, parameters: Mapping, where: str) -> None:
   for name, parameter in parameters.items():
     if parameter.default is parameter.empty and name not in arguments:
       raise ValueError(f'{where} needs {name!r}')
+  for name, value in arguments.items():
+    check_kind(f'{where}: {name}', value, parameters[name].annotation)
+
+
+def check_kind(name: str, value, kind) -> None:
+  """Refuses a value that is not of a plain type, or a union of these."""
+  kinds = {*(typing.get_args(kind) or [kind])}
+  plain = {bool, int, float, str, type(None)}
+  if hasattr(value, 'dtype') or not kinds <= plain:  # arrays are numbers, too
+    return
+  if type(value) not in (kinds | {int} if float in kinds else kinds):
+    names = ' or '.join(sorted(k.__name__ for k in kinds))
+    raise ValueError(f'{name} must be {names}, got {value!r:.60}')
+  limit = 1e38 if isinstance(value, float) else 2**63
+  if isinstance(value, int | float) and not abs(value) < limit:
+    raise ValueError(f'{name} is out of range, got {value!r:.60}')
 
 
 def did_you_mean(name: str, known) -> str:

@@ -61,9 +61,7 @@ def make_batches(
 
 def _suits(settings, run: Run, encoding, rows: Rows, graded) -> Callable:
   """(example) -> None, or an error where the stage cannot use it."""
-  told = {
-    role: resolve(contexts, spec) for role, spec in settings.contexts.items()
-  }
+  told = _resolved(settings)
   options = dict(template_kwargs=encoding['template_kwargs'])
 
   def check(example: Example) -> None:
@@ -84,6 +82,15 @@ def _suits(settings, run: Run, encoding, rows: Rows, graded) -> Callable:
   return check
 
 
+def _resolved(settings) -> dict[str, Callable]:
+  """Role -> the context of that teacher."""
+  found = {}
+  for role, spec in settings.contexts.items():
+    with about(f'contexts.{role}'):
+      found[role] = resolve(contexts, spec)
+  return found
+
+
 def _some_attempts(context: Callable) -> tuple:
   """What a context is told of, for a trial."""
   if not tells_attempts(context):
@@ -102,7 +109,7 @@ def make_contexts(settings, encoding) -> dict[str, Callable]:
     )
     return batch.prompt, batch.prompt_length
 
-  found = {r: resolve(contexts, x) for r, x in settings.contexts.items()}
+  found = _resolved(settings)
   return {
     role: partial(read, context)
     for role, context in found.items()
@@ -123,7 +130,7 @@ def make_told(settings, encoding) -> dict[str, Callable]:
       template_kwargs=encoding['template_kwargs'],
     )
 
-  found = {r: resolve(contexts, x) for r, x in settings.contexts.items()}
+  found = _resolved(settings)
   return {
     role: partial(tell, context)
     for role, context in found.items()

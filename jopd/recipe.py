@@ -111,7 +111,7 @@ def _find(room, spec) -> tuple[Callable, dict, str]:
     for n, f in vars(room).items()
     if inspect.isfunction(f) and f.__module__.startswith(where) and n[0] != '_'
   }
-  if name not in known:
+  if not isinstance(name, str) or name not in known:
     raise ValueError(f'{where} has no {name!r}{did_you_mean(name, known)}')
   return known[name], arguments, f'{where}.{name}'
 

@@ -60,7 +60,8 @@ def make_stage(
   """
   settings = config[config.stages[index]]
   encoding = encoding | _own_context(settings)
-  tx, learning_rate = make_optimizer(settings)
+  with about('optimizer'):
+    tx, learning_rate = make_optimizer(settings)
   groups = members(settings)
   terms, roles = settings.terms.to_dict(), tuple(settings.teachers)
   rows = make_rows(groups, terms)

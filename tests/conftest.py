@@ -36,7 +36,7 @@ _SETTINGS = dict(
   suppress_health_check=list(hypothesis.HealthCheck),
 )
 hypothesis.settings.register_profile(
-  'suite', max_examples=60, derandomize=True, **_SETTINGS
+  'suite', max_examples=40, derandomize=True, **_SETTINGS
 )
 hypothesis.settings.register_profile('long', max_examples=3000, **_SETTINGS)
 hypothesis.settings.load_profile('suite')

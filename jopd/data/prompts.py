@@ -124,9 +124,12 @@ def check_boundary(
 
 
 def _render(tokenizer, messages, template_kwargs, *, prompt: bool) -> str:
-  """The chat as text, ready for the assistant if `prompt`."""
-  import jinja2
+  """The chat as text, ready for the assistant if `prompt`.
 
+  A template is a program of somebody else. It runs in Jinja's sandbox, which
+  transformers sets up: no way into Python, no file, no change to the messages.
+  It may still take long, or write much.
+  """
   if not tokenizer.chat_template:
     raise ValueError(
       'the tokenizer has no chat template; load that of the chat model, or set '
@@ -143,7 +146,8 @@ def _render(tokenizer, messages, template_kwargs, *, prompt: bool) -> str:
     return tokenizer.apply_chat_template(
       messages, add_generation_prompt=prompt, tokenize=False, **options
     )
-  except jinja2.TemplateError as error:
+  except Exception as error:  # whatever a program can raise
+    text = ' '.join(str(error).split())
     raise ValueError(
-      f'the chat template refuses these messages: {error}'
+      f'the chat template refuses these messages: {text:.300}'
     ) from error

@@ -20,6 +20,7 @@ import threading
 from jopd.rewards import exact
 
 _log = logging.getLogger(__name__)
+_UNJUDGED = [0]  # answers without a verdict
 _INTEGER = re.compile(r'-?[0-9]+')
 
 
@@ -41,8 +42,8 @@ def math_match(
   decimals) is listed in tests/rewards/math_corpus.jsonl.
 
   An answer without a verdict in time counts as wrong, and so does one that the
-  child does not survive; each is logged, with how many there have been. The
-  time is that of a clock: on a machine that is busy, a response may lose its
+  child does not survive; each is logged, and `unjudged` counts them. The time
+  is that of a clock: on a machine that is busy, a response may lose its
   reward.
 
   Args:
@@ -75,7 +76,15 @@ def math_match(
     return 1.0
   if all(_INTEGER.fullmatch(text) for text in pair):
     return 0.0
-  return float(_compare(*pair, limit))
+  verdict = _compare(*pair, limit)
+  if verdict is None:
+    _UNJUDGED[0] += 1
+  return float(bool(verdict))
+
+
+def unjudged() -> int:
+  """Answers of this process so far that got no verdict and counted as wrong."""
+  return _UNJUDGED[0]
 
 
 @functools.cache
@@ -104,15 +113,15 @@ def _stated(text: str, marker: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=2**16)
-def _compare(found: str, reference: str, limit: float) -> bool:
-  """The child's verdict; False without one."""
+def _compare(found: str, reference: str, limit: float) -> bool | None:
+  """The child's verdict; None without one."""
   verdict = _CHILD.ask(found, reference, limit)
   if verdict is None:
     _log.warning(
       'no verdict within %g s on %.80r, counted as wrong (%d so far)',
       *(limit, found, _CHILD.lost),
     )
-  return bool(verdict)
+  return verdict
 
 
 class _Child:

@@ -12,6 +12,7 @@ from jopd.data.batching import PromptBatch
 from jopd.losses import among
 from jopd.models.lora import attach, merge
 from jopd.programs import Program, bucket
+from jopd.rewards.math import unjudged
 from jopd.rollout.engine import decode
 from jopd.rollout.slots import STOP
 from jopd.train.frozen import Frozen, computes, put_in
@@ -138,7 +139,7 @@ class Phases:
     """The reward of each answer, whether it is learnt from, who is told."""
     stage = self._stage
     groups = len(prompts.examples), len(answers.members)
-    rewards, told = None, {}
+    rewards, told, before = None, {}, unjudged()
     if set(answers.members) != {'dataset'}:
       examples = [x for x in prompts.examples for _ in range(groups[1])]
       texts = decode(self._run.tokenizer, answers)
@@ -157,7 +158,7 @@ class Phases:
         }
     lengths = answers.response_length.reshape(groups)
     keep = stage.select(rewards, lengths, answers.end.reshape(groups))
-    return Grades(rewards, keep, told)
+    return Grades(rewards, keep, told, unjudged() - before)
 
   def measure(self, answers: Answers, grades: Grades) -> Metrics:
     """What became of the answers, over all hosts; see responses.py."""

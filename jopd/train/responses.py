@@ -33,6 +33,7 @@ class Grades(NamedTuple):
   keep: np.ndarray  # [b, G] bool, which are learnt from
   # Role -> what a teacher who is told of them reads; see `Stage.told`.
   told: dict[str, tuple]
+  unjudged: int = 0  # rewards of 0 for want of a verdict
 
 
 # What a source says of its own responses.
@@ -145,6 +146,9 @@ def measured(
     graded = grades.rewards[~np.isnan(grades.rewards[:, 0])]
     # Others have no advantage to teach.
     found['mixed_groups'] = _pair(np.ptp(graded, axis=1) > 0)
+  if grades.rewards is not None:
+    graded = np.count_nonzero(~np.isnan(grades.rewards))
+    found['reward_timeouts'] = (float(grades.unjudged), graded)
   for role, (*_, told) in grades.told.items():
     found[f'told/{role}'] = _pair(told)
   return found | {'slot_occupancy': (tokens, 0)}

@@ -31,11 +31,14 @@ def test_verdicts_of_the_corpus(row):
 def test_a_hang_is_ended_counted_and_told_once(caplog):
   # Kills: a limit that Python must be running to keep (this is one call into
   # C), a child that stays dead, a hang that costs its limit again.
+  unjudged = child.unjudged()
   lost, said = child._CHILD.lost, r'\boxed{10^{10^{10}} + \frac12}'
   with caplog.at_level(logging.WARNING, 'jopd'):
     assert math_match(said, '2', limit=0.5) == 0.0
     assert math_match(said, '2', limit=0.5) == 0.0
   assert child._CHILD.lost == lost + 1
+  # Kills: counting what was lost, and not the answers that paid for it.
+  assert child.unjudged() == unjudged + 2
   [record] = caplog.records
   assert f'no verdict within 0.5 s on {said[7:-1]!r}' in record.getMessage()
   assert f'({lost + 1} so far)' in record.getMessage()

@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from jopd import build
+from jopd.rewards import math
 from jopd.rollout.select import finished
 from jopd.rollout.slots import LENGTH, STOP
 from jopd.train import pipeline
@@ -62,6 +63,7 @@ def test_what_is_not_selected_has_no_token():
   assert row == {
     'response_length': np.arange(ROWS).mean(),
     'reward': 0.5,
+    'reward_timeouts': 0.0,
     'truncated': 2 / ROWS,
     'kept': 1 - 2 / ROWS,
     'mixed_groups': 1.0,
@@ -122,6 +124,19 @@ def test_ungraded_prompts_have_no_reward():
   grades = Phases(stage, run, Frozen(None, {}), None).grade(prompts, answers())
   assert np.isnan(grades.rewards[:4]).all()
   np.testing.assert_array_equal(grades.rewards[4:], [[1.0, 0.0]] * 4)
+
+
+# Kills: a timeout that looks like a wrong answer in the metrics.
+def test_answers_without_a_verdict_are_counted():
+  stage, run, prompts = make_phases()
+  said = iter([0, 1, 0, 1] * (ROWS // 4))
+
+  def grade(text, example):
+    math._UNJUDGED[0] += next(said)
+    return 0.0
+
+  _, row = placed(stage, run._replace(grade=grade), prompts, answers())
+  assert row['reward'] == 0.0 and row['reward_timeouts'] == 0.5
 
 
 # Kills: shapes that follow every length (a compilation each), tokens cut off.
