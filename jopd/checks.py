@@ -108,6 +108,8 @@ def _check_kinds(section, defaults, where: str) -> None:
         raise ValueError(f'{where}.{name} must be texts: {value!r:.60}')
     else:
       check_kind(f'{where}.{name}', value, type(default))
+      if isinstance(value, float) and not abs(value) < 1e30:
+        raise ValueError(f'{where}.{name} is out of range, got {value}')
 
 
 def _check_least(least: int, section, names: Iterable[str]) -> None:

@@ -13,12 +13,11 @@ import importlib.util
 import os
 import pathlib
 import traceback
-import typing
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-# What becomes of a value, the last four where its reader expects another kind.
+# The last four are what becomes of a value of an unexpected kind.
 _WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
@@ -242,15 +241,14 @@ def check_arguments(arguments, parameters: Mapping, where: str) -> None:
 
 def check_kind(name: str, value, kind) -> None:
   """Refuses a value that is not of a plain type, or a union of these."""
-  kinds = {*(typing.get_args(kind) or [kind])}
+  kinds = {*getattr(kind, '__args__', [kind])}
   plain = {bool, int, float, str, type(None)}
   if hasattr(value, 'dtype') or not kinds <= plain:  # arrays are numbers, too
     return
   if type(value) not in (kinds | {int} if float in kinds else kinds):
-    names = ' or '.join(sorted(k.__name__ for k in kinds))
-    raise ValueError(f'{name} must be {names}, got {value!r:.60}')
-  limit = 1e38 if isinstance(value, float) else 2**63
-  if isinstance(value, int | float) and not abs(value) < limit:
+    kind = getattr(kind, '__name__', kind)
+    raise ValueError(f'{name} must be {kind}, got {value!r:.60}')
+  if value != value or (type(value) is int and abs(value) >= 2**63):
     raise ValueError(f'{name} is out of range, got {value!r:.60}')
 
 
