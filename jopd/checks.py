@@ -143,7 +143,7 @@ def _check_stage(stage, models) -> None:
     raise ValueError(f'temperature must be above 0, got {stage.temperature}')
   start = (stage.start,) if stage.start else ()
   for name in (stage.student, *start, *stage.teachers.values()):
-    if name not in models:
+    if not isinstance(name, str) or name not in models:
       raise ValueError(
         f'there is no model {name!r} in config.models'
         f'{did_you_mean(name, models)}'

@@ -19,6 +19,7 @@ from jopd.diagnose.report import report as draw
 from jopd.doctor.examine import examine
 from jopd.doctor.findings import worst
 from jopd.doctor.page import as_json, page
+from jopd.overrides import load
 from jopd.plan import table as plans
 from jopd.plan.plan import plan as make_plan
 from jopd.programs import cache_compilations
@@ -49,7 +50,7 @@ def _prepare() -> None:
 
 def train(arguments, overrides) -> None:
   """Runs a config, then prints its table and draws its report."""
-  config = configs.load(arguments.config, overrides)
+  config = load(arguments.config, overrides)
   workdir = pathlib.Path(arguments.workdir)
   by_hand = (arguments.coordinator, arguments.processes, arguments.process)
   if arguments.distributed or any(value is not None for value in by_hand):
@@ -147,7 +148,7 @@ def table(summary: dict) -> str:
 
 def eval(arguments, overrides) -> None:
   """Prints the accuracies of a Hugging Face folder as JSON."""
-  config = configs.load(arguments.config, overrides)
+  config = load(arguments.config, overrides)
   _check_output(arguments.output)
   _prepare()
   with _writing(arguments.output) as out:
@@ -286,7 +287,7 @@ def _finished(workdir: str, stage: str | None) -> str:
 
 def doctor(arguments, overrides) -> int:
   """Prints what speaks against training a config; returns the exit code."""
-  config = configs.load(arguments.config, overrides)
+  config = load(arguments.config, overrides)
   if arguments.workdir:
     workdir = pathlib.Path(arguments.workdir)
     if not (workdir / 'config.json').is_file():
@@ -302,7 +303,7 @@ def doctor(arguments, overrides) -> int:
 
 def plan(arguments, overrides) -> int:
   """Prints what a config will need on some devices; returns the exit code."""
-  config = configs.load(arguments.config, overrides)
+  config = load(arguments.config, overrides)
   _prepare()
   found = make_plan(config, arguments.topology, say=say)
   print(plans.as_json(found) if arguments.json else plans.page(found))

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from jopd import config as configs
+from jopd import overrides
 
 FILE = """
 from jopd import config as configs
@@ -33,7 +34,7 @@ def write(tmp_path):
 
 def test_overrides_reach_every_depth_with_the_type_of_the_default(write):
   # Kills: strings that stay strings, and an int where a float was.
-  config = configs.load(
+  config = overrides.load(
     write(FILE),
     [
       '--config.seed=3',
@@ -59,8 +60,8 @@ def test_overrides_reach_every_depth_with_the_type_of_the_default(write):
 def test_an_argument_after_a_colon_goes_to_get_config(write):
   # Kills: taking the colon for part of the name.
   path = write(FILE)
-  assert configs.load(path).seed == 1
-  assert configs.load(f'{path}:seven').seed == 7
+  assert overrides.load(path).seed == 1
+  assert overrides.load(f'{path}:seven').seed == 7
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_an_argument_after_a_colon_goes_to_get_config(write):
 def test_a_wrong_override_is_refused_by_name(write, override, part):
   # Kills: adding the misspelt key, and rounding 3.5 steps.
   with pytest.raises(ValueError) as error:
-    configs.load(write(FILE), [override])
+    overrides.load(write(FILE), [override])
   assert part in str(error.value)
 
 
@@ -100,16 +101,16 @@ def test_a_file_that_is_no_config_is_blamed_with_its_line(write, text, part):
   # Kills: a traceback through importlib, and the line of the library's code.
   path = write(text)
   with pytest.raises(ValueError) as error:
-    configs.load(path)
+    overrides.load(path)
   assert str(error.value).startswith((path, 'get_config() of'))
   assert part in str(error.value)
 
 
 def test_a_missing_file_and_one_that_is_not_python_are_told_apart(write):
   with pytest.raises(FileNotFoundError, match='no config file'):
-    configs.load('nowhere/a.py')
+    overrides.load('nowhere/a.py')
   with pytest.raises(ValueError, match=r'ending \.py'):
-    configs.load(write('x', 'a.json'))
+    overrides.load(write('x', 'a.json'))
 
 
 def test_suggestions_name_the_nearest_or_all():
@@ -137,4 +138,4 @@ def test_about_names_the_place_and_keeps_the_cause():
 def test_every_config_of_the_project_loads():
   folder = pathlib.Path(__file__).parents[1] / 'configs'
   for file in folder.glob('*.py'):
-    assert configs.load(str(file)).stages
+    assert overrides.load(str(file)).stages

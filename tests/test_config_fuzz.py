@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 import pytest
 import tiny
 
-from jopd import build
-from jopd import config as configs
+from jopd import build, overrides
 
 
 def make():
@@ -109,7 +108,7 @@ def test_an_override_is_accepted_or_named(data):
   value = data.draw(st.sampled_from([*texts, '9' * 30]) | st.text(max_size=5))
   name = f'config.{".".join(path)}{data.draw(st.sampled_from(["", "x", ".x"]))}'
   try:
-    configs.load(tiny.__file__, [f'--{name}={value}'])
+    overrides.load(tiny.__file__, [f'--{name}={value}'])
   except ValueError as error:
     assert any(part in str(error) for part in path), error
 

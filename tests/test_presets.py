@@ -7,8 +7,7 @@ import pathlib
 from ml_collections import ConfigDict
 import pytest
 
-from jopd import build, checks, presets, recipe, rewards
-from jopd import config as configs
+from jopd import build, checks, overrides, presets, recipe, rewards
 from jopd.data import contexts, sources
 from jopd.data.examples import Example
 from jopd.members import make_rows, members
@@ -25,7 +24,7 @@ named = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 # stage knows. Their data and weights are nobody's here.
 @named
 def test_the_published_size_is_sound(file):
-  config = configs.load(str(file))
+  config = overrides.load(str(file))
   checks.check(config)
   checks.check_stages(config)
   for name in config.stages:
@@ -50,12 +49,12 @@ def few(spec):
 @named
 def test_the_small_size_can_be_built(file, monkeypatch):
   monkeypatch.setattr(build, '_params', lambda *_: {})
-  config = configs.load(f'{file}:tiny')
+  config = overrides.load(f'{file}:tiny')
   for section in (config, *(config[name] for name in config.stages)):
     section.data = ConfigDict(few(section.data.to_dict()))
   built = build.build(config, say=lambda line: None)
   recipe_stages = [s for s in built.stages if not s.name.startswith('learn_')]
-  large = configs.load(str(file))
+  large = overrides.load(str(file))
   assert tuple(stage.name for stage in recipe_stages) == large.stages
   for stage in recipe_stages:
     full = large[stage.name]
@@ -109,7 +108,7 @@ def test_a_machine_is_used_whole_and_divides_the_work(file):
   # Kills: a mesh of other devices than the machine has, and rows that it
   # cannot divide, which would be found on the machine, after the loading.
   for name, machine in machines(file).items():
-    config = configs.load(f'{file}:{name}')
+    config = overrides.load(f'{file}:{name}')
     checks.check(config)
     checks.check_stages(config)
     mesh, stage = config.mesh, config.distil
@@ -136,4 +135,4 @@ def test_a_config_of_scale_says_what_it_is(file):
   assert f'jopd train --config={name}:tiny' in text
   assert 'not yet measured' in text
   with pytest.raises(ValueError, match="no machine 'v2-8'"):
-    configs.load(f'{file}:v2-8')
+    overrides.load(f'{file}:v2-8')

@@ -6,8 +6,7 @@ import jax
 import pytest
 import tiny
 
-from jopd import build
-from jopd import config as configs
+from jopd import build, overrides
 from jopd.plan.sketch import SIZES, sketch
 
 SCALE = sorted(pathlib.Path(__file__).parents[2].glob('configs/scale/*.py'))
@@ -16,12 +15,12 @@ SCALE = sorted(pathlib.Path(__file__).parents[2].glob('configs/scale/*.py'))
 # Kills: a plan that waits for weights, tokenizers or data.
 @pytest.mark.parametrize('file', SCALE, ids=lambda file: file.stem)
 def test_configs_at_scale_are_outlined_without_their_models(file):
-  config = sketch(configs.load(str(file)))
+  config = sketch(overrides.load(str(file)))
   config.mesh.update(data=-1, fsdp=1, tensor=1)
   config.distil.slots = 0
   built = build.outline(config, jax.devices(), say=lambda line: None)
   assert built.run.models['student'].vocab_size == 151_936
-  large = configs.load(str(file))
+  large = overrides.load(str(file))
   width = SIZES[large.models.student.path]['hidden_size']
   assert built.params['student']['embed'].shape[1] == width
   assert built.stages[0].group_size == large.distil.group_size

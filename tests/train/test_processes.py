@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from jopd import build, config
+from jopd import build, overrides
 from jopd.models import hf
 from jopd.train import pipeline
 
@@ -83,7 +83,9 @@ def two(tmp_path_factory):
 # other prompts than those of one process.
 @pytest.mark.timeout(600)
 def test_two_processes_learn_what_one_learns(two, tmp_path):
-  built = build.build(config.load(str(TINY), SETTINGS), say=lambda line: None)
+  built = build.build(
+    overrides.load(str(TINY), SETTINGS), say=lambda line: None
+  )
   one = pipeline.train(built.run, built.stages, built.params, tmp_path / 'one')
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),

@@ -41,7 +41,7 @@ def test_groups_are_in_the_order_of_their_members():
   row = means(
     measured(
       answers,
-      Grades(rewards, keep, {'own': (None, None, np.array([True, False]))}),
+      Grades(rewards, keep, {'own': (None, None, np.array([True, False]))}, 1),
       ['student', 'teacher', 'dataset'],
     )
   )
@@ -56,6 +56,7 @@ def test_groups_are_in_the_order_of_their_members():
     'kept/teacher': 1.0,
     'response_length/dataset': 1.0,
     'mixed_groups': 1.0,
+    'reward_timeouts': 0.125,
     'told/own': 0.5,
   }
 
