@@ -9,6 +9,7 @@ from typing import NamedTuple
 from founding.lab import Lab, Record, matching
 
 from jopd import config as configs
+from jopd import overrides
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs' / 'variants'
 CONTROL = 'teacher_free'
@@ -42,7 +43,7 @@ def prepare(lab: Lab, file: pathlib.Path, *, shorten: int = 1) -> Runs:
     file: the variant's.
     shorten: divides all steps, to see whether everything runs.
   """
-  config = configs.load(f'{file}:tiny').unlock()
+  config = overrides.load(f'{file}:tiny').unlock()
   config.seed = lab.seed
   for name in config.stages:
     config[name].steps = max(1, config[name].steps // shorten)
@@ -120,7 +121,7 @@ def _terms(kind: str, target: Mapping) -> dict:
   if kind == 'sampled':
     policy = dict(objective='policy_gradient', surrogate='reinforce')
     return dict(credit=policy | dict(credit='log_ratio') | target)
-  control = configs.load(f'{CONFIGS / CONTROL}.py')
+  control = overrides.load(f'{CONFIGS / CONTROL}.py')
   return control[control.stages[-1]].terms.to_dict()
 
 

@@ -8,8 +8,7 @@ import re
 import textwrap
 
 from comparison.lab import CONTROL, PLAIN, methods
-from jopd import config as configs
-from jopd import losses
+from jopd import losses, overrides
 from jopd.data import contexts
 from jopd.rollout import select
 from jopd.statistics import seeds_interval
@@ -143,7 +142,7 @@ def _interval(values: list[float], sign: str = '') -> str:
 
 def _describe(method: str) -> str:
   """The data and the budget of a variant's last stage."""
-  config = configs.load(f'{methods()[method]}:tiny')
+  config = overrides.load(f'{methods()[method]}:tiny')
   last = config[config.stages[-1]]
   several = isinstance(last.source, tuple | list)
   group = len(last.source) if several else last.group_size
@@ -175,7 +174,7 @@ def _config_lines(method: str) -> int:
 
 def _function_lines(method: str) -> int:
   """Lines of code of the functions that a variant names and OPD does not."""
-  config = configs.load(f'{methods()[method]}:tiny')
+  config = overrides.load(f'{methods()[method]}:tiny')
   stage = config[config.stages[-1]].to_dict()
   names = {*_words(stage['terms'])} | {
     word
