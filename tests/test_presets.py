@@ -33,7 +33,7 @@ def test_the_published_size_is_sound(file):
       tuple(config[name].teachers),
       384,
       micro_batches=config[name].micro_batches,
-      rows=make_rows(members(config[name]), config[name].terms),
+      rows=make_rows(members(config[name]), config[name].terms.to_dict()),
     )
 
 
@@ -59,7 +59,7 @@ def test_the_small_size_can_be_built(file, monkeypatch):
   for stage in recipe_stages:
     full = large[stage.name]
     assert stage.student == full.student
-    rows = make_rows(members(full), full.terms)
+    rows = make_rows(members(full), full.terms.to_dict())
     assert tuple(stage.sources) == rows.sources
     assert set(stage.teachers) == set(full.teachers)
 

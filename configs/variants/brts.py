@@ -53,4 +53,8 @@ def get_config(size='full'):
     eval_every=50,
     chunk_tokens=2048,
   )
-  return presets.tiny(config) if size == 'tiny' else config
+  if size == 'tiny':
+    presets.tiny(config)
+    told = dict(name='with_answer', template='{answer} + {prompt}')
+    config.distil.contexts = dict(hinted=told)
+  return config

@@ -74,7 +74,7 @@ def sketch(config: ConfigDict) -> ConfigDict:
 
 def _domains(config: ConfigDict, stage: ConfigDict) -> ConfigDict:
   """Data with the domains that terms of a stage name; empty where none do."""
-  domains = make_rows(members(stage), stage.terms).domains
+  domains = make_rows(members(stage), stage.terms.to_dict()).domains
   parts = dict.fromkeys(domains, config.data.to_dict())
   return ConfigDict(dict(name='blend', parts=parts) if parts else {})
 
