@@ -16,7 +16,7 @@ CONTROL = 'teacher_free'
 PLAIN = ('opd', 'sampled', CONTROL)
 # What of a stage is the budget, and not the method.
 _BUDGET = (
-  *('student', 'data', 'context', 'max_context_tokens', 'steps', 'batch_size'),
+  *('student', 'data', 'context', 'steps', 'batch_size'),
   *('optimizer', 'learning_rate', 'warmup_steps', 'decay', 'clip_norm'),
   *('chunk_tokens', 'eval_every'),
 )
@@ -32,7 +32,9 @@ class Runs(NamedTuple):
   """The configs of a variant and one seed, ready to run."""
 
   own: object
-  plain: dict[str, tuple[str, object]]  # of PLAIN -> name of the run, config
+  # Of PLAIN -> name of the run, config; the sampled token's for those with a
+  # policy gradient.
+  plain: dict[str, tuple[str, object]]
 
 
 def prepare(lab: Lab, file: pathlib.Path, *, shorten: int = 1) -> Runs:
@@ -54,9 +56,12 @@ def prepare(lab: Lab, file: pathlib.Path, *, shorten: int = 1) -> Runs:
     del config[name]
   config.stages = tuple(n for n in config.stages if n not in lessons)
   last = config[config.stages[-1]]
-  last.eval_every = max(1, last.steps // 4)
+  last.eval_every, last.decay = max(1, last.steps // 4), 'cosine'
+  objectives = {term.objective for term in last.terms.values()}
   plain = {}
   for kind in PLAIN:
+    if kind == 'sampled' and 'policy_gradient' not in objectives:
+      continue
     made = _plain(config, kind)
     plain[kind] = f'plain/{kind}-{digest(made)}', made
   return Runs(config, plain)
@@ -101,7 +106,9 @@ def _plain(config, kind: str):
     roles = list(given.teachers) if several else ['teacher']
     budget['teachers'] = {role: given.teachers[role] for role in roles}
     told = [role for role in roles if role in given.contexts]
-    budget['contexts'] = {role: given.contexts[role] for role in told}
+    if told:
+      budget['contexts'] = {role: given.contexts[role] for role in told}
+      budget['max_context_tokens'] = given.max_context_tokens
     if several:
       weights = {role: 1 / len(roles) for role in roles}
       target = dict(target=dict(name='mixture', weights=weights))

@@ -59,7 +59,8 @@ def _setting(results: list[dict]) -> str:
   for result in sorted(results, key=lambda r: (r['method'], r['seed'])):
     by_method.setdefault(result['method'], {})[result['seed']] = result
   plain = {
-    kind: {r['seed']: r['plain'][kind] for r in results} for kind in PLAIN
+    kind: {r['seed']: r['plain'][kind] for r in results if kind in r['plain']}
+    for kind in PLAIN
   }
   opd, first = plain['opd'], next(iter(by_method))
   seeds = sorted(opd)
@@ -76,7 +77,7 @@ def _setting(results: list[dict]) -> str:
     '|---|---|---|---|---|---|---|---|---|',
   ]
   names = dict(opd='plain OPD', sampled='OPD, sampled token')
-  for kind in PLAIN:
+  for kind in [kind for kind in PLAIN if plain[kind]]:
     name = names.get(kind, f'[{CONTROL}]({_link(CONTROL)}), the control')
     lines.append(_row(name, '', plain[kind], plain, '', ''))
   for method, runs in by_method.items():
