@@ -49,6 +49,6 @@ def get_config(size='full'):
     clean |= dict(context=dict(name='same'))
     presets.tiny(config, lessons=dict(student=clean))
     config.context = dict(
-      name='with_suggestion', template='{prompt} + {suggestion}'
+      name='with_suggestion', template='{prompt} {suggestion}'
     )
   return config
