@@ -7,12 +7,15 @@ vocabulary, four responses to a prompt; see launch/gpu.sh.
     --workdir=runs/qwen3_1b7_from_14b
 
 With ':tiny' the same stage trains small models on a builtin task. At its own
-size it is not yet measured.
+size it is not yet measured. A GPU cannot be compiled for without one, so `jopd
+plan --topology=v5p:2x2x2` was asked about eight TPU chips of 95 GiB instead:
+57 GiB at most, while the cache of 256 slots grows, which is 77 % of 80 GB;
+learner 33 GiB. A GPU's compiler may want more. docs/results.md has the table.
 """
 
 from jopd import presets
 
-# Machine -> its mesh, and what fits on it.
+# Machine -> its mesh, and what fits on it by a plan for TPUs.
 MACHINES = {
   '8x80gb': dict(
     devices=8, mesh=dict(data=1, fsdp=8, tensor=1), micro_batches=16, slots=256

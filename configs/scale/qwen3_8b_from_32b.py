@@ -8,18 +8,23 @@ start it on all hosts of a slice.
     --workdir=runs/qwen3_8b_from_32b
 
 With ':tiny' the same stage trains small models on a builtin task. At its own
-size it is not yet measured. `jopd plan` for v5p-64, by the TPU compiler without
-a TPU: 44 of 95 GiB at most; learner at 56 %, teacher at 75 % of the peak; a
-step of 512 full responses takes 260 to 300 s, of which decoding 190 to 230.
+size it is not yet measured. `jopd plan`, by the TPU compiler without a TPU, of
+a step of 512 full responses:
+
+  v5p-64   80 of 95 GiB at most; learner at 49 to 51 %, teacher at 71 to 76 % of
+           the peak; 253 to 265 s, of which decoding 179 to 186
+  v5e-256  12 of 16 GiB at most; learner at 47 to 51 %, teacher at 70 to 75 %;
+           71 to 104 s, of which decoding 49 to 80
+
 docs/results.md has the table.
 """
 
 from jopd import presets
 
-# Machine -> its mesh, and what fits on it.
+# Machine -> its mesh, and what fits on it by its plan.
 MACHINES = {
   'v5p-64': dict(
-    devices=32, mesh=dict(data=1, fsdp=32, tensor=1), micro_batches=4, slots=256
+    devices=32, mesh=dict(data=1, fsdp=8, tensor=4), micro_batches=4, slots=256
   ),
   'v5e-256': dict(
     devices=256,
