@@ -9,7 +9,7 @@ vocabulary, four responses to a prompt; see launch/gpu.sh.
 With ':tiny' the same stage trains small models on a builtin task. At its own
 size it is not yet measured. A GPU cannot be compiled for without one, so `jopd
 plan --topology=v5p:1x1x1` was asked about one TPU chip of 95 GiB instead:
-learner 43 GiB, teacher 25. With 64 slots decoding asked for 117, while the cache
+learner 43 GiB, teacher 25. With 64 slots decoding wants 117, while its cache
 grows; 24 need 56, which is 75 % of 80 GB. A GPU's compiler may want more.
 docs/results.md has the table.
 """
