@@ -8,8 +8,8 @@ evaluation. Where no place is better it is plain OPD.
 
   jopd train --config=configs/variants/effopd.py:tiny --workdir=runs/effopd
 
-Not yet measured. The rule is that of the released code; the number of held-out
-prompts is ours.
+Results: docs/variants.md. The rule is that of the released code; the number of
+held-out prompts is ours.
 """
 
 from jopd import config as configs
