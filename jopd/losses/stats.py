@@ -107,8 +107,10 @@ class TokenStats(NamedTuple):
 
 def stat_named(stats: TokenStats, of: str) -> Float[Array, '*B']:
   """One of the scalars, by its name; ValueError when it is not there."""
-  names = (*(n for n in stats._fields if n != 'mask'), 'log_ratio')
-  known = [n for n in names if getattr(stats, n) is not None]
+  fields = stats._asdict().items()
+  known = [n for n, x in fields if n != 'mask' and x is not None]
+  if stats.target_logp is not None:
+    known.append('log_ratio')
   if of not in known:
     raise ValueError(f'of must be a known stat, one of {known}; got {of!r}')
   return getattr(stats, of)
