@@ -42,7 +42,7 @@ def test_a_config_becomes_a_run(config):
   built = build.build(config, say=said.append)
   assert [stage.name for stage in built.stages] == ['warm', 'distil']
   warm, distil = built.stages
-  assert warm.source == 'dataset' and warm.teachers == {}
+  assert warm.sources == {'dataset': 1} and warm.teachers == {}
   assert distil.teachers == {'teacher': 'teacher'} and distil.group_size == 2
   assert distil.make_terms(0)['match'].coef == 0.5
   # Demonstrations are only encoded where they are learnt.
@@ -292,8 +292,9 @@ def test_prompts_without_answers_can_be_learnt_from(config, tmp_path):
   run, [stage], _ = build.build(config)
   prompts = next(stage.batches)
   zeros = np.zeros((8, 16), np.int32)
+  end, members = np.ones(8, bool), ('student',)
   answers = Answers(
-    zeros, np.full(8, 3), zeros, zeros, np.ones(8, bool), np.int32(48)
+    zeros, np.full(8, 3), zeros, zeros, end, np.int32(48), members
   )
   phases = Phases(stage, run, Frozen(None, {}), None)
   measured = phases.measure(answers, phases.grade(prompts, answers))

@@ -19,7 +19,7 @@ def test_rows_of_a_stage():
   assert dropped.fix == 'config.max_prompt_tokens = 10'
   assert (answers.number, answers.status) == (0, 'ok')
   (_, demonstrations) = examine_data(
-    config, case.stage._replace(source='dataset'), case.run
+    config, case.stage._replace(sources={'dataset': 1}), case.run
   )
   assert (demonstrations.check, demonstrations.status) == (
     'demonstrations',

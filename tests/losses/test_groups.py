@@ -222,6 +222,62 @@ def test_each_term_is_the_mean_over_its_own_rows():
   assert metrics['loss/copy'][1] == 8
 
 
+# With the other terms at 0 the student's rows are distilled as if they were
+# alone (StableOPD and BRTS at coefficient 0). Kills a denominator of all rows.
+def test_a_term_of_the_student_is_plain_distillation():
+  own, others = ((0,), (1, 2))
+  on = lambda origins: functools.partial(losses.among, origins=origins)
+  match = losses.matching(losses.reverse_kl)
+  nll = losses.negative_log_likelihood()
+  terms = {
+    'match': losses.Term(match, on=on(own)),
+    'gold': losses.Term(nll, coef=0.0, on=on(others)),
+  }
+  mask = jnp.asarray(MASK)
+  mixed = lambda z: losses.distill_loss(
+    batch_of(z), terms, mask=mask, count=dict(match=6, gold=8)
+  )
+  alone = lambda z: losses.distill_loss(
+    batch_of(z),
+    {'opd': losses.Term(match)},
+    mask=mask & jnp.asarray(ORIGIN == 0)[:, None],
+    count=6,
+  )
+  student = jnp.asarray(STUDENT, jnp.float32)
+  for one, other in zip(
+    *(jax.value_and_grad(f)(student) for f in (mixed, alone)), strict=True
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+
+
+# MOPD: each row is pulled by its domain's teacher, each domain weighs alike.
+# Kills a teacher that pulls elsewhere, and a mean over all tokens.
+def test_each_domain_has_its_own_teacher():
+  domain = np.array([0, 1, 1, 0, -1])
+  other = RNG.normal(size=TARGET.shape)
+  batch = batch_of(row=row_of(domain=domain))
+  batch.logps['other'] = losses.log_probs(jnp.asarray(other))
+  term = lambda role, place: losses.Term(
+    losses.matching(
+      losses.reverse_kl, target=functools.partial(losses.teacher, role=role)
+    ),
+    on=functools.partial(losses.among, domains=(place,)),
+  )
+  terms = {'sums': term('teacher', 0), 'rules': term('other', 1)}
+  loss = losses.distill_loss(
+    batch, terms, mask=jnp.asarray(MASK), count=dict(sums=6, rules=4)
+  )
+  kl = lambda target: np.asarray(
+    losses.reverse_kl(
+      losses.log_probs(jnp.asarray(STUDENT)),
+      losses.log_probs(jnp.asarray(target)),
+    )
+  )
+  of = lambda target, rows: np.sum((kl(target) * MASK)[rows])
+  expected = of(TARGET, [0, 3]) / 6 + of(other, [1, 2]) / 4
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
 # The chunked path hands a credit over that is a pair of arrays.
 def test_preference_in_chunks_is_the_dense_one():
   terms = {'dpo': losses.Term(losses.preference(beta=0.3))}
