@@ -1,6 +1,7 @@
 """Signals to real processes: the first is noted, the second ends them."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from jopd import signals
 from jopd.exits import Stopped, is_disk_full
 
+TINY = pathlib.Path(__file__).parent / 'tiny.py'
 # Says when it may be asked; then is inside one call for ever, as a compiled
 # program is: no handler of Python's can run, but other threads can.
 CHILD = """
@@ -81,3 +83,32 @@ def test_a_full_disk_is_known_by_its_number_or_its_text():
     assert is_disk_full(error)
   assert not is_disk_full(OSError(13, 'Permission denied'))
   assert not is_disk_full(None)
+
+
+# Kills: a step that is given up, an end without a checkpoint, one that scripts
+# take for the end of the run, and a signal that only this process hears of.
+@pytest.mark.timeout(600)
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
+  child = subprocess.Popen(
+    [
+      *(sys.executable, '-c', 'from jopd.main import run; run()', 'train'),
+      *(f'--config={TINY}', f'--workdir={tmp_path}'),
+      '--config.warm.steps=100000',
+    ],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  rows = lambda: (tmp_path / 'metrics.jsonl').read_text().count('"train"')
+  try:
+    while not (tmp_path / 'metrics.jsonl').exists() or not rows():
+      assert child.poll() is None
+      threading.Event().wait(0.05)
+    child.send_signal(signal.SIGINT)
+    out, said = child.communicate(timeout=300)
+  finally:
+    child.kill()
+  assert (child.returncode, out) == (130, '')
+  assert 'SIGINT: finishing this step, then saving' in said
+  assert f'jopd train: SIGINT: warm is saved at step {rows()}' in said
+  assert (tmp_path / 'warm' / 'checkpoints' / str(rows())).is_dir()

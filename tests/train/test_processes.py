@@ -23,25 +23,29 @@ SETTINGS = [
   '--config.distil.steps=3',
   '--config.checkpoint.every=1',
 ]
-# Ends at once, as a host does that is taken away, in the middle of a step.
+# After some update a process gets a signal: it ends at once, as a host does
+# that is taken away, or it is asked to end.
 WORKER = """
 import os, signal, sys
 from jopd.main import run
 from jopd.train.phases import Phases
-dies, *arguments = sys.argv[1:]
+update, number, *arguments = sys.argv[1:]
 learn = Phases.learn
-def learn_and_die(self, state, *rest):
+def learn_and_signal(self, state, *rest):
   state, metrics = learn(self, state, *rest)
-  if int(state.step) == int(dies):
-    os.kill(os.getpid(), signal.SIGKILL)
+  if int(state.step) == int(update):
+    os.kill(os.getpid(), int(number))
   return state, metrics
-Phases.learn = learn_and_die
+Phases.learn = learn_and_signal
 run(arguments)
 """
 
 
-def start(workdir, *, dies=(-1, -1), own=((), ())):
-  """Two processes of one run: their exit codes and what they said."""
+def start(workdir, *, update=-1, number=0, own=((), ())):
+  """Two processes of one run: their exit codes and what they said.
+
+  The second one gets the signal of that number after that update.
+  """
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
@@ -51,7 +55,8 @@ def start(workdir, *, dies=(-1, -1), own=((), ())):
   workers = [
     subprocess.Popen(
       [
-        *(sys.executable, '-c', WORKER, str(dies[i])),
+        *(sys.executable, '-c', WORKER),
+        *(str(update if i else -1), str(int(number))),
         *(*run, f'--process={i}', *own[i]),
       ],
       env=os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
@@ -105,17 +110,24 @@ def test_two_processes_learn_what_one_learns(two, tmp_path):
       assert np.isclose(a.get(name, 0), b.get(name, 0), atol=1e-5), (name, a, b)
 
 
-# Kills: a process that waits for a dead one for ever, an end without a word,
-# and rows or parameters of a resumed run that differ by a bit.
+# One is asked to end in step 2 of 3, then it is killed in step 3. Kills: a
+# process that waits for ever for one that has gone, processes that stop at
+# different steps, an end without a word, and rows or parameters of a resumed
+# run that differ by a bit.
 @pytest.mark.timeout(900)
-def test_a_killed_process_ends_the_other_and_the_run_resumes(two, tmp_path):
-  codes, said = start(tmp_path, dies=(-1, 4))
+def test_a_process_that_ends_early_ends_the_other_and_the_run_resumes(
+  two, tmp_path
+):
+  codes, said = start(tmp_path, update=3, number=signal.SIGTERM)
+  assert codes == [143, 143], said
+  assert all('SIGTERM: distil is saved at step 2' in text for text in said)
+  codes, said = start(tmp_path, update=5, number=signal.SIGKILL)
   assert codes[1] == -signal.SIGKILL and codes[0] in (1, 2)
   assert 'jopd: this was process 0 of 2; if another one ended' in said[0]
   assert not (tmp_path / 'distil' / 'result.json').exists()
   codes, said = start(tmp_path)
   assert codes == [0, 0], said
-  assert 'distil: resumed at step 1' in said[0]
+  assert 'distil: resumed at step 2' in said[0]
   read = lambda folder: (folder / 'metrics.jsonl').read_bytes()
   assert read(tmp_path) == read(two)
   hashes = [
