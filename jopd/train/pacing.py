@@ -121,7 +121,8 @@ class Pace:
     return {name: float(s['value']) for name, s in self._states.items()}
 
   def advance(self, row: Mapping) -> None:
-    """Takes note of what a step measured."""
+    """Takes note of what a step measured; not of what is not finite."""
+    row = {name: x for name, x in row.items() if math.isfinite(x)}
     self._states = {
       name: rule(self._states[name], row)
       for name, rule in self._controllers.items()

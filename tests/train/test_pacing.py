@@ -1,6 +1,7 @@
 """The rules of scalars that follow what is measured."""
 
 import doctest
+from functools import partial
 
 import pytest
 
@@ -39,3 +40,14 @@ def test_what_cannot_be_meant_is_refused():
     pacing.ladder({}, {}, rungs=(), least=0.0)
   with pytest.raises(ValueError, match='aim must be above 0, got 0'):
     pacing.toward({}, {}, start=1.0, of='kl', aim=0.0)
+
+
+# Kills: a scalar that a broken step moves, or makes NaN for ever.
+def test_what_is_not_finite_paces_nothing():
+  rule = partial(pacing.toward, start=0.5, of='kl', aim=0.1)
+  pace = pacing.Pace({'coef': rule})
+  for measured in (float('nan'), float('inf')):
+    pace.advance({'kl': measured, 'loss': measured})
+  assert pace.values() == {'coef': 0.5}
+  pace.advance({'kl': 0.3, 'loss': float('nan')})
+  assert pace.values() == {'coef': 0.51}
