@@ -154,25 +154,25 @@ def stage(**settings) -> ConfigDict:
   # matrices rounded to eight bits. The metric `mismatch` shows what it costs.
   config.rollout_dtype = ''
   config.micro_batches = 1  # gradient accumulation; exact, see reductions
+  # Which responses a step learns, a function of train/replay.py: those that the
+  # student wrote `lag` steps ago, or with dict(name='buffer', size=16,
+  # fresh=0.5) new ones in half of the steps, old ones in the rest. Then anchor
+  # policy gradients to the 'sampler'.
+  config.replay = ConfigDict(dict(name='fixed_lag', lag=0))
   # How responses are sampled; limit is the most tokens of one, 0 for
-  # max_response_tokens. Each may be a schedule of the step or paced, see below:
-  # limit=dict(schedule='linear_schedule', init_value=64, end_value=512,
-  # transition_steps=100). Only the sampler's arrays change: nothing compiles.
+  # max_response_tokens. Each may be a schedule of the step, or paced.
   config.rollout = ConfigDict(
     dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, limit=0)
   )
-  # Scalars that follow what is measured, by name, each a function of
-  # train/pacing.py: dict(length=dict(name='ladder', rungs=(64, 128, 256),
-  # least=0.3)). dict(paced='length') is the number then, where rollout or a
-  # term could have a schedule.
+  # Name -> scalar that follows what is measured, a function of train/pacing.py;
+  # dict(paced=NAME) may then stand wherever a schedule may.
   config.pace = ConfigDict()
   # The last examples of the stage's data, which are kept apart: not learnt
   # from, but answered and graded every so many steps, for what reacts to it.
   config.held_out = 0
   config.held_out_every = 0  # steps; 0: only where something else asks
-  # How far to go on in the direction that was learnt, while the reward of the
-  # held-out prompts improves: a function of train/foresight.py, 'line_search'.
-  # A copy of the parameters is kept for it.
+  # How far to go on in the direction that was learnt, while the held-out reward
+  # improves: a function of train/foresight.py. A copy of the weights is kept.
   config.foresight = ''
   # An optimizer of optax by name, and its arguments; mu_dtype='bfloat16' halves
   # the memory of Adam's first moment. The second cannot follow: with b2 = 0.999

@@ -7,19 +7,48 @@ from collections.abc import Callable
 import numbers
 
 import jax
+import numpy as np
 
 from jopd import checks, sharding
 from jopd.config import about
 from jopd.data import batching
 from jopd.evaluate import make_measure
+from jopd.members import DATASET
 from jopd.recipe import resolve
 from jopd.rollout import pick
 from jopd.schedules import at_step
-from jopd.train import foresight, pacing
+from jopd.train import foresight, pacing, replay
 from jopd.train.stage import Run
 
 
-def make_pace(settings) -> dict[str, Callable]:
+def make_changes(settings, run: Run, sources) -> tuple[dict, dict, bool]:
+  """What changes while a stage runs.
+
+  Args:
+    settings: of the stage.
+    run: whose limits hold.
+    sources: who writes responses.
+
+  Returns:
+    Fields of a `Stage`; the first values of what is paced, by name; whether
+    responses may be those of an older student.
+
+  Raises:
+    ValueError: a rule is not there, or cannot be meant.
+  """
+  pace = _make_pace(settings)
+  paced = pacing.Pace(pace).values()
+  rule, old = _make_replay(settings, sources, paced)
+  changes = dict(
+    pace=pace,
+    sampling=_make_sampling(settings, run, paced),
+    replay=rule,
+    foresight=_make_foresight(settings),
+  )
+  return changes, paced, old
+
+
+def _make_pace(settings) -> dict[str, Callable]:
   """Name -> the function that a scalar follows."""
   pace = {}
   for name, spec in settings.pace.items():
@@ -30,7 +59,7 @@ def make_pace(settings) -> dict[str, Callable]:
   return pace
 
 
-def make_sampling(settings, run: Run, paced) -> Callable:
+def _make_sampling(settings, run: Run, paced) -> Callable:
   """(step, paced scalars) -> settings of the sampler, plain numbers."""
   spec = settings.rollout.to_dict()
   most = run.max_response_tokens
@@ -57,7 +86,26 @@ def make_sampling(settings, run: Run, paced) -> Callable:
   return at
 
 
-def make_foresight(settings) -> Callable | None:
+def _make_replay(settings, sources, paced) -> tuple[Callable, bool]:
+  """(step, paced scalars) -> the rule of replay; and if it learns old ones."""
+  spec = settings.replay.to_dict()
+  at = lambda step, paced: resolve(replay, at_step(spec, step, paced))
+  old, made = False, 0
+  with about('replay'):
+    at(settings.steps - 1, paced)(0, 0, (0.0, 0.0))
+    for step in range(3):  # with the least luck, and so the fewest new ones
+      turn = at(step, paced)(step, made, (np.nextafter(1.0, 0.0), 0.0))
+      old |= turn.learn < turn.made - 1 or turn.made == made
+      made = turn.made
+    if old and DATASET in sources:
+      raise ValueError(
+        'responses of a dataset have no age: nobody sampled them, so there are'
+        " no log-probs of a sampler to weigh them by; use source='student'"
+      )
+  return at, old
+
+
+def _make_foresight(settings) -> Callable | None:
   """The rule by which the stage looks ahead."""
   if not settings.foresight:
     return None

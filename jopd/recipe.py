@@ -165,6 +165,7 @@ def make_terms(
   micro_batches: int = 1,
   last: int = 0,
   paced: Mapping[str, float] = _NONE,
+  old: bool = False,
 ) -> Callable:
   """A function from the step to the terms of a loss; `make(step, paced)`.
 
@@ -186,6 +187,7 @@ def make_terms(
     micro_batches: parts that a batch is cut into.
     last: the last step.
     paced: name -> first value of a scalar that follows what is measured.
+    old: whether responses may be those of an older student.
 
   Raises:
     ValueError: a term is wrong; its name comes first.
@@ -199,8 +201,8 @@ def make_terms(
         anywhere = {**spec, **_ANYWHERE}
         _check_schedules(anywhere, roles, vocab_size, last, paced)
       trial.run_on_shapes(make, roles, vocab_size)
-      if updates > 1 and 'surrogate' in spec:
-        _check_anchor(begin, updates)
+      if 'surrogate' in spec:
+        _check_anchor(begin, updates, old)
       settings = _COMMON | begin | {'weight': 'uniform'}
       # More than two are as good as two, and probed once with them.
       own = partial(make_term, settings | _ANYWHERE)
@@ -225,13 +227,18 @@ def make_terms(
   }
 
 
-def _check_anchor(spec: Mapping, updates: int) -> None:
+def _check_anchor(spec: Mapping, updates: int, old: bool) -> None:
   """Refuses a policy gradient that takes old tokens for the student's own."""
   name = spec.get('anchor', 'student')
+  if old:
+    why = 'with replay responses are'
+  elif updates > 1:
+    why = f'with {updates} updates on the same responses all but the first are'
+  else:
+    return
   if not trial.reads_sampler(resolve(losses.anchors, name)):
     raise ValueError(
-      f'the anchor {name!r} does not know the sampler, but with {updates}'
-      ' updates on the same responses all but the first are of an older'
+      f'the anchor {name!r} does not know the sampler, but {why} of an older'
       " student: use anchor='sampler'"
     )
 

@@ -23,7 +23,6 @@ from jopd.rollout.engine import check_slots
 from jopd.rollout.slots import STOP
 from jopd.schedules import at_step
 from jopd.train import followers
-from jopd.train.pacing import Pace
 from jopd.train.stage import Run, Stage
 
 # Settings that a stage has under the same names.
@@ -70,8 +69,7 @@ def make_stage(
   if settings.start:
     with about('start'):
       _check_alike(run, settings.start, settings.student)
-  pace = feedback.make_pace(settings)
-  paced = Pace(pace).values()
+  changes, paced, old = feedback.make_changes(settings, run, rows.sources)
   make = make_terms(
     terms,
     roles,
@@ -81,6 +79,7 @@ def make_stage(
     micro_batches=settings.micro_batches,
     last=settings.steps * settings.updates - 1,
     paced=paced,
+    old=old,
   )
   in_terms = reads_rewards(at_step(terms, 0, paced), roles, run.vocab_size)
   select, in_select = _selection(settings, rows.group_size)
@@ -117,9 +116,7 @@ def make_stage(
     decoding=_decoding(config, settings),
     later=_used(config, config.stages[index + 1 :]),
     together=_together(settings, make(0, paced), rows),
-    sampling=feedback.make_sampling(settings, run, paced),
-    pace=pace,
-    foresight=feedback.make_foresight(settings),
+    **changes,
     select=select,
     masked_ids=_token_ids(settings.mask_tokens, run.tokenizer),
     chunk_tokens=settings.chunk_tokens * sharding.batch_parts(run.mesh),
@@ -150,16 +147,12 @@ def _decoding(config, settings) -> dict:
 def _fingerprint(config, settings) -> dict:
   """What a checkpoint must agree on, as it comes back from a file."""
   plain = lambda section: json.loads(section.to_json())
-  names = ('lora', 'optimizer', 'moving', 'pace')
-  return {name: plain(settings[name]) for name in names} | dict(
-    seed=config.seed,
-    models=plain(config.models),
-    student=settings.student,
-    start=settings.start,
-    updates=settings.updates,
-    # Whether, and not how: the state has an origin then.
-    foresight=bool(settings.foresight),
-  )
+  names = ('lora', 'optimizer', 'moving', 'pace', 'replay')
+  found = {name: plain(settings[name]) for name in names}
+  found |= {name: settings[name] for name in ('student', 'start', 'updates')}
+  # Whether, and not how: the state has an origin then.
+  found |= dict(foresight=bool(settings.foresight))
+  return found | dict(seed=config.seed, models=plain(config.models))
 
 
 def _used(config, stages) -> frozenset[str]:

@@ -212,12 +212,24 @@ def _make_chunk_loss(make_batch, terms, stats_target, stats_on, with_stats):
     if with_stats:  # None, where there is no target, is an empty tree
       own = narrowed(tokens.mask, stats_on, tokens.row)
       metrics |= blank(stats['']._asdict(), own)
+      metrics |= _ratios(stats[''], own)
       # Of rows, which weigh alike; or of interest to some weights alone.
       for name in ('mask', 'margin', 'in_top', *Row._fields):
         del metrics[name]
     return loss, {k: jnp.sum(x) for k, x in metrics.items() if x is not None}
 
   return chunk_loss
+
+
+def _ratios(stats, mask):
+  """How much what was sampled counts for the student, p / mu, and its square.
+
+  Of their means, the first one squared over the second is the effective share
+  of the sample.
+  """
+  gap = jnp.minimum(stats.student_logp - stats.sampler_logp, 20.0)
+  ratio = jnp.exp(gap)
+  return blank({'ratio': ratio, 'ratio_squared': ratio**2}, mask)
 
 
 def _check(models, terms, chunk_tokens, vocab_size):

@@ -29,6 +29,7 @@ class Row(NamedTuple):
     origin: int, who wrote it: its place among the sources of a stage.
     domain: int, what its prompt is about: its place among the domains that
       terms name; -1 for all others.
+    lag: updates of the student since the response was sampled.
   """
 
   reward: Float[Array, '*B'] | None = None
@@ -37,6 +38,7 @@ class Row(NamedTuple):
   group: Int[Array, '*B'] | None = None
   origin: Int[Array, '*B'] | None = None
   domain: Int[Array, '*B'] | None = None
+  lag: Float[Array, '*B'] | None = None
 
 
 class TokenStats(NamedTuple):
@@ -67,6 +69,7 @@ class TokenStats(NamedTuple):
     reward: of the token's response; it and the next are those of `Row`.
     group_mean: mean reward of the responses to the same prompt.
     group_std: their standard deviation.
+    lag: updates of the student since its response was sampled.
     margin: how much the target prefers one of the student's top 16 to the rest
       of them, the largest of its log-probs there less their mean; nats. It
       falls where the target can no longer tell the student's ideas apart.
@@ -95,6 +98,7 @@ class TokenStats(NamedTuple):
   group: Int[Array, '*B'] | None = None
   origin: Int[Array, '*B'] | None = None
   domain: Int[Array, '*B'] | None = None
+  lag: Float[Array, '*B'] | None = None
   margin: Float[Array, '*B'] | None = None
 
   @property

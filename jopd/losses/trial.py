@@ -40,7 +40,7 @@ def run_on_shapes(
     token=jax.ShapeDtypeStruct((1, 1), jnp.int32),
     sampler_logp=scalars,
     rollout_logp=scalars,
-    row=Row(*[scalars if graded else None] * 3, *[number] * 3),
+    row=Row(*[scalars if graded else None] * 3, *[number] * 3, scalars),
   )
   # For what weights read any teacher will do: only shapes matter here.
   some_teacher = lambda logps: next(iter(logps.values()))

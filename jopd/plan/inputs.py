@@ -146,7 +146,9 @@ def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
     mask=of_tokens(jnp.bool_),
     sampler_logp=of_tokens(jnp.float32),
     rollout_logp=of_tokens(jnp.float32) if 'student' in stage.sources else None,
-    row=losses.Row(*[row if stage.reads_rewards else None] * 3, *[whole] * 3),
+    row=losses.Row(
+      *[row if stage.reads_rewards else None] * 3, *[whole] * 3, row
+    ),
   )
   return place(shapes, sharding.batch_sharding(run.mesh))
 

@@ -93,24 +93,36 @@ class Checkpoints:
     # One writer, in the caller's time: what is reported as saved is.
     self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
-  def save(self, step: int, state: TrainState, resume: dict, *, force=False):
+  def save(
+    self,
+    step: int,
+    state: TrainState,
+    resume: dict,
+    pending: Callable[[], dict] = dict,
+    *,
+    force=False,
+  ):
     """Saves if it is time to, or if forced; a step is saved once.
 
     Args:
       step: done.
       state: on the mesh.
       resume: what else going on needs, as plain JSON by name.
+      pending: makes a tree of further arrays on the mesh, which may be empty.
       force: whether it is time.
     """
     due = force or step % self._every == 0
     if not due or step in self._steps:
       return
     partial = self._folder / f'.{step}.partial'
+    arrays = pending()
+    more = dict(pending=ocp.args.StandardSave(arrays)) if arrays else {}
     self._orbax.save(
       partial,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state._asdict()),
         resume=ocp.args.JsonSave(resume | dict(fingerprint=self._fingerprint)),
+        **more,
       ),
     )
     if jax.process_index() == 0:
@@ -143,6 +155,14 @@ class Checkpoints:
     )
     state = self._orbax.restore(path, args=args).state
     return TrainState(**state), resume
+
+  def pending(self, abstract: dict) -> dict:
+    """The further arrays of the newest checkpoint, from their shapes."""
+    if not abstract:
+      return {}
+    args = ocp.args.Composite(pending=ocp.args.StandardRestore(abstract))
+    path = self._folder / str(self._steps[-1])
+    return self._orbax.restore(path, args=args).pending
 
   def close(self):
     """Waits for what is under way."""

@@ -13,15 +13,16 @@ import numpy as np
 from tqdm import tqdm
 
 from jopd import sharding
-from jopd.exits import BrokenDown, Stopped
+from jopd.exits import Stopped
 from jopd.models import lora
 from jopd.statistics import gap_recovered
 from jopd.train.checkpoint import Checkpoints
 from jopd.train.course import Course
-from jopd.train.faults import first_fault
 from jopd.train.frozen import freeze
 from jopd.train.metrics import MetricsLog, means, merge
+from jopd.train.notices import Notice, note_skipped
 from jopd.train.phases import Phases
+from jopd.train.replay import Replay
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
 
@@ -67,17 +68,18 @@ def run_stage(
 
     now = partial(phases.student, dtype=run.compute_dtype)
     course = Course(stage, run, now, shardings.params, log)
+    stage_key = jax.random.fold_in(run.key, stage.index)
+    replay = Replay(stage.replay, stage_key, stage.steps, run.mesh)
 
     def save(step: int, state: TrainState, *, force: bool) -> None:
       log.sync()
-      resume = dict(
-        iterator=stage.batches.get_state(), course=course.get_state()
-      )
-      checkpoints.save(step, state, resume, force=force)
+      kept = dict(iterator=stage.batches, course=course, replay=replay)
+      resume = {name: one.get_state() for name, one in kept.items()}
+      checkpoints.save(step, state, resume, replay.arrays, force=force)
 
     restored = checkpoints.restore(state)
     if restored:
-      state = _resume(stage, run, restored, course)
+      state = _resume(stage, run, restored, checkpoints, course, replay)
     done = int(state.step) // stage.updates
     for rows in (log, timings):
       rows.rewind(stage.name, done if restored else -1)
@@ -87,34 +89,38 @@ def run_stage(
         if name != stage.student:
           evaluate(0, name, phases.teachers(state)[role])
 
-    stage_key = jax.random.fold_in(run.key, stage.index)
-    notice = _Notice(stage, run)
+    notice = Notice(stage, run)
     skipped = int(state.guard.skipped)
     for step in (bar := _progress(stage, done)):
       _stop_if_asked(stage, run, step, partial(save, step, state, force=True))
       paced = course.paced()
-      how = stage.sampling(step, paced)
-      key = jax.random.fold_in(stage_key, step)
-      parts, measured = _sample(stage, run, phases, state, key, how)
-      for batch in parts:
+      measured = {}
+      for number in replay.begin(step, paced):
+        key = jax.random.fold_in(stage_key, number)
+        parts, found = _sample(stage, run, phases, state, key, step, paced)
+        measured = merge(measured, found)
+        replay.add(step * stage.updates, parts)
+      version, parts = replay.take()
+      for lag, batch in enumerate(parts, step * stage.updates - version):
+        with clock('data'):
+          batch = phases.place(batch, lag)
         with clock('teacher'):
           hidden = phases.teach(state, batch)
         with clock('learner'):
           state, learned = phases.learn(state, hidden, batch, paced)
-        measured = merge(measured, learned)
-      row = means(measured)
+        measured = merge(measured, learned | {'lag': (lag, 1)})
+      row = _finished(means(measured)) | {'lag_max': float(lag)}
       made = step * stage.updates - skipped
       row['learning_rate'] = float(stage.learning_rate(made))
       row |= {f'pace/{name}': value for name, value in paced.items()}
       skipped = int(state.guard.skipped)
       notice(row)
       log.write(stage.name, step + 1, 'train', row)
-      _note_skipped(stage, run, phases, row, state, hidden, batch, paced)
+      note_skipped(stage, run, phases, row, state, hidden, batch, paced)
       state = course.after(state, step + 1, row)
       last = step + 1 == stage.steps
       if last or (stage.eval_every and (step + 1) % stage.eval_every == 0):
-        weights = now(state)
-        evaluate(step + 1, stage.student, weights)
+        evaluate(step + 1, stage.student, now(state))
       with clock('save'):
         save(step + 1, state, force=last)
       timings.write(stage.name, step + 1, 'time', clock.snapshot())
@@ -151,13 +157,13 @@ def _stop_if_asked(stage: Stage, run: Run, step: int, save: Callable) -> None:
     raise Stopped(number, f'{stage.name} is saved at step {step}')
 
 
-def _sample(stage: Stage, run: Run, phases: Phases, state, key, how):
+def _sample(stage: Stage, run: Run, phases: Phases, state, key, step, paced):
   """The next prompts and what is learnt of the responses to them.
 
   Returns:
-    Batches on the mesh, one for each update, and metrics.
+    Batches on the host, one for each update, and metrics.
   """
-  clock = run.clock
+  clock, how = run.clock, stage.sampling(step, paced)
   with clock('data'):
     prompts = next(stage.batches)
   with clock('rollout'):
@@ -166,14 +172,18 @@ def _sample(stage: Stage, run: Run, phases: Phases, state, key, how):
     grades = phases.grade(prompts, answers)
     measured = phases.measure(answers, grades)
   with clock('data'):
-    return phases.place(prompts, answers, grades), measured
+    return phases.pack(prompts, answers, grades), measured
 
 
-def _resume(stage: Stage, run: Run, restored, course: Course) -> TrainState:
+def _resume(
+  stage: Stage, run: Run, restored, checkpoints, course, replay
+) -> TrainState:
   """The state of a checkpoint; what else it holds goes where it belongs."""
   state, resume = restored
   stage.batches.set_state(resume['iterator'])
   course.set_state(resume['course'])
+  waiting = checkpoints.pending(replay.abstract(resume['replay']))
+  replay.set_state(resume['replay'], waiting)
   done = int(state.step) // stage.updates
   run.say(f'{stage.name}: resumed at step {done}')
   return state
@@ -229,53 +239,11 @@ def _adapters(stage: Stage, run: Run) -> dict:
   return jax.jit(make, out_shardings=where)(key)
 
 
-class _Notice:
-  """Says once that rewards teach nothing, if they have not for some steps."""
-
-  STEPS = 20
-
-  def __init__(self, stage: Stage, run: Run):
-    self._stage, self._run = stage, run
-    self._steps, self._mixed = 0, 0.0
-
-  def __call__(self, row: dict[str, float]) -> None:
-    self._steps += 1
-    self._mixed += row.get('mixed_groups', 0.0)
-    compares = self._stage.reads_rewards and self._stage.group_size > 1
-    if compares and self._steps == self.STEPS and not self._mixed:
-      self._run.say(
-        f'{self._stage.name}: for {self.STEPS} steps the rewards of each group'
-        f' were equal (now {row["reward"]:g} on average), so they taught'
-        ' nothing: the prompts are too hard or too easy, responses are cut off'
-        ' before the answer, or the reward does not find it'
-      )
-
-
-def _note_skipped(
-  stage: Stage, run: Run, phases: Phases, row, state, hidden, batch, paced
-) -> None:
-  """Says if an update was skipped; stops the run after too many in a row."""
-  if not row['skipped']:
-    return
-  step = -(-int(state.step) // stage.updates)
-  wrong = [n for n in ('loss', 'grad_norm') if not np.isfinite(row[n])]
-  if wrong:
-    what = f'{wrong[0]} is {row[wrong[0]]:g}'
-  else:
-    usual = np.median(state.guard.norms)
-    what = f'grad_norm is {row["grad_norm"]:g}, its median {usual:g}'
-  in_a_row = int(state.guard.in_a_row)
-  if in_a_row < stage.max_skipped:
-    run.say(f'{stage.name}: step {step}: an update was skipped: {what}')
-    return
-  if wrong:
-    where = first_fault(stage, run, phases, state, hidden, batch, paced)
-    what += f'; the first that is not finite: {where}'
-  raise BrokenDown(
-    f'{stage.name}: {in_a_row} updates in a row were skipped, the last one at'
-    f' step {step}: {what}. Checkpoints are as they were before; mend that, or'
-    ' lower the learning rate, and go on'
-  )
+def _finished(row: dict[str, float]) -> dict[str, float]:
+  """With the effective share of the sample: 1 where it is the student's own."""
+  if squared := row.pop('ratio_squared', None):
+    row['ess'] = row['ratio'] ** 2 / squared
+  return row
 
 
 def _headline(row: dict[str, float]) -> dict[str, str]:

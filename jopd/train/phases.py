@@ -169,10 +169,10 @@ class Phases:
     sampled, _ = found['slot_occupancy']
     return found | {'slot_occupancy': (sampled, int(answers.slot_steps))}
 
-  def place(
+  def pack(
     self, prompts: PromptBatch, answers: Answers, grades: Grades
   ) -> list[Batch]:
-    """The learner's input on the mesh, for each update whole groups of it."""
+    """The learner's input on the host, for each update whole groups of it."""
     cut = partial(self._cut, answers.response_length)
     prompt, prompt_length = self._grouped(prompts.prompt, prompts.prompt_length)
     batch = Batch(
@@ -190,13 +190,22 @@ class Phases:
       rollout_logp=cut(answers.logp) if 'student' in answers.members else None,
       row=rows_of(prompts.examples, answers, grades, self._stage),
     )
-    where = sharding.batch_sharding(self._run.mesh)
-    parts = range(self._stage.updates)
-    # Cut on the mesh they would travel.
     return [
-      sharding.put(jax.tree.map(partial(self._part, i), batch), where)
-      for i in parts
+      jax.tree.map(partial(self._part, i), batch)
+      for i in range(self._stage.updates)
     ]
+
+  def place(self, batch: Batch, lag: int) -> Batch:
+    """A part of what was packed, on the mesh.
+
+    Args:
+      batch: on the host.
+      lag: updates of the student since it spoke.
+    """
+    lags = np.full(len(batch.prompt), lag, np.float32)
+    batch = batch._replace(row=batch.row._replace(lag=lags))
+    # Cut on the mesh it would travel.
+    return sharding.put(batch, sharding.batch_sharding(self._run.mesh))
 
   def student(self, state: TrainState, dtype=jnp.float32) -> dict:
     """All parameters of the student now, adapters added to their matrices.
@@ -232,7 +241,8 @@ class Phases:
     )
     metrics = jax.device_get(metrics)
     if 'dataset' in self._stage.sources and batch.rollout_logp is None:
-      del metrics['sampler_logp']  # nobody sampled
+      for name in ('sampler_logp', 'ratio', 'ratio_squared'):
+        del metrics[name]  # nobody sampled
     return state, metrics
 
   def scalars(self, paced: Mapping[str, float] | None) -> dict[str, jax.Array]:

@@ -107,6 +107,8 @@ class Stage(NamedTuple):
   # (parameters, limit) -> what the held-out prompts show.
   held_out: Callable[[dict, int | None], dict[str, float]] | None
   held_out_every: int  # steps
+  # (step, paced scalars) -> function of `replay.py`.
+  replay: Callable[[int, Mapping[str, float]], Callable]
   foresight: Callable | None  # (step, scores) -> where to look; foresight.py
   select: Callable  # (rewards, lengths, ends) -> keep; see rollout/select.py
   masked_ids: tuple[int, ...]  # tokens that are not learnt

@@ -485,10 +485,12 @@ def test_metrics_are_sums_over_live_tokens():
   rollout_logp = SAMPLER_LOGP - 1.0
   loss = functools.partial(chunked, terms=terms, rollout_logp=rollout_logp)
   _, metrics = jax.jit(loss)(HIDDEN, HEAD)
-  stats = set(losses.TokenStats._fields) - {'mask', *losses.Row._fields}
-  assert set(metrics) == {'loss/opd', 'loss/sft', *stats}
+  unlogged = {'mask', 'margin', 'in_top', *losses.Row._fields}
+  stats = set(losses.TokenStats._fields) - unlogged
+  ratios = {'ratio', 'ratio_squared'}
+  assert set(metrics) == {'loss/opd', 'loss/sft', *ratios, *stats}
   assert all(count == COUNT for _, count in metrics.values())
-  kl = nll = mismatch = 0.0
+  kl = nll = mismatch = squared = 0.0
   for b in range(B):
     for t in range(LENGTHS[b]):
       logits = np.asarray(HEAD, np.float64) @ np.asarray(HIDDEN[b, t])
@@ -498,12 +500,14 @@ def test_metrics_are_sums_over_live_tokens():
       logp = oracles.log_softmax(logits)[TOKEN[b, t]]
       nll -= logp
       mismatch += abs(logp - float(rollout_logp[b, t]))
+      squared += np.exp(2 * (logp - float(SAMPLER_LOGP[b, t])))
   for name, value in {
     'loss/opd': kl,
     'reverse_kl': kl,
     'loss/sft': nll,
     'student_logp': -nll,
     'mismatch': mismatch,
+    'ratio_squared': squared,
     'sampler_logp': float(jnp.sum(jnp.where(MASK, SAMPLER_LOGP, 0))),
   }.items():
     np.testing.assert_allclose(metrics[name][0], value, rtol=2e-5)
@@ -520,6 +524,8 @@ def test_no_teacher_is_needed_to_imitate():
     'student_logp',
     'sampler_logp',
     'student_entropy',
+    'ratio',
+    'ratio_squared',
   }
   _, metrics = jax.eval_shape(
     lambda h, w: chunked(h, w, {}, terms, with_stats=False), HIDDEN, HEAD

@@ -31,7 +31,8 @@ def update():
   how = stage.sampling(0, {})
   answers = phases.respond(state, prompts, jax.random.key(0), how)
   grades = phases.grade(prompts, answers)
-  [batch] = phases.place(prompts, answers, grades)
+  [batch] = phases.pack(prompts, answers, grades)
+  batch = phases.place(batch, 0)
   hidden = phases.teach(state, batch)
   # As the learner leaves it.
   return stage, run, phases, state._replace(step=state.step + 1), hidden, batch

@@ -49,7 +49,7 @@ def placed(stage, run, prompts, said):
   phases = Phases(stage, run, Frozen(None, {}), None)
   grades = phases.grade(prompts, said)
   row = means(phases.measure(said, grades))
-  batches = phases.place(prompts, said, grades)
+  batches = phases.pack(prompts, said, grades)
   return jax.device_get(batches), row
 
 
@@ -107,7 +107,7 @@ def test_each_update_has_whole_groups_and_their_outcomes(updates):
     np.testing.assert_array_equal(batch.mask.sum(axis=1), rows)
     np.testing.assert_array_equal(batch.prompt[::2], prompts.prompt[groups])
     np.testing.assert_array_equal(batch.prompt[1::2], prompts.prompt[groups])
-    reward, mean, std, group, origin, _ = batch.row
+    reward, mean, std, group, origin, _, _ = batch.row
     np.testing.assert_array_equal(group, np.repeat(groups, 2))
     np.testing.assert_array_equal(origin, 0)
     np.testing.assert_array_equal(reward, np.tile([1.0, 0.0], len(groups)))
@@ -168,7 +168,7 @@ def test_batches_are_cut_to_buckets(make_tiny):
     answers = Answers(
       response, length, logp, logp, end, slot_steps, ('student',)
     )
-    [batch] = phases.place(prompts, answers, phases.grade(prompts, answers))
+    [batch] = phases.pack(prompts, answers, phases.grade(prompts, answers))
     return batch
 
   for longest, columns in ((1, 4), (4, 4), (5, 8), (16, 16)):

@@ -113,7 +113,7 @@ def test_each_row_knows_where_it_is_from():
     MEMBERS,
     dict(student=source(5, 16), teacher=source(6, 8), dataset=dataset),
   )
-  batches = phases.place(prompts, answers, phases.grade(prompts, answers))
+  batches = phases.pack(prompts, answers, phases.grade(prompts, answers))
   for i, batch in enumerate(batches):
     groups = np.arange(8)[i::2]
     rows = batch.row

@@ -98,6 +98,91 @@ def before_drop(
   return (own < first[:, None]).astype(jnp.float32)
 
 
+@scope('row')
+def freshness(
+  stats: TokenStats, *, alpha: Scalar = 1.0, least: Scalar = 0.0
+) -> Float[Array, 'B T']:
+  """Less where a response has aged, max(f - least, 0) of its row.
+
+  f = exp(-alpha sqrt(D)) / (lag + 1). D is how far the student has moved since
+  it spoke, the mean over the response of r - 1 - log r, with r = p / mu of the
+  sampled tokens: KL(mu || p) without bias, and never negative. For a `replay`;
+  without lag and without drift f is 1.
+
+  Args:
+    stats: TokenStats of whole rows, [B, T], with a lag.
+    alpha: >= 0, may be traced; how much drift counts.
+    least: in [0, 1), may be traced; f at which a response is not learnt at all.
+
+  Returns:
+    [B, T] weights in [0, 1], the same along a row.
+
+  Gradients: none; a weight is a constant.
+  Raises: ValueError when a setting is out of range, or no lag is known.
+  References: f-OPD, arXiv 2605.17862, from notes on it: its settings are not
+    known to us. There a second drift, of what a teacher said long ago, enters
+    f; here teachers score when the student learns, so there is none. Its test
+    for when a buffer is refreshed is not in here.
+
+  Example: nothing has moved, and one update was made since.
+    >>> stats = TokenStats(
+    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 2)))
+    ... )._replace(lag=jnp.ones((1, 2)), mask=jnp.ones((1, 2), bool))
+    >>> freshness(stats).tolist(), freshness(stats, least=0.4).tolist()
+    ([[0.5, 0.5]], [[0.09999999403953552, 0.09999999403953552]])
+  """
+  check_range('[0, inf)', alpha=alpha)
+  check_range('[0, 1)', least=least)
+  lag = stat_named(stats, 'lag')
+  drift = jnp.where(stats.mask, _drift(stats), 0.0)
+  tokens = jnp.maximum(jnp.sum(stats.mask, axis=1, keepdims=True), 1)
+  mean = jnp.sum(drift, axis=1, keepdims=True) / tokens
+  fresh = jnp.exp(-alpha * jnp.sqrt(mean)) / (lag + 1)
+  return jnp.maximum(fresh - least, 0.0)
+
+
+def _drift(stats: TokenStats):
+  """P / mu - 1 - log(p / mu) of each token, >= 0 whatever the rounding."""
+  gap = jnp.minimum(stats.student_logp - stats.sampler_logp, 20.0)
+  return jnp.maximum(jnp.expm1(gap) - gap, 0.0)
+
+
+@scope('row')
+def prefix_importance(
+  stats: TokenStats, *, high: float = 2.0
+) -> Float[Array, 'B T']:
+  """Importance over several steps, min(prod over u <= t of p / mu, high).
+
+  Where `importance` corrects a token at a prefix that is taken as it is, this
+  one corrects how often the prefix comes, too. Its variance grows with the
+  length, so that it is for short responses, or a small lag.
+
+  Args:
+    stats: TokenStats of whole rows, [B, T], with the sampler's log-probs.
+    high: > 0, the largest weight; a bias that bounds the variance.
+
+  Returns:
+    [B, T] weights in [0, high], without unit.
+
+  Gradients: none; a weight is a constant.
+  Raises: ValueError when high is not above 0.
+  References: importance over several steps among the corrections that AsyncOPD
+    compares, arXiv 2606.24143, from its abstract; the truncation is ours.
+
+  Example: ratios of 1/2, 1/2 and 12 multiply to 3.
+    >>> p = jnp.log(jnp.array([[0.5, 0.5, 12.0]]))
+    >>> stats = TokenStats(
+    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 3)))
+    ... )._replace(student_logp=p, mask=jnp.ones((1, 3), bool))
+    >>> [round(w, 4) for w in prefix_importance(stats).tolist()[0]]
+    [0.5, 0.25, 2.0]
+  """
+  check_range('(0, inf)', high=high)
+  gap = stats.student_logp - stats.sampler_logp
+  total = jnp.cumsum(jnp.where(stats.mask, gap, 0.0), axis=1)
+  return jnp.exp(jnp.minimum(total, jnp.log(high)))
+
+
 def _first_after_drop(means, real, least):
   """[B] the segment at which a row falls; their number where it does not."""
   count = jnp.sum(real, axis=1, keepdims=True)
