@@ -4,10 +4,10 @@ And the prompts that are kept apart, to be measured for that.
 """
 
 from collections.abc import Callable
+import math
 import numbers
 
 import jax
-import numpy as np
 
 from jopd import checks, sharding
 from jopd.config import about
@@ -94,7 +94,7 @@ def _make_replay(settings, sources, paced) -> tuple[Callable, bool]:
   with about('replay'):
     at(settings.steps - 1, paced)(0, 0, (0.0, 0.0))
     for step in range(3):  # with the least luck, and so the fewest new ones
-      turn = at(step, paced)(step, made, (np.nextafter(1.0, 0.0), 0.0))
+      turn = at(step, paced)(step, made, (math.nextafter(1.0, 0.0), 0.0))
       old |= turn.learn < turn.made - 1 or turn.made == made
       made = turn.made
     if old and DATASET in sources:

@@ -41,7 +41,7 @@ def few(spec):
   """Settings in which every source has few examples: encoding takes time."""
   if not hasattr(spec, 'items'):
     return spec
-  cut = lambda name, value: 64 if name == 'count' else few(value)
+  cut = lambda name, value: 96 if name == 'count' else few(value)
   return {name: cut(name, value) for name, value in spec.items()}
 
 

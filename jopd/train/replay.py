@@ -88,7 +88,7 @@ def buffer(
       f'size must be at least 1 and fresh in (0, 1], got {size} and {fresh}'
     )
   new = not made or draws[0] < fresh
-  made += new
+  made += int(new)
   keep = max(0, made - size)
   old = keep + int(draws[1] * (made - keep))
   return Turn(made, made - 1 if new else old, keep)
