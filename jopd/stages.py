@@ -165,39 +165,6 @@ def _used(config, stages) -> frozenset[str]:
   )
 
 
-def _own_context(settings) -> dict:
-  """What the student reads, if the stage has a context of its own."""
-  if not settings.context:
-    return {}
-  with about('context'):
-    own = resolve(contexts, settings.context)
-    checks.check_own_context(own)
-  return dict(context=own)
-
-
-def _decoding(config, settings) -> dict:
-  """How rollouts are computed, options of `make_generate`."""
-  int8 = settings.rollout_dtype == 'int8'
-  dtype = '' if int8 else settings.rollout_dtype
-  dtype = jnp.dtype(dtype or config.compute_dtype)
-  return dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype)
-
-
-def _fingerprint(config, settings) -> dict:
-  """What a checkpoint must agree on."""
-  return dict(
-    seed=config.seed,
-    # As they come back from a file.
-    models=json.loads(config.models.to_json()),
-    student=settings.student,
-    start=settings.start,
-    lora=json.loads(settings.lora.to_json()),
-    optimizer=json.loads(settings.optimizer.to_json()),
-    updates=settings.updates,
-    moving=json.loads(settings.moving.to_json()),
-  )
-
-
 def _check_sizes(settings, run: Run, rows: Rows) -> None:
   """Refuses numbers of rows that the mesh cannot divide."""
   for name in {*rows.sources} - {DATASET}:
