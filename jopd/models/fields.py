@@ -192,7 +192,7 @@ def read_windows(
       for i in range(layers)
     ]
   if (
-    not isinstance(kinds, list)
+    not isinstance(kinds, list | tuple)
     or len(kinds) != layers
     or any(kind not in (_FULL, _SLIDING) for kind in kinds)
   ):
