@@ -8,16 +8,18 @@ import re
 import textwrap
 
 from comparison.lab import CONTROL, PLAIN, methods
+from jopd import config as configs
 from jopd import losses, overrides
 from jopd.data import contexts
 from jopd.rollout import select
 from jopd.statistics import seeds_interval
-from jopd.train import followers
+from jopd.train import followers, foresight, pacing, replay
 
-_ROOMS = (losses, losses.anchors, contexts, select, followers)
+_ROOMS = (losses, losses.anchors, contexts, select)
+_ROOMS += (followers, foresight, pacing, replay)
 # What plain OPD is made of is no method's own.
 _PLAIN = {'reverse_kl', 'full', 'teacher', 'uniform', 'reinforce', 'log_ratio'}
-_PLAIN |= {'student', 'sampler', 'same', 'every'}
+_PLAIN |= {'student', 'sampler', 'same', 'matching', 'policy_gradient'}
 _END = '<!-- end -->'
 
 
@@ -176,16 +178,13 @@ def _config_lines(method: str) -> int:
 def _function_lines(method: str) -> int:
   """Lines of code of the functions that a variant names and OPD does not."""
   config = overrides.load(f'{methods()[method]}:tiny')
-  stage = config[config.stages[-1]].to_dict()
-  names = {*_words(stage['terms'])} | {
-    word
-    for key in ('contexts', 'moving', 'select')
-    for word in _words(stage[key])
-  }
+  stage = config[config.stages[-1]]
+  names = {*_words(stage.to_dict()), *_words(config.context.to_dict())}
+  names -= {*_words(configs.stage().to_dict()), *_PLAIN}
   functions = {
     getattr(room, name)
     for room in _ROOMS
-    for name in names - _PLAIN
+    for name in names
     if inspect.isfunction(getattr(room, name, None))
   }
   return sum(_code_lines(function) for function in functions)

@@ -8,7 +8,7 @@ stale rollouts better than a signal that was borrowed from the sampler
 
   jopd train --config=configs/variants/async_opd.py:tiny --workdir=runs/async
 
-Not yet measured. To see what recomputing spares, give the term
+Results: docs/variants.md. To see what recomputing spares, give the term
 objective='policy_gradient', surrogate='reinforce' and anchor='sampler', with
 weight='importance' or 'prefix_importance'.
 """

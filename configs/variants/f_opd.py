@@ -7,8 +7,8 @@ weight is 1, and it is plain OPD.
 
   jopd train --config=configs/variants/f_opd.py:tiny --workdir=runs/f_opd
 
-Not yet measured. The constants of the paper are not known to us; these are
-ours. Its penalty on the drift and its refreshed buffer are left out.
+Results: docs/variants.md. The constants of the paper are not known to us; these
+are ours. Its penalty on the drift and its refreshed buffer are left out.
 """
 
 from jopd import config as configs

@@ -9,8 +9,8 @@ every step samples.
   jopd train --config=configs/variants/replay_buffer.py:tiny \\
     --workdir=runs/replay
 
-Not yet measured. The paper draws single samples, and lets the validation loss
-decide how often; the schedule and the size are ours.
+Results: docs/variants.md. The paper draws single samples, and lets the
+validation loss decide how often; the schedule and the size are ours.
 """
 
 from jopd import config as configs
