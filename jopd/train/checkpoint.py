@@ -90,6 +90,7 @@ class Checkpoints:
       for leftover in self._folder.glob('.*'):
         shutil.rmtree(leftover)
     multihost_utils.sync_global_devices(f'opened {self._folder}')
+    self._retire()  # what a kill left between a save and its clean-up
     # One writer, in the caller's time: what is reported as saved is.
     self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 

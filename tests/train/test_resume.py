@@ -97,7 +97,7 @@ def _left(workdir, names):
 # and leaves, also where a stage begins. Kills: anything of parameters, moments,
 # followers, adapters, keys, data, skipped updates or rows that is not restored.
 @pytest.mark.parametrize(
-  ('devices', 'names'), [(1, tuple(STAGES)), (8, ('rl', 'own'))]
+  ('devices', 'names'), [(1, tuple(STAGES)), (8, ('warm', 'rl'))]
 )
 def test_a_run_may_stop_after_every_step(
   make_tiny, tmp_path, monkeypatch, devices, names
