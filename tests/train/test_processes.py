@@ -122,8 +122,12 @@ def test_a_process_that_ends_early_ends_the_other_and_the_run_resumes(
   assert codes == [143, 143], said
   assert all('SIGTERM: distil is saved at step 2' in text for text in said)
   codes, said = start(tmp_path, update=5, number=signal.SIGKILL)
-  assert codes[1] == -signal.SIGKILL and codes[0] in (1, 2)
-  assert 'jopd: this was process 0 of 2; if another one ended' in said[0]
+  # What notices first: the next exchange, or the heartbeat, for which JAX ends
+  # the process itself.
+  assert codes[1] == -signal.SIGKILL
+  assert codes[0] in (1, 2, -signal.SIGABRT)
+  ours = 'jopd: this was process 0 of 2; if another one ended'
+  assert ours in said[0] or 'another task died' in said[0]
   assert not (tmp_path / 'distil' / 'result.json').exists()
   codes, said = start(tmp_path)
   assert codes == [0, 0], said
