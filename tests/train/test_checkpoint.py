@@ -125,8 +125,8 @@ def test_leftovers_are_not_checkpoints(tmp_path):
   assert _restored(checkpoints)[0] == 2
 
 
-# A run was killed when its last checkpoint was saved: no save is to come. Kills:
-# old ones that then stay for ever.
+# A run was killed after its last save: there is none to come. Kills: old
+# checkpoints that then stay for ever.
 def test_what_is_too_many_goes_when_a_run_begins(tmp_path):
   _saved(tmp_path, 2, 4)
   checkpoints, _ = _open(tmp_path, keep=1)
