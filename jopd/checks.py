@@ -158,6 +158,7 @@ def _check_stage(stage, models) -> None:
   _check_lora(stage)
   refuse_unknown(stage.contexts, stage.teachers, 'contexts')
   refuse_unknown(stage.moving, stage.teachers, 'moving')
+  refuse_unknown(stage.blend, stage.teachers, 'blend')
   if stage.contexts:
     _check_least(1, stage, ['max_context_tokens'])
   own = stage.batch_size // jax.process_count()

@@ -114,6 +114,11 @@ def stage(**settings) -> ConfigDict:
   # teacher's role. ('student', 'teacher') names the writer of each response to
   # a prompt; dict(student=0.75, dataset=0.25) draws one for all of a step.
   config.source = 'student'
+  # Role of one teacher -> how it has a say in every token that the student
+  # writes, a function of rollout/blends.py: dict(teacher=dict(name='mixed',
+  # share=0.2)). It reads the student's prompt and decodes along: time and cache
+  # of a second model. Anchor policy gradients to the 'sampler'.
+  config.blend = ConfigDict()
   # The stage's own prompts and responses, like config.data; empty: config.data.
   config.data = ConfigDict()
   # What the student reads in this stage, if not config.context, like that one.

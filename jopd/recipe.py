@@ -165,7 +165,7 @@ def make_terms(
   micro_batches: int = 1,
   last: int = 0,
   paced: Mapping[str, float] = _NONE,
-  old: bool = False,
+  others: str = '',
 ) -> Callable:
   """A function from the step to the terms of a loss; `make(step, paced)`.
 
@@ -187,7 +187,7 @@ def make_terms(
     micro_batches: parts that a batch is cut into.
     last: the last step.
     paced: name -> first value of a scalar that follows what is measured.
-    old: whether responses may be those of an older student.
+    others: why responses may not be of the student as it is; empty: they are.
 
   Raises:
     ValueError: a term is wrong; its name comes first.
@@ -202,7 +202,7 @@ def make_terms(
         _check_schedules(anywhere, roles, vocab_size, last, paced)
       trial.run_on_shapes(make, roles, vocab_size)
       if 'surrogate' in spec:
-        _check_anchor(begin, updates, old)
+        _check_anchor(begin, updates, others)
       settings = _COMMON | begin | {'weight': 'uniform'}
       # More than two are as good as two, and probed once with them.
       own = partial(make_term, settings | _ANYWHERE)
@@ -227,19 +227,18 @@ def make_terms(
   }
 
 
-def _check_anchor(spec: Mapping, updates: int, old: bool) -> None:
-  """Refuses a policy gradient that takes old tokens for the student's own."""
+def _check_anchor(spec: Mapping, updates: int, others: str) -> None:
+  """Refuses a policy gradient that takes others' tokens for the student's."""
   name = spec.get('anchor', 'student')
-  if old:
-    why = 'with replay responses are'
-  elif updates > 1:
-    why = f'with {updates} updates on the same responses all but the first are'
-  else:
-    return
-  if not trial.reads_sampler(resolve(losses.anchors, name)):
+  if updates > 1 and not others:
+    others = (
+      f'with {updates} updates on the same responses all but the first are of'
+      ' an older student'
+    )
+  if others and not trial.reads_sampler(resolve(losses.anchors, name)):
     raise ValueError(
-      f'the anchor {name!r} does not know the sampler, but {why} of an older'
-      " student: use anchor='sampler'"
+      f'the anchor {name!r} does not know the sampler, but {others}: use'
+      " anchor='sampler'"
     )
 
 

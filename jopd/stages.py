@@ -1,6 +1,6 @@
 """From the settings of a stage to a stage: names resolved, data read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import json
 
 import jax
@@ -13,11 +13,12 @@ from jopd.data import contexts
 from jopd.data.quarantine import Quarantine
 from jopd.data.told import tells_attempts
 from jopd.losses.terms import scope_of_term
-from jopd.members import DATASET, Rows, draw, make_rows, members
+from jopd.members import DATASET, STUDENT, Rows, draw, make_rows, members
 from jopd.models.lora import Lora, adapter_axes
 from jopd.optimizers import make_optimizer
 from jopd.reading import make_batches, make_contexts, make_told
 from jopd.recipe import make_reduction, make_terms, reads_rewards, resolve
+from jopd.rollout import blends
 from jopd.rollout import select as selection
 from jopd.rollout.engine import check_slots
 from jopd.rollout.slots import STOP
@@ -70,6 +71,7 @@ def make_stage(
     with about('start'):
       _check_alike(run, settings.start, settings.student)
   changes, paced, old = feedback.make_changes(settings, run, rows.sources)
+  blend = _blend(settings, run, rows)
   make = make_terms(
     terms,
     roles,
@@ -79,7 +81,7 @@ def make_stage(
     micro_batches=settings.micro_batches,
     last=settings.steps * settings.updates - 1,
     paced=paced,
-    old=old,
+    others=_others(old, blend),
   )
   in_terms = reads_rewards(at_step(terms, 0, paced), roles, run.vocab_size)
   select, in_select = _selection(settings, rows.group_size)
@@ -103,6 +105,7 @@ def make_stage(
     teachers=settings.teachers.to_dict(),
     sources={name: rows.most(name) for name in rows.sources},
     members=draw(groups),
+    blend=blend,
     domains=rows.domains,
     contexts=make_contexts(settings, encoding),
     told=make_told(settings, encoding),
@@ -142,6 +145,35 @@ def _decoding(config, settings) -> dict:
   dtype = '' if int8 else settings.rollout_dtype
   dtype = jnp.dtype(dtype or config.compute_dtype)
   return dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype)
+
+
+def _others(old: bool, blend: Mapping) -> str:
+  """Why responses may not be of the student as it is; empty: they are."""
+  if old:
+    return 'with replay responses are of an older student'
+  return 'with a blend responses are of a teacher, too' if blend else ''
+
+
+def _blend(settings, run: Run, rows: Rows) -> dict[str, Callable]:
+  """Role of a teacher -> what is sampled of the student and it."""
+  blend = {}
+  for role, spec in settings.blend.items():
+    with about(f'blend.{role}'):
+      if len(settings.blend) > 1:
+        raise ValueError(
+          f'one teacher can have a say, and {len(settings.blend)} are named'
+        )
+      if STUDENT not in rows.sources:
+        raise ValueError('the student writes nothing here: add it to source')
+      if role in settings.contexts:
+        raise ValueError(
+          'both read the prompt of the student, and this teacher has a context'
+          ' of its own: take it out of contexts'
+        )
+      blend[role] = resolve(blends, spec)
+      shape = jax.ShapeDtypeStruct((1, run.vocab_size), jnp.float32)
+      jax.eval_shape(blend[role], shape, shape)
+  return blend
 
 
 def _fingerprint(config, settings) -> dict:

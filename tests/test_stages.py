@@ -199,3 +199,58 @@ def test_a_stage_may_read_another_context(config):
   np.testing.assert_array_equal(lengths[0] + 2, lengths[1])
   config.distil.context = dict(name='sane')
   assert refused(config).startswith('config.distil: context: ')
+
+
+BLEND = dict(name='mixed', share=0.2)
+
+
+# Kills a blend whose teacher reads something else, a share or a k that would be
+# found on the first rollout, and a ratio to a policy that did not sample.
+@pytest.mark.parametrize(
+  'change, part',
+  [
+    (dict(blend=dict(tutor=BLEND)), "blend has no setting 'tutor'"),
+    (
+      dict(blend=dict(teacher='mixd')),
+      "jopd.rollout.blends has no 'mixd'; did you mean 'mixed'?",
+    ),
+    (
+      dict(blend=dict(teacher=BLEND | dict(share=2.0))),
+      'blend.teacher: share must be in [0, 1], got 2.0',
+    ),
+    (
+      dict(blend=dict(teacher=dict(name='speculative', k=10**6))),
+      'blend.teacher: k must be from 1 to the ',
+    ),
+    (
+      dict(
+        teachers=dict(teacher='teacher', other='teacher'),
+        blend=dict(teacher=BLEND, other=BLEND),
+      ),
+      'one teacher can have a say, and 2 are named',
+    ),
+    (dict(source='teacher'), 'the student writes nothing here'),
+    (
+      dict(contexts=dict(teacher='same'), max_context_tokens=16),
+      'blend.teacher: both read the prompt of the student',
+    ),
+    (
+      dict(terms=dict(grpo=GRPO | dict(anchor='student'))),
+      'with a blend responses are of a teacher, too: use anchor=',
+    ),
+  ],
+)
+def test_a_blend_that_cannot_be_is_refused(config, change, part):
+  config.distil.blend = ConfigDict(dict(teacher=BLEND))
+  for name, value in change.items():
+    config.distil[name] = ConfigDict(value) if type(value) is dict else value
+  assert part in refused(config)
+
+
+def test_a_blend_is_a_function(config):
+  config.distil.blend = ConfigDict(dict(teacher=BLEND))
+  blend = stage_of(config).blend['teacher']
+  half = jnp.log(jnp.array([0.0, 1.0]))
+  np.testing.assert_allclose(
+    jnp.exp(blend(half, half[::-1])), [0.2, 0.8], rtol=1e-6
+  )

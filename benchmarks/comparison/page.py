@@ -11,11 +11,11 @@ from comparison.lab import CONTROL, PLAIN, methods
 from jopd import config as configs
 from jopd import losses, overrides
 from jopd.data import contexts
-from jopd.rollout import select
+from jopd.rollout import blends, select
 from jopd.statistics import seeds_interval
 from jopd.train import followers, foresight, pacing, replay
 
-_ROOMS = (losses, losses.anchors, contexts, select)
+_ROOMS = (losses, losses.anchors, contexts, select, blends)
 _ROOMS += (followers, foresight, pacing, replay)
 # What plain OPD is made of is no method's own.
 _PLAIN = {'reverse_kl', 'full', 'teacher', 'uniform', 'reinforce', 'log_ratio'}

@@ -119,7 +119,8 @@ def _decoding(
     lambda work, state: advance(model, plan, work, state), donate_argnums=1
   )
   then = compiled('decode', token, work, state)
-  weights = dict(work.params)
+  [(params, head)] = work.weights
+  weights = dict(params)
   del weights['embed']  # of which a token reads a row; the head is apart
   cache = inputs.local_bytes(state.cache)
   yield then.phase(
@@ -127,7 +128,7 @@ def _decoding(
     -(-rows * longest // slots),
     held,
     (work, state),
-    least=inputs.local_bytes((weights, work.head)) + cache,
+    least=inputs.local_bytes((weights, head)) + cache,
     # Where the cache grows, the one before it is still there.
     grown=cache * sizes[-2] / sizes[-1] if len(sizes) > 1 else 0,
   )

@@ -56,6 +56,11 @@ def measure(
     say(f'compiled {stage.name}: {name} in {seconds:.1f} s')
     return Compiled(args, traced, program, seconds)
 
+  for role in stage.blend:
+    say(
+      f'note: {stage.name}: {role} decodes along with the student; its cache'
+      ' and its time are not in this plan'
+    )
   where = jax.tree.map(lambda x: x.sharding, state)
   phases = Phases(stage, run, frozen, where)
   teachers = frozen.teachers | state.followers

@@ -13,6 +13,7 @@ from jopd.programs import Program, bucket
 from jopd.rollout.pick import sampling
 from jopd.rollout.sampler import Rollout, sample
 from jopd.rollout.stops import Stops
+from jopd.rollout.voices import Second
 
 
 def make_generate(
@@ -25,6 +26,7 @@ def make_generate(
   vocab_size: int | None = None,
   compute_dtype=jnp.float32,
   int8: bool = False,
+  second: Second | None = None,
   buckets: int = 1,
   name: str = 'rollout',
   **program_options,
@@ -40,6 +42,8 @@ def make_generate(
     vocab_size: ids from here on are padding of the head, never picked.
     compute_dtype: the policy's parameters are cast to it, once per call.
     int8: whether its matrices are rounded to eight bits, once per call.
+    second: a model that has a say in every token, computed alike; then `params`
+      is a pair, its own after the policy's.
     buckets: sizes that P is cut to where prompts are short; see `bucket`.
     name: of the program, in messages.
     program_options: of `Program`: say, clock.
@@ -85,6 +89,7 @@ def make_generate(
       vocab_size=vocab_size,
       dtype=compute_dtype,
       int8=int8,
+      second=second,
     )
 
   fields = dict.fromkeys(Rollout._fields, rows) | {'slot_steps': replicated}

@@ -10,11 +10,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Int, Key
 
 from jopd.models.api import KVCache, Model
-from jopd.models.int8 import Int8, dequantize, quantize, quantize_params
+from jopd.models.int8 import dequantize
 from jopd.rollout import slots as queue
-from jopd.rollout.pick import Sampling, pick
+from jopd.rollout.pick import Sampling
 from jopd.rollout.slots import Plan, Requests, State
 from jopd.rollout.stops import Stops, step
+from jopd.rollout.voices import Second, Weights, choose, listen, voices, weigh
 
 
 class Rollout(NamedTuple):
@@ -33,9 +34,8 @@ class Rollout(NamedTuple):
 class Work(NamedTuple):
   """What the loop reads at every token and never changes."""
 
-  params: dict  # one entry per layer; matrices may be `Int8`
-  head: Array | Int8  # [V, D]
-  store: KVCache  # of the prompts, [b, K, P, N]
+  weights: tuple[Weights, ...]  # of the model, and of the second
+  store: tuple[KVCache, ...]  # of the prompts, of each; [b, K, P, N]
   requests: Requests
   stops: Stops
   budget: Array | None
@@ -59,6 +59,7 @@ def sample(
   vocab_size: int | None = None,
   dtype: DTypeLike | None = None,
   int8: bool = False,
+  second: Second | None = None,
 ) -> Rollout:
   """Samples responses to each prompt, each until a stop or its limit.
 
@@ -76,7 +77,7 @@ def sample(
 
   Args:
     model: whose `apply` runs with a cache; its `head` gives the logits.
-    params: its parameters.
+    params: its parameters; with a second model a pair, those of it after them.
     prompt: [b, P] token ids, right-padded.
     prompt_length: [b] real tokens, at least 1 and at most P.
     key: [B] one typed key per row, B = b * group_size; row i * group_size + g
@@ -94,10 +95,13 @@ def sample(
     vocab_size: static; ids from here on are padding of the head, never picked.
     dtype: static; what the computation runs in. Default: that of the params.
     int8: static; round the matrices to eight bits, see `models.int8`.
+    second: static; a model of the same vocabulary that reads the same tokens.
+      What `how` says is done to their blend.
 
   Returns:
     A `Rollout` of B rows. `logp` is what `score` computes for the same tokens,
-    up to rounding; with int8, that of another model, which was sampled.
+    up to rounding; with int8, that of another model, which was sampled. With a
+    second model it is still that of the first, and `sampler_logp` the blend's.
   """
   rows = len(prompt) * group_size
   slots = rows if slots is None else min(slots, rows)
@@ -120,10 +124,11 @@ def sample(
     vocab_size=vocab_size,
     dtype=dtype,
     int8=int8,
+    second=second,
   )
   for size in sizes:
     state = state._replace(cache=_grow(state.cache, size))
-    state = _serve(model, plan, work, state, size)
+    state = _serve(model, plan, work, state, size, second)
   return Rollout(
     _each(prompt, group_size),
     _each(prompt_length, group_size),
@@ -148,6 +153,7 @@ def prefill(
   vocab_size: int | None = None,
   dtype: DTypeLike | None = None,
   int8: bool = False,
+  second: Second | None = None,
 ) -> tuple[Work, State]:
   """What the loop of `sample` begins with; the arguments are those of it.
 
@@ -155,31 +161,41 @@ def prefill(
     plan: static.
     cache_size: static; slots of the cache to begin with.
   """
-  dtype = dtype or model.head(params).dtype
-  params, head = _weights(model, params, vocab_size, dtype, int8)
-  store = model.init_cache(*prompt.shape, dtype)
-  _, store = model.apply(dequantize(params, dtype), prompt, None, store)
+  models = voices(model, second)
+  params = (params,) if second is None else params
+  dtype = dtype or model.head(params[0]).dtype
+  each = zip(models, params, strict=True)
+  weights = tuple(weigh(m, p, vocab_size, dtype, int8) for m, p in each)
+  store = tuple(
+    m.apply(
+      dequantize(w.params, dtype),
+      prompt,
+      None,
+      m.init_cache(*prompt.shape, dtype),
+    )[1]
+    for m, w in zip(models, weights, strict=True)
+  )
   requests = _requests(prompt, prompt_length, key, how, limit, plan.group_size)
-  work = Work(params, head, store, requests, stops, budget)
-  cache = model.init_cache(plan.slots * plan.shards, cache_size, dtype)
+  work = Work(weights, store, requests, stops, budget)
+  rows = plan.slots * plan.shards
+  cache = tuple(m.init_cache(rows, cache_size, dtype) for m in models)
   state = queue.begin(plan, requests, cache)
   return work, queue.admit(plan, state, requests, store, plan.slots)
 
 
-def advance(model: Model, plan: Plan, work: Work, state: State) -> State:
+def advance(
+  model: Model,
+  plan: Plan,
+  work: Work,
+  state: State,
+  second: Second | None = None,
+) -> State:
   """One token more in every slot that is live."""
   slots, asked = state.slots, queue.asked(plan, state, work.requests)
-  # Here, and not before the loop: what each token reads is the eight bits.
-  dtype = state.cache[0][0].dtype
-  params, head = dequantize((work.params, work.head), dtype)
-  hidden, cache = model.apply(
-    params, slots.token[:, None], slots.position, state.cache
-  )
-  logits = jnp.einsum(
-    'bd,vd->bv', hidden[:, 0], head, preferred_element_type=jnp.float32
-  )
+  read = zip(voices(model, second), work.weights, state.cache, strict=True)
+  logits, cache = zip(*(listen(*one, slots) for one in read), strict=True)
   keys = jax.vmap(jax.random.fold_in)(asked.key, slots.answer.length)
-  picked = pick(logits, keys, asked.how)
+  picked = choose(logits, keys, asked.how, second)
   text, stopped = step(work.stops, slots.text, picked.token)
   spent = state.spent + jnp.sum(slots.live)
   exhausted = jnp.bool_(False) if work.budget is None else spent >= work.budget
@@ -195,22 +211,9 @@ def advance(model: Model, plan: Plan, work: Work, state: State) -> State:
   )
 
 
-def _weights(model, params, vocab_size, dtype, int8) -> tuple:
-  """Parameters as decoding likes them, and the head."""
-  head = model.head(params)[:vocab_size]
-  if int8:
-    params = quantize_params(params, model.axes)
-    head = quantize(head, shared=(1,))
-  # Sliced per layer here, once, and not at every token of the loop.
-  params = model.unstack(params)
-  floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
-  cast = lambda x: x.astype(dtype) if floating(x) else x
-  return jax.tree.map(cast, (params, head))
-
-
-def _serve(model, plan, work, state, size) -> State:
+def _serve(model, plan, work, state, size, second) -> State:
   """Decodes until all is answered, or a row needs more than `size` slots."""
-  proceed = partial(advance, model, plan, work)
+  proceed = partial(advance, model, plan, work, second=second)
 
   def fits(state):
     position = jnp.where(state.slots.live, state.slots.position, 0)
@@ -266,8 +269,8 @@ def cache_sizes(prompt_slots: int, max_new_tokens: int) -> list[int]:
 
 
 def _grow(cache, size: int):
-  """The cache with more slots."""
-  more = size - cache[0][0].shape[2]
+  """The caches with more slots."""
+  more = size - jax.tree.leaves(cache)[0].shape[2]
   return jax.tree.map(
     lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), cache
   )

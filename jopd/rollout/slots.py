@@ -55,7 +55,7 @@ class State(NamedTuple):
   """What the loop carries."""
 
   slots: Slots
-  cache: KVCache  # [C, ...]
+  cache: tuple[KVCache, ...]  # of each model, [C, ...]
   done: Answers  # [B]
   waiting: Array  # [shards] int32, the first row that waits
   spent: Array  # int32, tokens of all responses so far
@@ -83,8 +83,8 @@ class Plan(NamedTuple):
     return jax.tree.map(join, jax.vmap(function)(*jax.tree.map(split, args)))
 
 
-def begin(plan: Plan, requests: Requests, cache: KVCache) -> State:
-  """Every slot empty, every row waiting. The cache has C rows."""
+def begin(plan: Plan, requests: Requests, cache: tuple) -> State:
+  """Every slot empty, every row waiting. The cache of each model has C rows."""
   ids = jnp.zeros(plan.slots * plan.shards, jnp.int32)
   slots = Slots(
     row=ids + plan.rows,
@@ -107,7 +107,7 @@ def begin(plan: Plan, requests: Requests, cache: KVCache) -> State:
 
 
 def admit(
-  plan: Plan, state: State, requests: Requests, store: KVCache, count: int
+  plan: Plan, state: State, requests: Requests, store: tuple, count: int
 ) -> State:
   """Puts ended answers away, and waiting rows in up to `count` slots a shard.
 
@@ -115,7 +115,7 @@ def admit(
     plan: sizes.
     state: before.
     requests: of all rows.
-    store: [b, K, P, N] keys and values of the prompts.
+    store: [b, K, P, N] keys and values of the prompts, of each model.
     count: static.
   """
   slots, cache, done, waiting = plan.each_shard(

@@ -15,6 +15,7 @@ from jopd.programs import Program, bucket
 from jopd.rewards.math import unjudged
 from jopd.rollout.engine import decode
 from jopd.rollout.slots import STOP
+from jopd.rollout.voices import Second
 from jopd.train.frozen import Frozen, computes, put_in
 from jopd.train.metrics import Metrics
 from jopd.train.responses import (
@@ -54,11 +55,14 @@ class Phases:
     says = dict(say=run.say, clock=run.clock)
     policies = {'student': student, **teachers}
     speakers = [name for name in stage.sources if name != 'dataset']
+    beside = [Second(teachers[r], blend) for r, blend in stage.blend.items()]
+    seconds = {'student': beside[0]} if beside else {}
     self._samplers = {
       name: run.make_generate(
         policies[name],
         f'{stage.name}: rollout' + (f' of {name}' if len(speakers) > 1 else ''),
         group_size=stage.sources[name],
+        second=seconds.get(name),
         **stage.decoding,
       )
       for name in speakers
@@ -126,6 +130,8 @@ class Phases:
       return response, length, nothing, nothing, end, np.int32(0)
     if name == 'student':
       policy = self.student(state, self._run.compute_dtype)
+      for role in self._stage.blend:
+        policy = policy, self.teachers(state)[role]
       read = prompts.prompt, prompts.prompt_length
     else:
       policy, read = self.teachers(state)[name], self._read(name, prompts)

@@ -76,6 +76,8 @@ class Stage(NamedTuple):
   sources: Mapping[str, int]
   # The key of a step -> who writes each response of its groups.
   members: Callable[[jax.Array], tuple[str, ...]]
+  # Role of one teacher, or of none -> what is sampled of the student and it.
+  blend: Mapping[str, Callable]
   domains: tuple[str, ...]  # that terms name; a place in it is that of a row
   batches: PromptIterator
   # Role -> what that teacher reads, [b, P] and [b], where the student reads

@@ -14,6 +14,7 @@ from jopd.train import pipeline
 from jopd.train.frozen import Frozen, freeze
 from jopd.train.metrics import means
 from jopd.train.phases import Answers, Phases
+from jopd.train.state import init_state
 
 PROMPTS, GROUP, SLOTS = 8, 2, 16
 ROWS = PROMPTS * GROUP
@@ -183,6 +184,31 @@ def test_batches_are_cut_to_buckets(make_tiny):
     longest = int(np.max(length))
     assert longest <= prompt.shape[1] < 2 * longest
     assert prompt.shape[1] in (most, -(-most // 2), -(-most // 4))
+
+
+# With all of the say the teacher writes what it would write alone. Kills: a
+# blend of which the sampler is not told, and the parameters of another.
+def test_a_teacher_may_have_a_say_in_every_token():
+  said = []
+  for settings in (
+    dict(blend=ConfigDict({'teacher': dict(name='mixed', share=1.0)})),
+    dict(source='teacher'),
+  ):
+    config = tiny.get_config()
+    config.stages = ('distil',)
+    config.distil.update(settings)
+    run, [stage], params = build.build(config, say=lambda line: None)
+    shardings = jax.tree.map(lambda x: x.sharding, params['student'])
+    frozen = freeze(stage, run, params)
+    phases = Phases(stage, run, frozen, shardings)
+    state = init_state(params['student'], stage.tx)
+    key, how = jax.random.key(0), stage.sampling(0, {})
+    said.append(phases.respond(state, next(stage.batches), key, how))
+  blended, alone = said
+  assert blended.members == ('student',)
+  np.testing.assert_array_equal(blended.response, alone.response)
+  np.testing.assert_allclose(blended.sampler_logp, alone.logp, atol=1e-5)
+  assert np.abs(blended.logp - alone.logp).max() > 1e-3  # the student's own
 
 
 # Kills: a second copy of the model in a run that adapts it and learns from it,
