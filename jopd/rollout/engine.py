@@ -61,8 +61,7 @@ def make_generate(
     ValueError: slots cannot be divided over the mesh; and from `generate`, the
       rows cannot, or a prompt's length, a limit or a setting is out of range.
   """
-  rows = sharding.batch_sharding(mesh)
-  replicated = sharding.replicated(mesh)
+  rows, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
   shards = sharding.batch_parts(mesh)
   check_slots(mesh, slots)
 
