@@ -14,13 +14,15 @@ from jopd.exits import Stopped, is_disk_full
 
 TINY = pathlib.Path(__file__).parent / 'tiny.py'
 # Says when it may be asked; then is inside one call for ever, as a compiled
-# program is: no handler of Python's can run, but other threads can.
+# program is: no handler of Python's can run, but other threads can. A mutex
+# that is locked twice, since a signal would end a sleep.
 CHILD = """
 import ctypes, sys
 from jopd import signals
 with signals.noted(lambda line: print(line, flush=True)) as stop:
   print('ready', flush=True)
-  ctypes.CDLL(None).sleep(600)
+  libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+  libc.pthread_mutex_lock(mutex), libc.pthread_mutex_lock(mutex)
 """
 
 

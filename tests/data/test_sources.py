@@ -226,14 +226,14 @@ def test_jsonl_reads_prompts_and_chats(tmp_path):
   )
   first, second, third, fourth = sources.jsonl(path)
   user_first = [{'role': 'user', 'content': 'é?'}]
-  assert first == ('a.jsonl:1', user_first, '7', None, 1)
+  assert first == ('a.jsonl:1', user_first, '7', None, 1, '')
   # Kills: counting rows without the blank ones, so that row 3 reads as 2.
   assert second.id == 'a.jsonl:3'
   assert [turn['role'] for turn in second.messages] == ['system', 'user']
   assert (second.answer, second.response) == (None, 'r')
   # Kills: taking an assistant turn in the middle for the demonstration.
-  assert third == ('5', [user, reply, user], None, None, 4)
-  assert fourth == ('x', [user], None, 'Hello', 5)
+  assert third == ('5', [user, reply, user], None, None, 4, '')
+  assert fourth == ('x', [user], None, 'Hello', 5, '')
 
 
 def test_jsonl_reads_the_fields_it_is_told(tmp_path):

@@ -101,7 +101,7 @@ def test_an_interrupted_pace_goes_on(paced, make_tiny, tmp_path):
     ({'distil.lora': {'rank': 2}}, 'only adapters are trained'),
     ({'distil.held_out': 0}, 'held_out_every = 2 needs prompts to measure'),
     ({'distil.held_out': 4}, '4 rows cannot be divided'),
-    ({'distil.pace': {}}, "terms.match: pace has no 'pull'"),
+    ({'distil.pace': {}}, "rollout: pace has no 'length'"),
     (
       {'distil.rollout': {'limit': {'paced': 'lenght'}}},
       "pace has no 'lenght'; did you mean 'length'",
