@@ -41,7 +41,7 @@ def members(settings) -> dict[tuple[str, ...], float]:
   source, size = settings.source, settings.group_size
   if isinstance(source, str):
     found = {(source,) * size: 1.0}
-  elif isinstance(source, Mapping) or hasattr(source, 'items'):
+  elif hasattr(source, 'items'):
     found = {(name,) * size: share for name, share in source.items()}
     _check_shares(dict(source))
   else:

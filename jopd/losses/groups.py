@@ -46,19 +46,6 @@ def group_sum(same: Bool[Array, 'B B'], x: Float[Array, ' B']):
   return jnp.sum(jnp.where(same, x[None, :], 0.0), axis=1)
 
 
-def right_rows(stats: TokenStats, least: float) -> Bool[Array, ' B']:
-  """The rows of enough reward.
-
-  Raises: ValueError when nobody graded.
-  """
-  if stats.reward is None:
-    raise ValueError(
-      'it reads rewards, and there are none: sample the responses, to prompts'
-      ' that have answers to grade by'
-    )
-  return stats.reward[:, 0] >= least
-
-
 @scope('group')
 def preferred(
   stats: TokenStats, *, beta: float, by: str

@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jopd.losses.credits import reward
 from jopd.losses.groups import (
   group_sum,
   live_rows,
-  right_rows,
   row_mean,
   same_group,
 )
@@ -60,7 +60,7 @@ def group_softmax(
     raise ValueError(f'rows must be one of {known}, got {rows!r}')
   take = live_rows(stats)
   if rows != 'every':
-    take &= right_rows(stats, least) == (rows == 'right')
+    take &= (reward(stats)[:, 0] >= least) == (rows == 'right')
   same = same_group(stats) & take[None, :]
   logits = scale * row_mean(stats, stat_named(stats, of))
   most = jnp.max(jnp.where(same, logits[None, :], -jnp.inf), axis=1)
@@ -108,7 +108,7 @@ def best_row(stats: TokenStats, *, least: float = 1.0) -> Float[Array, 'B T']:
   same = same_group(stats)
   # Shares are at most 1, so each rank outdoes all below it.
   rank = row_mean(stats, stat_named(stats, 'in_top')) - 2.0 * stats.origin[:, 0]
-  rank += jnp.where(right_rows(stats, least), 1e4, 0.0)
+  rank += jnp.where(reward(stats)[:, 0] >= least, 1e4, 0.0)
   best = jnp.argmax(jnp.where(same, rank[None, :], -jnp.inf), axis=1)
   chosen = (best == jnp.arange(len(best))) & live_rows(stats)
   weight = jnp.where(chosen, jnp.sum(same, axis=1), 0).astype(jnp.float32)
