@@ -201,6 +201,47 @@ def test_a_stage_may_read_another_context(config):
   assert refused(config).startswith('config.distil: context: ')
 
 
+# What is told of responses is told when they are there, in rooms of one size.
+@pytest.mark.parametrize(
+  'change, part',
+  [
+    (
+      dict(source=('student', 'teacher'), group_size=1),
+      'contexts.teacher: it tells of the responses, and this teacher writes',
+    ),
+    (
+      dict(max_context_tokens=15),
+      'contexts.teacher: max_context_tokens = 15 is less than max_prompt_tok',
+    ),
+  ],
+)
+def test_a_teacher_that_cannot_be_told_of_responses_is_refused(
+  config, change, part
+):
+  told = dict(name='with_success', template='{prompt} {response}')
+  config.distil.contexts = ConfigDict(dict(teacher=told))
+  config.distil.max_context_tokens = 64
+  assert stage_of(config).told
+  for name, value in change.items():
+    with config.distil.ignore_type():  # a source is a name, or several
+      config.distil[name] = value
+  assert part in refused(config)
+
+
+# Kills: half of a group compared with itself, as if that were all.
+def test_micro_batches_do_not_part_groups(config):
+  grpo = GRPO | dict(credit=dict(name='standardized', credit='log_ratio'))
+  config.distil.terms = ConfigDict(dict(grpo=grpo))
+  config.distil.batch_size, config.distil.micro_batches = 16, 2
+  assert stage_of(config).together == 2
+  config.distil.batch_size, config.distil.group_size = 8, 16
+  config.distil.micro_batches = 16
+  assert (
+    'terms.grpo: its weight or credit looks at the responses to a prompt, and'
+    ' 8 prompts (batch_size / updates) do not divide into 16' in refused(config)
+  )
+
+
 BLEND = dict(name='mixed', share=0.2)
 
 

@@ -10,10 +10,11 @@ from founding.lab import Lab, Record, matching
 
 from jopd import config as configs
 from jopd import overrides
+from jopd.losses.credits import outcomes
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs' / 'variants'
 CONTROL = 'teacher_free'
-PLAIN = ('opd', 'sampled', CONTROL)
+PLAIN = ('opd', 'sampled', 'grpo', CONTROL)
 # What of a stage is the budget, and not the method.
 _BUDGET = (
   *('student', 'data', 'context', 'steps', 'batch_size'),
@@ -33,7 +34,7 @@ class Runs(NamedTuple):
 
   own: object
   # Of PLAIN -> name of the run, config; the sampled token's for those with a
-  # policy gradient.
+  # policy gradient, and GRPO for those whose credit reads an outcome.
   plain: dict[str, tuple[str, object]]
 
 
@@ -57,14 +58,30 @@ def prepare(lab: Lab, file: pathlib.Path, *, shorten: int = 1) -> Runs:
   config.stages = tuple(n for n in config.stages if n not in lessons)
   last = config[config.stages[-1]]
   last.eval_every, last.decay = max(1, last.steps // 4), 'cosine'
-  objectives = {term.objective for term in last.terms.values()}
   plain = {}
-  for kind in PLAIN:
-    if kind == 'sampled' and 'policy_gradient' not in objectives:
-      continue
+  for kind in _kinds(last.terms.values()):
     made = _plain(config, kind)
     plain[kind] = f'plain/{kind}-{digest(made)}', made
   return Runs(config, plain)
+
+
+def words(settings) -> list[str]:
+  """All texts among settings, however deep."""
+  if isinstance(settings, str):
+    return [settings]
+  if not hasattr(settings, 'values'):
+    return []
+  return [word for value in settings.values() for word in words(value)]
+
+
+def _kinds(terms) -> list[str]:
+  """Which plain runs stand beside these terms."""
+  policy = [t for t in terms if t.objective == 'policy_gradient']
+  named = {word for term in policy for word in words(term.get('credit'))}
+  found = [vars(outcomes).get(name) for name in named]
+  rewarded = any(f and f.__module__ == outcomes.__name__ for f in found)
+  left_out = {'sampled': not policy, 'grpo': not rewarded}
+  return [kind for kind in PLAIN if not left_out.get(kind)]
 
 
 def digest(config) -> str:
@@ -100,7 +117,7 @@ def _plain(config, kind: str):
   else:
     budget['group_size'] = given.group_size
   target = {}
-  if kind != CONTROL:
+  if kind in ('opd', 'sampled'):
     # Of several teachers that play parts of the method, the one named so.
     several = 'teacher' not in given.teachers
     roles = list(given.teachers) if several else ['teacher']
@@ -125,9 +142,13 @@ def _plain(config, kind: str):
 def _terms(kind: str, target: Mapping) -> dict:
   if kind == 'opd':
     return matching('reverse_kl', **target)
+  policy = dict(objective='policy_gradient')
   if kind == 'sampled':
-    policy = dict(objective='policy_gradient', surrogate='reinforce')
-    return dict(credit=policy | dict(credit='log_ratio') | target)
+    own = dict(surrogate='reinforce', credit='log_ratio')
+    return dict(credit=policy | own | target)
+  if kind == 'grpo':
+    own = dict(surrogate='clipped', credit='group_advantage', anchor='sampler')
+    return dict(reward=policy | own)
   control = overrides.load(f'{CONFIGS / CONTROL}.py')
   return control[control.stages[-1]].terms.to_dict()
 

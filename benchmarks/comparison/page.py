@@ -7,7 +7,7 @@ import pathlib
 import re
 import textwrap
 
-from comparison.lab import CONTROL, PLAIN, methods
+from comparison.lab import CONTROL, PLAIN, methods, words
 from jopd import config as configs
 from jopd import losses, overrides
 from jopd.data import contexts
@@ -20,6 +20,7 @@ _ROOMS += (followers, foresight, pacing, replay)
 # What plain OPD is made of is no method's own.
 _PLAIN = {'reverse_kl', 'full', 'teacher', 'uniform', 'reinforce', 'log_ratio'}
 _PLAIN |= {'student', 'sampler', 'same', 'matching', 'policy_gradient'}
+_NAMES = dict(opd='plain OPD', sampled='the sampled token', grpo='GRPO')
 _END = '<!-- end -->'
 
 
@@ -74,24 +75,30 @@ def _setting(results: list[dict]) -> str:
     '',
     f'Student before {_mean(start):.3f}, teacher {told}. {len(seeds)} seeds.',
     '',
-    '| method | paper | half-way | at the end | beside OPD | beside the control'
-    ' | seconds / OPD | lines: function, config | reproduced |',
-    '|---|---|---|---|---|---|---|---|---|',
+    '| method | paper | half-way | at the end | beside OPD | beside its plain'
+    ' form | beside the control | seconds / OPD | lines: function, config |'
+    ' reproduced |',
+    '|---|---|---|---|---|---|---|---|---|---|',
   ]
-  names = dict(opd='plain OPD', sampled='OPD, sampled token')
   for kind in [kind for kind in PLAIN if plain[kind]]:
-    name = names.get(kind, f'[{CONTROL}]({_link(CONTROL)}), the control')
-    lines.append(_row(name, '', plain[kind], plain, '', ''))
+    name = _NAMES.get(kind, f'[{CONTROL}]({_link(CONTROL)}), the control')
+    lines.append(_row(name, '', plain[kind], plain))
   for method, runs in by_method.items():
     title, paper = _says(method)
     size = f'{_function_lines(method)}, {_config_lines(method)}'
     name = f'[{method}]({_link(method)}): {title}'
-    verdict = _verdict(_differences(runs, opd))
-    lines.append(_row(name, paper, runs, plain, size, verdict))
+    lines.append(_row(name, paper, runs, plain, size, _nearest(runs)))
   return '\n'.join(lines)
 
 
-def _row(name, paper, runs, plain, size, verdict) -> str:
+def _nearest(runs) -> str:
+  """The plain run that a method comes from."""
+  [beside, *_] = [run['plain'] for run in runs.values()]
+  return next(kind for kind in ('grpo', 'sampled', 'opd') if kind in beside)
+
+
+def _row(name, paper, runs, plain, size='', nearest='') -> str:
+  """A line of the table; the nearest plain run is named for methods only."""
   opd = plain['opd']
   costs = [run['seconds'] / opd[seed]['seconds'] for seed, run in runs.items()]
   cells = [
@@ -101,11 +108,14 @@ def _row(name, paper, runs, plain, size, verdict) -> str:
     _interval([_at(run, 1.0) for run in runs.values()]),
     '' if runs is opd else _interval(_differences(runs, opd), sign='+'),
     ''
+    if nearest in ('', 'opd')
+    else _interval(_differences(runs, plain[nearest]), sign='+'),
+    ''
     if runs is plain[CONTROL]
     else _interval(_differences(runs, plain[CONTROL]), sign='+'),
     f'{_mean(costs):.2f}',
     size,
-    verdict,
+    nearest and _verdict(_differences(runs, plain[nearest]), _NAMES[nearest]),
   ]
   return f'| {" | ".join(cells)} |'
 
@@ -115,14 +125,14 @@ def _differences(runs, others) -> list[float]:
   return [_at(run, 1.0) - _at(others[seed], 1.0) for seed, run in runs.items()]
 
 
-def _verdict(differences: list[float]) -> str:
-  """Whether more than plain OPD is seen here, which all papers report."""
+def _verdict(differences: list[float], plain: str) -> str:
+  """Whether more than the plain form is seen here, which all papers report."""
   if len(differences) < 2:
     return 'one seed'
   _, low, high = seeds_interval(differences)
   if low > 0:
-    return 'yes, above OPD'
-  return 'no, below OPD' if high < 0 else 'no difference seen'
+    return f'yes, above {plain}'
+  return f'no, below {plain}' if high < 0 else 'no difference seen'
 
 
 def _at(run: dict, share: float) -> float:
@@ -179,8 +189,8 @@ def _function_lines(method: str) -> int:
   """Lines of code of the functions that a variant names and OPD does not."""
   config = overrides.load(f'{methods()[method]}:tiny')
   stage = config[config.stages[-1]]
-  names = {*_words(stage.to_dict()), *_words(config.context.to_dict())}
-  names -= {*_words(configs.stage().to_dict()), *_PLAIN}
+  names = {*words(stage.to_dict()), *words(config.context.to_dict())}
+  names -= {*words(configs.stage().to_dict()), *_PLAIN}
   functions = {
     getattr(room, name)
     for room in _ROOMS
@@ -188,15 +198,6 @@ def _function_lines(method: str) -> int:
     if inspect.isfunction(getattr(room, name, None))
   }
   return sum(_code_lines(function) for function in functions)
-
-
-def _words(settings) -> list[str]:
-  """All texts among settings, however deep."""
-  if isinstance(settings, str):
-    return [settings]
-  if not hasattr(settings, 'values'):
-    return []
-  return [word for value in settings.values() for word in _words(value)]
 
 
 def _code_lines(function) -> int:

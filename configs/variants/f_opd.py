@@ -1,14 +1,16 @@
 """Old rollouts count by how fresh they still are (f-OPD).
 
 The student learns what it wrote eight steps ago, each response weighted by its
-age and by how far the student has moved on it since (arXiv 2605.17862). From
-plain OPD differ the lag and this weight. Without a lag nothing has moved, every
-weight is 1, and it is plain OPD.
+age and by how far the student has moved on it since, and is charged for moving
+away from the student of up to eight steps ago (arXiv 2605.17862). From plain
+OPD differ the lag, this weight and this penalty. Without a lag, and with a
+coefficient of 0, every weight is 1, and it is plain OPD.
 
   jopd train --config=configs/variants/f_opd.py:tiny --workdir=runs/f_opd
 
 Results: docs/variants.md. The constants of the paper are not known to us; these
-are ours. Its penalty on the drift and its refreshed buffer are left out.
+are ours, and so is the snapshot, which stands for the student that sampled. Its
+refreshed buffer is left out.
 """
 
 from jopd import config as configs
@@ -22,13 +24,20 @@ def get_config(size='full'):
   )
   config.stages = ('distil',)
   config.distil = configs.stage(
-    teachers=dict(teacher='teacher'),
+    teachers=dict(teacher='teacher', before='student'),
+    moving=dict(before=dict(name='snapshot', every=8)),
     terms=dict(
       match=dict(
         objective='matching',
         divergence='reverse_kl',
         weight=dict(name='freshness', alpha=1.0, least=0.0),
-      )
+      ),
+      stay=dict(
+        objective='matching',
+        divergence='reverse_kl',
+        target=dict(name='teacher', role='before'),
+        coef=0.1,
+      ),
     ),
     replay=dict(name='fixed_lag', lag=8),
     steps=200,

@@ -32,7 +32,7 @@ def get_config(size='full'):
     teachers=dict(teacher='teacher'),
     terms=dict(forward=kl('forward_kl', 0.7), reverse=kl('reverse_kl', 0.3)),
     pace=dict(
-      length=dict(name='ladder', rungs=rungs, least=0.2 if full else 0.02)
+      length=dict(name='ladder', rungs=rungs, least=0.2 if full else 5e-4)
     ),
     rollout=dict(limit=dict(paced='length')),
     held_out=64,

@@ -2,13 +2,13 @@
 
 From plain OPD, here by the sampled token, it differs in the credit (arXiv
 2607.04751): the log-ratio to an even mixture of teacher and student, then the
-mean of those to come beside it, standardised. With share 1, and without the
-other two, it is plain OPD.
+mean of those to come beside it, standardised over the responses to a prompt.
+With share 1, and without the other two, it is plain OPD.
 
   jopd train --config=configs/variants/top_d.py:tiny --workdir=runs/top_d
 
 Results: docs/variants.md. The formula is that of a pull request of another
-library; it standardises in the group, here it is the batch.
+library.
 """
 
 from jopd import config as configs
@@ -37,8 +37,9 @@ def get_config(size='full'):
         ),
       )
     ),
+    group_size=4,
     steps=200,
-    batch_size=64,
+    batch_size=16,
     learning_rate=2e-6,
     warmup_steps=20,
     decay='cosine',

@@ -289,7 +289,7 @@ def _expected_loss(objective, group_size, student, teachers):
 
   student_logp = rows(student)
   token = jnp.stack([first, jnp.zeros_like(first)], axis=1)
-  row = None
+  row = Row(group=jnp.zeros_like(token))  # All of them answer one prompt.
   if group_size:
     both = group_rows((group % 2).astype(jnp.float32))
     row = jax.tree.map(

@@ -68,14 +68,22 @@ def test_the_mean_to_come_equals_the_loop():
   equal(losses.mean_to_come(STATS, own=0.5), want, atol=1e-6)
 
 
-# Kills statistics of masked slots, a sample's deviation, and NaN at rest.
-def test_standardized_credits_have_mean_0_and_deviation_1():
-  got = np.asarray(losses.standardized(STATS), np.float64)[MASK]
-  each = RATIO[MASK]
-  np.testing.assert_allclose(
-    got, (each - each.mean()) / each.std(), rtol=1e-4, atol=1e-6
-  )
-  equal(losses.standardized(stats_of(0 * RATIO)), 0 * RATIO)
+# Rows of a group need not be neighbours. Kills statistics of another group, of
+# masked slots and of rows that do not count, a mean over rows' means, a
+# sample's deviation, and NaN at rest.
+def test_standardized_credits_have_mean_0_and_deviation_1_in_a_group():
+  group = np.array([7, 3, 7, 7])[:, None] * np.ones(MASK.shape, int)
+  want = np.zeros(MASK.shape)
+  for number in (3, 7):
+    own = MASK & (group == number)
+    want[own] = (RATIO[own] - RATIO[own].mean()) / RATIO[own].std()
+  group = jnp.asarray(group)
+  got = losses.standardized(STATS._replace(group=group))
+  equal(got, want, rtol=1e-4, atol=1e-6)
+  at_rest = stats_of(0 * RATIO)._replace(group=group)
+  equal(losses.standardized(at_rest), 0 * RATIO)
+  with pytest.raises(ValueError, match='nothing says which these are'):
+    losses.standardized(STATS)
 
 
 # Kills a mixture of logs, a floor in another place, and NaN from a token that
@@ -311,7 +319,7 @@ def test_what_they_look_at_is_marked():
     (losses.mean_to_come, 'row'),
     (losses.ahead_of_disagreement, 'row'),
     (losses.before_drop, 'row'),
-    (losses.standardized, 'batch'),
+    (losses.standardized, 'group'),
     (losses.top_informative, 'batch'),
     (losses.normalized, 'batch'),
   ]:

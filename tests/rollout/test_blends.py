@@ -103,8 +103,19 @@ def test_what_cannot_be_is_refused(blend, part):
   assert part in str(error.value)
 
 
-@partial(jax.jit, static_argnames=('k', 'slots', 'writer'))
-def _sample(params, tokens, lengths, share=None, k=None, writer=0, **options):
+@partial(jax.jit, static_argnames=('k', 'slots', 'writer', 'steps'))
+def _sample(
+  params,
+  tokens,
+  lengths,
+  share=None,
+  k=None,
+  writer=0,
+  steps=STEPS,
+  limit=None,
+  stops=STOPS,
+  **options,
+):
   """Of the pair where there is a share or a k, else of one of the two."""
   rows = len(tokens)
   row_key = partial(jax.random.fold_in, jax.random.key(5))
@@ -115,9 +126,9 @@ def _sample(params, tokens, lengths, share=None, k=None, writer=0, **options):
     tokens,
     lengths,
     jax.vmap(row_key)(jnp.arange(rows)),
-    stops=STOPS,
-    limit=jnp.full(rows, STEPS),
-    max_new_tokens=STEPS,
+    stops=stops,
+    limit=jnp.full(rows, steps) if limit is None else limit,
+    max_new_tokens=steps,
     second=second,
     **options,
   )
@@ -129,7 +140,7 @@ def _blend(share, k):
 
 
 def _run(params, prompts, temperature=1.0, **options):
-  how = sampling(BATCH, temperature=temperature)
+  how = sampling(len(prompts[0]), temperature=temperature)
   return _sample(params, *prompts, how=how, **options)
 
 
@@ -138,6 +149,23 @@ def _scored(model, params, rollout):
     model, params, rollout.prompt, rollout.prompt_length, rollout.response
   )
   return jax.nn.log_softmax(hidden @ model.head(params).T)
+
+
+def _check_logps(params, rollout, blend, temperature=1.0):
+  """Recorded log-probs are the student's and the blend's, scored afterwards."""
+  own, other = map(_scored, (STUDENT, TEACHER), params, (rollout, rollout))
+  sampled = jax.nn.log_softmax(blend(own, other) / temperature)
+  steps = np.arange(rollout.response.shape[1])
+  live = steps < np.asarray(rollout.response_length)[:, None]
+  at = lambda logp: np.where(
+    live,
+    jnp.take_along_axis(logp, rollout.response[..., None], -1)[..., 0],
+    0,
+  )
+  np.testing.assert_allclose(rollout.logp, at(own), atol=5e-5)
+  np.testing.assert_allclose(rollout.sampler_logp, at(sampled), atol=5e-5)
+  assert np.abs(at(own) - at(sampled)).max() > 0.1
+  assert 20 < live.sum() and not live.all()
 
 
 # Kills: the blend's log-prob where the student's is meant and the other way
@@ -150,19 +178,25 @@ def test_recorded_logps_are_what_score_and_the_blend_compute(
   params, prompts, blend, temperature
 ):
   rollout = _run(params, prompts, temperature, **blend)
-  own, other = map(_scored, (STUDENT, TEACHER), params, (rollout, rollout))
-  both = _blend(blend.get('share'), blend.get('k'))(own, other)
-  sampled = jax.nn.log_softmax(both / temperature)
-  live = np.arange(STEPS) < np.asarray(rollout.response_length)[:, None]
-  assert 20 < live.sum() and not live.all()
-  at = lambda logp: np.where(
-    live,
-    jnp.take_along_axis(logp, rollout.response[..., None], -1)[..., 0],
-    0,
+  both = _blend(blend.get('share'), blend.get('k'))
+  _check_logps(params, rollout, both, temperature)
+
+
+# Kills: one cache of the two that does not grow, or grows over what it held.
+def test_both_caches_grow(params, prompts):
+  tokens, lengths = prompts
+  limit = jnp.array([150, 20, 90, 40])
+  rollout = _run(
+    params,
+    (tokens[:4], lengths[:4]),
+    k=3,
+    slots=2,
+    steps=160,
+    limit=limit,
+    stops=make_stops(()),
   )
-  np.testing.assert_allclose(rollout.logp, at(own), atol=5e-5)
-  np.testing.assert_allclose(rollout.sampler_logp, at(sampled), atol=5e-5)
-  assert np.abs(at(own) - at(sampled)).max() > 0.1
+  np.testing.assert_array_equal(rollout.response_length, limit)
+  _check_logps(params, rollout, _blend(None, 3))
 
 
 # Kills: keys that a blend spends, and sides that are exchanged.

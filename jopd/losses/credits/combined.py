@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.credits.tokens import log_ratio
+from jopd.losses.groups import group_sum, row_sum, same_group
 from jopd.losses.ranges import check_range
 from jopd.losses.stats import TokenStats, scope
 
@@ -127,28 +128,30 @@ def mean_to_come(
   return own * each + after(each) / jnp.maximum(left, 1)
 
 
+@scope('group')
 def standardized(
   stats: TokenStats,
   *,
-  credit: Callable[[TokenStats], Float[Array, '*B']] = log_ratio,
-) -> Float[Array, '*B']:
-  """A credit less its mean over the batch, divided by its deviation there.
+  credit: Callable[[TokenStats], Float[Array, 'B T']] = log_ratio,
+) -> Float[Array, 'B T']:
+  """A credit less its mean over a group's tokens, divided by its deviation.
 
   The scale of the credit is gone: a student near its teacher takes steps as
-  large as one far from it. The mean is a baseline, the same for all tokens.
+  large as one far from it. The mean is a baseline, the same for all tokens of
+  all responses to a prompt.
 
   Args:
-    stats: TokenStats of the batch, [B, T].
+    stats: TokenStats of whole groups, [B, T].
     credit: TokenStats -> [B, T].
 
   Returns:
-    [*B] credits, without unit; mean 0 and deviation 1 over the tokens that
-    count.
+    [B, T] credits, without unit; mean 0 and deviation 1 over the tokens of a
+    group that count.
 
   Gradients: none.
   Numerics: 1e-6 is added to the deviation, so equal credits give 0.
-  References: TOP-D, arXiv 2607.04751, normalises in the group of a prompt; here
-    it is the batch.
+  Raises: ValueError when nobody said which rows make a group.
+  References: TOP-D, arXiv 2607.04751.
 
   Example:
     >>> stats = TokenStats(
@@ -159,6 +162,9 @@ def standardized(
     >>> [round(c, 4) for c in standardized(stats)[0].tolist()]
     [-1.0, 1.0]
   """
+  same = same_group(stats)
+  total = lambda x: group_sum(same, row_sum(stats, x))[:, None]
   each = credit(stats)
-  mean = jnp.mean(each, where=stats.mask)
-  return (each - mean) / (jnp.std(each, where=stats.mask) + 1e-6)
+  tokens = jnp.maximum(total(jnp.ones_like(each)), 1.0)
+  away = each - total(each) / tokens
+  return away / (jnp.sqrt(total(jnp.square(away)) / tokens) + 1e-6)
