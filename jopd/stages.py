@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,7 @@ def make_stage(
     micro_batches=settings.micro_batches,
     last=settings.steps * settings.updates - 1,
     paced=paced,
-    others=_others(old, blend),
+    others=_others(settings, rows, changes['sampling'], paced, old, blend),
   )
   in_terms = reads_rewards(at_step(terms, 0, paced), roles, run.vocab_size)
   select, in_select = _selection(settings, rows.group_size)
@@ -147,11 +148,23 @@ def _decoding(config, settings) -> dict:
   return dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype)
 
 
-def _others(old: bool, blend: Mapping) -> str:
+def _others(
+  settings, rows: Rows, sampling: Callable, paced, old: bool, blend: Mapping
+) -> str:
   """Why responses may not be of the student as it is; empty: they are."""
   if old:
     return 'with replay responses are of an older student'
-  return 'with a blend responses are of a teacher, too' if blend else ''
+  if blend:
+    return 'with a blend responses are of a teacher, too'
+  if STUDENT in rows.sources:
+    for step in (0, settings.steps - 1):
+      sampled = sampling(step, paced)['temperature']
+      if not math.isclose(sampled, settings.temperature, rel_tol=1e-6):
+        return (
+          f'responses are sampled at temperature {sampled:g} and learnt at'
+          f' {settings.temperature:g}, where they are of another distribution'
+        )
+  return ''
 
 
 def _blend(settings, run: Run, rows: Rows) -> dict[str, Callable]:

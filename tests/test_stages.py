@@ -242,6 +242,27 @@ def test_micro_batches_do_not_part_groups(config):
   )
 
 
+# E[grad log p] is 0 over tokens of p alone. Kills: a credit whose mean is not 0
+# pushing down what a cooler student said, whatever it was.
+def test_a_gradient_over_another_temperature_is_refused(config):
+  grpo = config.distil.terms.grpo
+  config.distil.rollout.temperature = 0.6
+  stage_of(config)
+  grpo.anchor = 'student'
+  assert (
+    'terms.grpo: the anchor' in (said := refused(config))
+    and 'sampled at temperature 0.6 and learnt at 1,' in said
+  )
+  config.distil.temperature = 0.6
+  stage_of(config)
+  falls = dict(init_value=0.6, end_value=0.3, transition_steps=1)
+  falls = dict(schedule='linear_schedule', **falls)
+  with config.distil.rollout.ignore_type():
+    config.distil.rollout.temperature = ConfigDict(falls)
+  config.distil.steps = 3
+  assert 'sampled at temperature 0.3 and learnt at 0.6,' in refused(config)
+
+
 BLEND = dict(name='mixed', share=0.2)
 
 

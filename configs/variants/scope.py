@@ -38,6 +38,7 @@ def get_config(size='full'):
       ),
     ),
     rollout=dict(temperature=0.6, top_k=0, top_p=1.0, min_p=0.0),
+    temperature=0.6,  # of the loss: what is sampled is what learns
     group_size=8,
     steps=200,
     batch_size=64,
