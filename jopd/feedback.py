@@ -13,7 +13,7 @@ from jopd import checks, sharding
 from jopd.config import about
 from jopd.data import batching
 from jopd.evaluate import make_measure
-from jopd.members import DATASET
+from jopd.members import DATASET, STUDENT
 from jopd.recipe import resolve
 from jopd.rollout import pick
 from jopd.schedules import at_step
@@ -21,7 +21,7 @@ from jopd.train import foresight, pacing, replay
 from jopd.train.stage import Run
 
 
-def make_changes(settings, run: Run, sources) -> tuple[dict, dict, bool]:
+def make_changes(settings, run: Run, sources) -> tuple[dict, dict, str]:
   """What changes while a stage runs.
 
   Args:
@@ -30,8 +30,8 @@ def make_changes(settings, run: Run, sources) -> tuple[dict, dict, bool]:
     sources: who writes responses.
 
   Returns:
-    Fields of a `Stage`; the first values of what is paced, by name; whether
-    responses may be those of an older student.
+    Fields of a `Stage`; the first values of what is paced, by name; why
+    responses may not be those of the student that learns, empty if they are.
 
   Raises:
     ValueError: a rule is not there, or cannot be meant.
@@ -39,13 +39,17 @@ def make_changes(settings, run: Run, sources) -> tuple[dict, dict, bool]:
   pace = _make_pace(settings)
   paced = pacing.Pace(pace).values()
   rule, old = _make_replay(settings, sources, paced)
+  sampling = _make_sampling(settings, run, paced)
+  others = 'with replay responses are of an older student' if old else ''
+  if STUDENT in sources:
+    others = others or _other_temperature(settings, sampling, paced)
   changes = dict(
     pace=pace,
-    sampling=_make_sampling(settings, run, paced),
+    sampling=sampling,
     replay=rule,
     foresight=_make_foresight(settings),
   )
-  return changes, paced, old
+  return changes, paced, others
 
 
 def _make_pace(settings) -> dict[str, Callable]:
@@ -84,6 +88,18 @@ def _make_sampling(settings, run: Run, paced) -> Callable:
     if not isinstance(limit := spec.get('limit', 0), dict) and limit < 0:
       raise ValueError(f'limit must be at least 0, got {limit}; 0 is no limit')
   return at
+
+
+def _other_temperature(settings, sampling: Callable, paced) -> str:
+  """That another distribution samples than learns; empty where it is one."""
+  for step in (0, settings.steps - 1):
+    sampled = sampling(step, paced)['temperature']
+    if not math.isclose(sampled, settings.temperature, rel_tol=1e-6):
+      return (
+        f'responses are sampled at temperature {sampled:g} and learnt at'
+        f' {settings.temperature:g}, where they are of another distribution'
+      )
+  return ''
 
 
 def _make_replay(settings, sources, paced) -> tuple[Callable, bool]:

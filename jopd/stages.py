@@ -1,8 +1,7 @@
 """From the settings of a stage to a stage: names resolved, data read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import json
-import math
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +41,7 @@ _AS_THEY_ARE = (
   'eval_every',
   'held_out_every',
 )
+_BLENDED = 'with a blend responses are of a teacher, too'
 
 
 def make_stage(
@@ -71,7 +71,7 @@ def make_stage(
   if settings.start:
     with about('start'):
       _check_alike(run, settings.start, settings.student)
-  changes, paced, old = feedback.make_changes(settings, run, rows.sources)
+  changes, paced, others = feedback.make_changes(settings, run, rows.sources)
   blend = _blend(settings, run, rows)
   make = make_terms(
     terms,
@@ -82,7 +82,7 @@ def make_stage(
     micro_batches=settings.micro_batches,
     last=settings.steps * settings.updates - 1,
     paced=paced,
-    others=_others(settings, rows, changes['sampling'], paced, old, blend),
+    others=others or (_BLENDED if blend else ''),
   )
   in_terms = reads_rewards(at_step(terms, 0, paced), roles, run.vocab_size)
   select, in_select = _selection(settings, rows.group_size)
@@ -146,25 +146,6 @@ def _decoding(config, settings) -> dict:
   dtype = '' if int8 else settings.rollout_dtype
   dtype = jnp.dtype(dtype or config.compute_dtype)
   return dict(slots=settings.slots or None, int8=int8, compute_dtype=dtype)
-
-
-def _others(
-  settings, rows: Rows, sampling: Callable, paced, old: bool, blend: Mapping
-) -> str:
-  """Why responses may not be of the student as it is; empty: they are."""
-  if old:
-    return 'with replay responses are of an older student'
-  if blend:
-    return 'with a blend responses are of a teacher, too'
-  if STUDENT in rows.sources:
-    for step in (0, settings.steps - 1):
-      sampled = sampling(step, paced)['temperature']
-      if not math.isclose(sampled, settings.temperature, rel_tol=1e-6):
-        return (
-          f'responses are sampled at temperature {sampled:g} and learnt at'
-          f' {settings.temperature:g}, where they are of another distribution'
-        )
-  return ''
 
 
 def _blend(settings, run: Run, rows: Rows) -> dict[str, Callable]:
