@@ -22,19 +22,14 @@ def get_config(size='full'):
     size, student='Qwen/Qwen3-1.7B', teacher='Qwen/Qwen3-8B'
   )
   config.stages = ('adapt', 'bridge', 'distil')
-  large = dict(
-    learning_rate=2e-6, warmup_steps=20, decay='cosine', chunk_tokens=2048
-  )
+  large = dict(learning_rate=2e-6, warmup_steps=20, decay='cosine')
+  large['chunk_tokens'] = 2048
+  clip = dict(name='clipped', low=0.2, high=0.28)
+  reward = dict(objective='policy_gradient', credit='group_advantage')
+  reward |= dict(surrogate=clip, anchor='sampler')
   config.adapt = configs.stage(
     student='teacher',
-    terms=dict(
-      reward=dict(
-        objective='policy_gradient',
-        surrogate=dict(name='clipped', low=0.2, high=0.28),
-        credit='group_advantage',
-        anchor='sampler',
-      )
-    ),
+    terms=dict(reward=reward),
     select='mixed_rewards',
     group_size=8,
     updates=2,
@@ -42,9 +37,8 @@ def get_config(size='full'):
     steps=200,
     **large,
   )
-  pull = lambda divergence: dict(
-    match=dict(objective='matching', divergence=divergence)
-  )
+  match = dict(objective='matching')
+  pull = lambda divergence: dict(match=match | dict(divergence=divergence))
   config.bridge = configs.stage(
     teachers=dict(teacher='teacher'),
     source='teacher',
