@@ -93,7 +93,7 @@ def _make_sampling(settings, run: Run, paced) -> Callable:
 def _other_temperature(settings, sampling: Callable, paced) -> str:
   """That another distribution samples than learns; empty where it is one."""
   for step in (0, settings.steps - 1):
-    sampled = sampling(step, paced)['temperature']
+    sampled = sampling(step, paced).get('temperature', 1.0)
     if not math.isclose(sampled, settings.temperature, rel_tol=1e-6):
       return (
         f'responses are sampled at temperature {sampled:g} and learnt at'
