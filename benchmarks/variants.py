@@ -5,10 +5,10 @@
   python benchmarks/variants.py --page=docs/variants.md  # runs nothing
 
 A variant's small form trains on the models, prompts and number of responses
-that plain OPD, OPD by the sampled token and a control without a teacher train
-on, too. Models are taught once per seed and shared. A finished run is kept, so
-the same command goes on where it stopped; one that failed is tried again.
-Results go to WORKDIR/results, one file for each method and seed.
+that plain OPD, OPD by the sampled token, GRPO and a control without a teacher
+train on, too. Models are taught once per seed and shared. A finished run is
+kept, so the same command goes on where it stopped; one that failed is tried
+again. Results go to WORKDIR/results, one file for each method and seed.
 """
 
 import argparse

@@ -9,7 +9,7 @@ gamma 0 it is plain OPD between the two prompts. Evaluations suggest too.
 
 Results: docs/variants.md. Coefficient, gamma and temperature are those of a
 reproduction, the cue is ours. With ':tiny' the student starts far from its
-clean self, and it fails; with gamma 0 it succeeds.
+clean self, and it fails; plain OPD between the two prompts succeeds.
 """
 
 from jopd import config as configs

@@ -22,6 +22,7 @@ def extrapolation_cliff(*, mode: float, start: float, tail: float) -> float:
   Returns:
     lambda, above 1; infinite where the teacher is no surer than the start.
 
+  Gradients: none; plain numbers.
   Raises: ValueError when one of them is out of range.
   References: The Extrapolation Cliff in On-Policy Distillation, arXiv
     2605.08737, known to us by its abstract, which does not give the formula:

@@ -137,6 +137,8 @@ def group_size(vocab: int, k: int) -> int:
   About as many groups as candidates make the search shortest. A power of two
   that divides the vocabulary: shards of it are searched apart when there are
   2, 4, 8 or, with a k of no more than a few hundred, 16 of them.
+
+  Gradients: none; plain numbers.
   """
   if vocab < 128 * k:
     return 1

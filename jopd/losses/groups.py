@@ -12,23 +12,27 @@ from jopd.losses.stats import TokenStats, scope
 
 
 def live_rows(stats: TokenStats) -> Bool[Array, ' B']:
-  """The rows that have a token which counts."""
+  """The rows that have a token which counts; no gradient."""
   return jnp.any(stats.mask, axis=1)
 
 
 def row_sum(stats: TokenStats, x: Float[Array, 'B T']) -> Float[Array, ' B']:
-  """The sum over the tokens of each row that count."""
+  """The sum over the tokens of each row that count; gradient to these of x."""
   return jnp.sum(jnp.where(stats.mask, x, 0.0), axis=1)
 
 
 def row_mean(stats: TokenStats, x: Float[Array, 'B T']) -> Float[Array, ' B']:
-  """The mean over the tokens of each row that count; 0 where none does."""
+  """The mean over the tokens of each row that count, 0 where none does.
+
+  Gradients: to these tokens of x, over their number.
+  """
   return row_sum(stats, x) / jnp.maximum(jnp.sum(stats.mask, axis=1), 1)
 
 
 def same_group(stats: TokenStats) -> Bool[Array, 'B B']:
   """Which rows answer the same prompt, of those that count.
 
+  Gradients: none.
   Raises: ValueError when nobody said which rows make a group.
   """
   if stats.group is None:
@@ -42,7 +46,7 @@ def same_group(stats: TokenStats) -> Bool[Array, 'B B']:
 
 
 def group_sum(same: Bool[Array, 'B B'], x: Float[Array, ' B']):
-  """For each row the sum over its group, [B]."""
+  """For each row the sum over its group, [B]; gradient to all of its rows."""
   return jnp.sum(jnp.where(same, x[None, :], 0.0), axis=1)
 
 

@@ -10,7 +10,7 @@ from jopd.losses.distributions import finite
 def sides(
   student_logp: Float[Array, '*B K'], target_logp: Float[Array, '*B K']
 ) -> tuple[Float[Array, '*B K'], Float[Array, '*B K']]:
-  """Both sides made finite, the target made constant."""
+  """Both sides finite; gradient to the student's, the target is a constant."""
   return finite(student_logp), finite(jax.lax.stop_gradient(target_logp))
 
 
