@@ -21,8 +21,8 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 
 import jax
 
-from jopd import build
-from jopd import config as configs
+from jopd.run import build
+from jopd.run import config as configs
 from jopd.train import pipeline
 
 COMPILED = 'backend_compile_duration'
@@ -46,7 +46,7 @@ def get_config(steps, data):
   config.data = dict(name='jsonl', path=str(data))
   config.eval_data = dict(name='running_sum', count=8, split='test')
   config.max_prompt_tokens = config.max_response_tokens = 32
-  config.buckets = 2
+  config.num_length_buckets = 2
   config.eval.prompts = config.eval.batch_size = 8
   config.eval.samples = 0
   config.mesh.data = 1
@@ -56,7 +56,7 @@ def get_config(steps, data):
     teachers=dict(teacher='teacher'),
     steps=steps,
     batch_size=2,
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
   )
   return config
 

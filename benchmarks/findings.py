@@ -26,7 +26,7 @@ from founding.page import refill, table
 from founding.pictures import draw
 from tqdm import tqdm
 
-from jopd.programs import cache_compilations
+from jopd.compilation import cache_compilations
 
 
 def main():

@@ -20,7 +20,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-RUN = 'import sys; from jopd.main import run; run(sys.argv[1:])'
+RUN = 'import sys; from jopd.cli.main import run; run(sys.argv[1:])'
 TINY = HERE.parent / 'tests' / 'tiny.py'
 
 

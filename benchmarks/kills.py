@@ -35,13 +35,13 @@ import grain
 import orbax.checkpoint as ocp
 import transformers
 
-from jopd import commands
-from jopd import config as configs
+from jopd.cli import commands
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models import files, hf
+from jopd.run import config as configs
 from jopd.train import checkpoint, manifest, pipeline
 from jopd.train.metrics import MetricsLog
-from jopd.train.phases import Phases
+from jopd.train.steps import Phases
 
 SHARED = grain, transformers  # imported for their children
 SIZE = dict(
@@ -72,17 +72,17 @@ def get_config():
   config.checkpoint = dict(every=1, keep=1)
   config.stages = ('warm', 'distil')
   config.warm = configs.stage(
-    source='dataset',
+    response_source='dataset',
     steps=3,
     batch_size=8,
-    terms=dict(demo=dict(objective='negative_log_likelihood')),
+    loss=dict(demo=dict(objective='negative_log_likelihood')),
   )
   config.distil = configs.stage(
     teachers=dict(teacher='student'),
-    moving=dict(teacher=dict(name='ema', decay=0.9)),
+    teacher_sync=dict(teacher=dict(name='ema', decay=0.9)),
     steps=3,
     batch_size=8,
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
   )
   return config
 

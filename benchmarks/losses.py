@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jopd import losses
 
 MATCHINGS = {
-  'full': losses.matching(losses.reverse_kl),
-  'top_k': losses.matching(
+  'full': losses.divergence(losses.reverse_kl),
+  'top_k': losses.divergence(
     losses.reverse_kl, support=functools.partial(losses.top_k, k=64)
   ),
 }

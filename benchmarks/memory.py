@@ -43,12 +43,12 @@ from jopd.models.decoder import make_model
 from jopd.models.int8 import quantize_params
 from jopd.rollout.engine import make_generate
 from jopd.rollout.score import score
-from jopd.rollout.stops import make_stops
+from jopd.rollout.stop_criteria import make_stops
 from jopd.train.state import init_state
 from jopd.train.step import Batch, Reduction, cast, make_learn, make_teach
 
 PROMPT, RESPONSE, CHUNK = 256, 512, 1024
-TERMS = {'match': losses.Term(losses.matching(losses.reverse_kl))}
+TERMS = {'match': losses.Term(losses.divergence(losses.reverse_kl))}
 LORA = lora.Lora(rank=16)
 LEARNERS = {  # name -> remat, adapters
   "all parameters, remat='full'": ('full', None),

@@ -32,7 +32,7 @@ import transformers
 from jopd import sharding
 from jopd.models import hf
 from jopd.rollout.engine import make_generate
-from jopd.rollout.stops import make_stops
+from jopd.rollout.stop_criteria import make_stops
 
 ROWS, VOCAB = 2, 512
 SIZES = dict(

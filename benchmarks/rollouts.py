@@ -53,7 +53,7 @@ from jopd import sharding
 from jopd.models import hf
 from jopd.rollout.engine import make_generate
 from jopd.rollout.score import score
-from jopd.rollout.stops import make_stops
+from jopd.rollout.stop_criteria import make_stops
 
 TOP_P = 0.95
 SLOTS = 16

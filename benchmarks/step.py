@@ -27,9 +27,9 @@ import optax
 
 from jopd import losses, sharding
 from jopd.models import hf
-from jopd.recipe import make_reduction
 from jopd.rollout.engine import make_generate
-from jopd.rollout.stops import make_stops
+from jopd.rollout.stop_criteria import make_stops
+from jopd.run.resolve import make_reduction
 from jopd.train.state import init_state
 from jopd.train.step import Batch, make_learn, make_teach
 
@@ -84,7 +84,7 @@ def make_step(args, student, params, teacher, frozen):
   """`step(state, i) -> (state, seconds by phase)`, and the first state."""
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6))
-  terms = {'opd': losses.Term(losses.matching(losses.reverse_kl))}
+  terms = {'opd': losses.Term(losses.divergence(losses.reverse_kl))}
   generate = make_generate(student, mesh, max_new_tokens=args.new)
   sampled = dict(stops=make_stops(()), top_p=args.top_p)
   teach = jax.jit(make_teach({'teacher': teacher}))

@@ -65,7 +65,7 @@ def loss(
 ):
   """As the learner does it: the heads are collected from fsdp first."""
   head, teacher = gather(head), (teacher[0], gather(teacher[1]))
-  opd = losses.Term(losses.matching(losses.reverse_kl, support=support))
+  opd = losses.Term(losses.divergence(losses.reverse_kl, support=support))
   inputs = hidden, head, {'teacher': teacher}, token, sampler_logp
   return losses.distill_loss_chunked(
     *inputs, {'opd': opd}, mask=mask, count=jnp.sum(mask), **options

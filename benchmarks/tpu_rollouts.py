@@ -47,9 +47,9 @@ import jax.numpy as jnp
 from jopd import sharding
 from jopd.models.decoder import DecoderConfig, make_model
 from jopd.plan import hlo
-from jopd.rollout.pick import sampling
 from jopd.rollout.sampler import Rollout, sample
-from jopd.rollout.stops import make_stops
+from jopd.rollout.sampling import sampling
+from jopd.rollout.stop_criteria import make_stops
 
 LENGTHS, QUICK = (256, 512), (640, 128)  # of prompts and responses
 QWEN3 = functools.partial(

@@ -25,7 +25,7 @@ from comparison.page import refill
 from founding.lab import Lab
 from tqdm import tqdm
 
-from jopd.programs import cache_compilations
+from jopd.compilation import cache_compilations
 
 
 def main() -> int:

@@ -8,8 +8,8 @@ the full vocabulary.
 There is nothing to measure: what comes out, the pair decides.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(folders='models/student,models/teacher'):
@@ -26,10 +26,10 @@ def get_config(folders='models/student,models/teacher'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
     steps=150,
     learning_rate=2e-3,
     warmup_steps=10,
-    decay='cosine',
+    lr_schedule='cosine',
   )
   return config

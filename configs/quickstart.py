@@ -14,7 +14,7 @@ Measured: greedy accuracy on 256 held-out prompts, student 0.543 before and
 seeds.
 """
 
-from jopd import config as configs
+from jopd.run import config as configs
 
 
 def get_config():
@@ -55,26 +55,26 @@ def get_config():
   config.stages = ('teach', 'warm', 'distil')
   config.teach = configs.stage(
     student='teacher',
-    source='dataset',
-    terms=imitate,
+    response_source='dataset',
+    loss=imitate,
     steps=200,
     learning_rate=3e-3,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
   )
   config.warm = configs.stage(
-    source='dataset',
+    response_source='dataset',
     data=dict(name='running_sum', count=280, length=6, modulus=10),
-    terms=imitate,
+    loss=imitate,
     steps=250,
     learning_rate=3e-3,
     warmup_steps=20,
   )
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='stop_gradient_reverse_kl',
         support=dict(name='top_k', k=8, of='target', tail='bucket'),
       )
@@ -83,7 +83,7 @@ def get_config():
     batch_size=128,
     learning_rate=2e-3,
     warmup_steps=10,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
   )
   return config

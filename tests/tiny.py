@@ -2,9 +2,9 @@
 
 import jax
 
-from jopd import config as configs
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models import hf
+from jopd.run import config as configs
 
 SIZE = dict(
   model_type='qwen3',
@@ -32,16 +32,16 @@ def get_config():
   config.eval.batch_size = 8
   config.stages = ('warm', 'distil')
   config.warm = configs.stage(
-    source='dataset',
+    response_source='dataset',
     steps=1,
     batch_size=8,
-    terms=dict(demo=dict(objective='negative_log_likelihood')),
+    loss=dict(demo=dict(objective='negative_log_likelihood')),
   )
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
     steps=1,
     batch_size=8,
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
   )
   return config
 

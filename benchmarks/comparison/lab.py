@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 from founding.lab import Lab, Record, matching
 
-from jopd import config as configs
-from jopd import overrides
-from jopd.losses.credits import outcomes
+from jopd.losses.advantages import outcomes
+from jopd.run import config as configs
+from jopd.run import overrides
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs' / 'variants'
 CONTROL = 'teacher_free'
-PLAIN = ('opd', 'sampled', 'grpo', CONTROL)
+PLAIN = ('opd', 'kl_estimate', 'grpo', CONTROL)
 # What of a stage is the budget, and not the method.
 _BUDGET = (
   *('student', 'data', 'context', 'steps', 'batch_size'),
-  *('optimizer', 'learning_rate', 'warmup_steps', 'decay', 'clip_norm'),
+  *('optimizer', 'learning_rate', 'warmup_steps', 'decay', 'max_grad_norm'),
   *('chunk_tokens', 'eval_every'),
 )
 
@@ -57,9 +57,9 @@ def prepare(lab: Lab, file: pathlib.Path, *, shorten: int = 1) -> Runs:
     del config[name]
   config.stages = tuple(n for n in config.stages if n not in lessons)
   last = config[config.stages[-1]]
-  last.eval_every, last.decay = max(1, last.steps // 4), 'cosine'
+  last.eval_every, last.lr_schedule = max(1, last.steps // 4), 'cosine'
   plain = {}
-  for kind in _kinds(last.terms.values()):
+  for kind in _kinds(last.loss.values()):
     made = _plain(config, kind)
     plain[kind] = f'plain/{kind}-{digest(made)}', made
   return Runs(config, plain)
@@ -80,7 +80,7 @@ def _kinds(terms) -> list[str]:
   named = {word for term in policy for word in words(term.get('credit'))}
   found = [vars(outcomes).get(name) for name in named]
   rewarded = any(f and f.__module__ == outcomes.__name__ for f in found)
-  left_out = {'sampled': not policy, 'grpo': not rewarded}
+  left_out = {'kl_estimate': not policy, 'grpo': not rewarded}
   return [kind for kind in PLAIN if not left_out.get(kind)]
 
 
@@ -112,27 +112,27 @@ def _plain(config, kind: str):
   config = config.copy_and_resolve_references().unlock()
   given = config[config.stages[-1]]
   budget = {name: given[name] for name in _BUDGET}
-  if isinstance(given.source, tuple | list):
-    budget['group_size'] = len(given.source)
+  if isinstance(given.response_source, tuple | list):
+    budget['group_size'] = len(given.response_source)
   else:
     budget['group_size'] = given.group_size
   target = {}
-  if kind in ('opd', 'sampled'):
+  if kind in ('opd', 'kl_estimate'):
     # Of several teachers that play parts of the method, the one named so.
     several = 'teacher' not in given.teachers
     roles = list(given.teachers) if several else ['teacher']
     budget['teachers'] = {role: given.teachers[role] for role in roles}
-    told = [role for role in roles if role in given.contexts]
+    told = [role for role in roles if role in given.teacher_contexts]
     if told:
-      budget['contexts'] = {role: given.contexts[role] for role in told}
-      budget['max_context_tokens'] = given.max_context_tokens
+      budget['contexts'] = {role: given.teacher_contexts[role] for role in told}
+      budget['max_teacher_prompt_tokens'] = given.max_teacher_prompt_tokens
     if several:
       weights = {role: 1 / len(roles) for role in roles}
       target = dict(target=dict(name='mixture', weights=weights))
   for name in config.stages:
     del config[name]
   config.stages = ('distil',)
-  config.distil = configs.stage(terms=_terms(kind, target), **budget)
+  config.distil = configs.stage(loss=_terms(kind, target), **budget)
   used = {budget['student'], *budget.get('teachers', {}).values()}
   for model in [m for m in config.models if m not in used]:
     del config.models[model]
@@ -143,14 +143,16 @@ def _terms(kind: str, target: Mapping) -> dict:
   if kind == 'opd':
     return matching('reverse_kl', **target)
   policy = dict(objective='policy_gradient')
-  if kind == 'sampled':
-    own = dict(surrogate='reinforce', credit='log_ratio')
-    return dict(credit=policy | own | target)
+  if kind == 'kl_estimate':
+    own = dict(surrogate='reinforce', advantage='log_ratio')
+    return dict(advantage=policy | own | target)
   if kind == 'grpo':
-    own = dict(surrogate='clipped', credit='group_advantage', anchor='sampler')
+    own = dict(
+      surrogate='ppo_clip', advantage='group_advantage', old_policy='sampler'
+    )
     return dict(reward=policy | own)
   control = overrides.load(f'{CONFIGS / CONTROL}.py')
-  return control[control.stages[-1]].terms.to_dict()
+  return control[control.stages[-1]].loss.to_dict()
 
 
 def measure(record: Record, config) -> dict:

@@ -8,18 +8,24 @@ import re
 import textwrap
 
 from comparison.lab import CONTROL, PLAIN, methods, words
-from jopd import config as configs
-from jopd import losses, overrides
+from jopd import losses
 from jopd.data import contexts
-from jopd.rollout import blends, select
-from jopd.statistics import seeds_interval
-from jopd.train import followers, foresight, pacing, replay
+from jopd.evaluate.statistics import seeds_interval
+from jopd.rollout import teacher_mixing
+from jopd.run import config as configs
+from jopd.run import overrides
+from jopd.train import (
+  controllers,
+  filters,
+  replay_buffer,
+  teacher_sync,
+)
 
-_ROOMS = (losses, losses.anchors, contexts, select, blends)
-_ROOMS += (followers, foresight, pacing, replay)
+_ROOMS = (losses, losses.old_policies, contexts, filters, teacher_mixing)
+_ROOMS += (teacher_sync, controllers, replay_buffer)
 # What plain OPD is made of is no method's own.
 _PLAIN = {'reverse_kl', 'full', 'teacher', 'uniform', 'reinforce', 'log_ratio'}
-_PLAIN |= {'student', 'sampler', 'same', 'matching', 'policy_gradient'}
+_PLAIN |= {'student', 'sampler', 'same', 'divergence', 'policy_gradient'}
 _NAMES = dict(opd='plain OPD', sampled='the sampled token', grpo='GRPO')
 _END = '<!-- end -->'
 
@@ -94,7 +100,7 @@ def _setting(results: list[dict]) -> str:
 def _nearest(runs) -> str:
   """The plain run that a method comes from."""
   [beside, *_] = [run['plain'] for run in runs.values()]
-  return next(kind for kind in ('grpo', 'sampled', 'opd') if kind in beside)
+  return next(kind for kind in ('grpo', 'kl_estimate', 'opd') if kind in beside)
 
 
 def _row(name, paper, runs, plain, size='', nearest='') -> str:
@@ -157,8 +163,8 @@ def _describe(method: str) -> str:
   """The data and the budget of a variant's last stage."""
   config = overrides.load(f'{methods()[method]}:tiny')
   last = config[config.stages[-1]]
-  several = isinstance(last.source, tuple | list)
-  group = len(last.source) if several else last.group_size
+  several = isinstance(last.response_source, tuple | list)
+  group = len(last.response_source) if several else last.group_size
   data = last.data or config.data
   return (
     f'{data.name}: {last.steps} steps of {last.batch_size} prompts, {group}'

@@ -16,10 +16,10 @@ import pathlib
 import shutil
 
 from founding.lab import matching
-from jopd import build
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models import hf
-from jopd.presets import LARGE
+from jopd.run import build
+from jopd.run.presets import LARGE
 
 SIGNATURE = (
   'matched: truncated below 0.05',
@@ -46,7 +46,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
     LARGE,
     run=dict(tokenizer=tokenizer),
     steps=300,
-    decay='cosine',
+    lr_schedule='cosine',
   )
   how = {
     'matched': dict(run=ROOM),

@@ -10,8 +10,8 @@ teacher made for them. Variances as in `variance`; then 150 steps with each
 gamma.
 """
 
-from founding.variance import discounted, spread
-from jopd.presets import LARGE, SMALL, SUMS
+from founding.variance import discounted_return, spread
+from jopd.run.presets import LARGE, SMALL, SUMS
 
 SIGNATURE = (
   'the variance of the gradient grows with gamma, at every step from 0 to 1',
@@ -31,15 +31,15 @@ TASK = dict(
 
 def measure(lab) -> dict[str, dict[str, float]]:
   """Takes gradients and trains, with each gamma."""
-  teacher = lab.sft('gamma/teacher', LARGE, run=TASK, steps=300, decay='cosine')
+  teacher = lab.sft('gamma/teacher', LARGE, run=TASK, steps=300, lr_schedule='cosine')
   student = lab.sft(
     'gamma/student', SMALL, run=TASK, data=LONG | dict(count=250), steps=250
   )
   how = dict(run=TASK, teacher=teacher, student=student)
-  losses = {f'gamma {gamma}': discounted(gamma) for gamma in GAMMAS}
+  losses = {f'gamma {gamma}': discounted_return(gamma) for gamma in GAMMAS}
   rows = spread(lab, 'gamma', losses, **how)
   for gamma in GAMMAS:
-    record = lab.distil(f'gamma/{gamma}', discounted(gamma), **how)
+    record = lab.distil(f'gamma/{gamma}', discounted_return(gamma), **how)
     rows[f'gamma {gamma}'] |= record.row()
   return rows
 

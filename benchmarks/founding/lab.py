@@ -5,10 +5,10 @@ import pathlib
 import jax
 import numpy as np
 
-from jopd import commands
-from jopd import config as configs
-from jopd.diagnose.runs import Row, number, read_runs
-from jopd.presets import IMITATE, LARGE, SMALL, SUMS
+from jopd.cli import commands
+from jopd.report.runs import Row, number, read_runs
+from jopd.run import config as configs
+from jopd.run.presets import IMITATE, LARGE, SMALL, SUMS
 
 
 def top_k(of: str, tail: str, k: int = 4) -> dict:
@@ -18,7 +18,7 @@ def top_k(of: str, tail: str, k: int = 4) -> dict:
 
 def matching(divergence: str, support='full', **settings) -> dict:
   """A loss of one term that matches distributions, as a setting."""
-  term = dict(objective='matching', divergence=divergence, support=support)
+  term = dict(objective='divergence', divergence=divergence, support=support)
   return dict(match=term | settings)
 
 
@@ -96,14 +96,16 @@ class Lab:
     """Trains a model on demonstrations; returns its folder."""
     config = self.config(**dict(run))
     config.models.student = model
-    defaults = dict(learning_rate=3e-3, warmup_steps=20, terms=IMITATE)
+    defaults = dict(learning_rate=3e-3, warmup_steps=20, loss=IMITATE)
     config.stages = ('sft',)
-    config.sft = configs.stage(source='dataset', **(defaults | settings))
+    config.sft = configs.stage(
+      response_source='dataset', **(defaults | settings)
+    )
     return self.run(name, config).model
 
   def teacher(self) -> str:
     """The folder of the model that has mastered the running sum."""
-    return self.sft('teacher', LARGE, steps=300, decay='cosine')
+    return self.sft('teacher', LARGE, steps=300, lr_schedule='cosine')
 
   def student(self, steps: int = 250) -> str:
     """The folder of the one that saw 320 demonstrations of it."""
@@ -133,8 +135,8 @@ class Lab:
       steps=150,
       learning_rate=2e-3,
       warmup_steps=10,
-      decay='cosine',
-      terms=terms,
+      lr_schedule='cosine',
+      loss=terms,
     )
     config.stages = ('distil',)
     config.distil = configs.stage(**(defaults | settings))

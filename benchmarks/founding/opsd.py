@@ -13,8 +13,8 @@ alone: one rule for all examples, or a fresh one for each.
 
 from founding.lab import matching
 from founding.probes import answers, share
-from jopd import config as configs
-from jopd.presets import LARGE
+from jopd.run import config as configs
+from jopd.run.presets import LARGE
 
 SIGNATURE = (
   'before: right below 0.3, consistent above 0.9',
@@ -44,7 +44,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
     LARGE,
     run=dict(data=RULES | dict(told=0.5), eval_data=test | dict(told=1.0)),
     steps=700,
-    decay='cosine',
+    lr_schedule='cosine',
   )
   rows = {
     'before, told': _graded(start, test | dict(told=1.0)),
@@ -58,9 +58,9 @@ def measure(lab) -> dict[str, dict[str, float]]:
       config.stages = ('distil',)
       config.distil = configs.stage(
         teachers=dict(teacher='student'),
-        contexts=dict(teacher=TOLD),
-        max_context_tokens=20,
-        terms=matching(direction),
+        teacher_contexts=dict(teacher=TOLD),
+        max_teacher_prompt_tokens=20,
+        loss=matching(direction),
         steps=120,
         learning_rate=1e-3,
         warmup_steps=10,

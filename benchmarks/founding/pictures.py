@@ -5,8 +5,8 @@ import pathlib
 import matplotlib
 from matplotlib.figure import Figure
 
-from jopd.diagnose.panels import LIGHT, Panel, draw_panels, field
-from jopd.diagnose.runs import read_runs
+from jopd.report.panels import LIGHT, Panel, draw_panels, field
+from jopd.report.runs import read_runs
 
 PANELS = (
   Panel('right rollouts, share', lines=(field('reward'),), top=1.0),

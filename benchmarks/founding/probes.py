@@ -5,16 +5,18 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from jopd import build, commands, sharding
+from jopd import sharding
+from jopd.cli import commands
 from jopd.data.batching import encode_batch
 from jopd.data.examples import Example
 from jopd.models import hf
-from jopd.recipe import make_examples
 from jopd.rollout.engine import decode, make_generate
-from jopd.rollout.stops import make_stops
-from jopd.train.frozen import freeze
-from jopd.train.phases import Phases
+from jopd.rollout.stop_criteria import make_stops
+from jopd.run import build
+from jopd.run.resolve import make_examples
 from jopd.train.state import init_state, state_shardings
+from jopd.train.steps import Phases
+from jopd.train.teachers import freeze
 
 
 def answers(
@@ -54,7 +56,7 @@ def gradients(config, *, replicas: int) -> np.ndarray:
 
   Args:
     config: of `Lab.distilling`, with learning_rate=1.0, warmup_steps=0,
-      decay='constant', clip_norm=0.0, optimizer=dict(name='sgd').
+      lr_schedule='constant', max_grad_norm=0.0, optimizer=dict(name='sgd').
     replicas: how many.
   """
   run, [stage], params = build.build(config, say=commands.say)

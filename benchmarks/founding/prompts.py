@@ -10,8 +10,8 @@ prompts, or both the template, or only the teacher does.
 """
 
 from founding.lab import matching
-from jopd import config as configs
-from jopd.presets import IMITATE, LARGE, SUMS
+from jopd.run import config as configs
+from jopd.run.presets import IMITATE, LARGE, SUMS
 
 SIGNATURE = (
   'aligned prompts: less reverse KL at the first step than plain ones',
@@ -33,10 +33,10 @@ ALIGNED = PLAIN | dict(context=TEMPLATE)
 def measure(lab) -> dict[str, dict[str, float]]:
   """Distils with each form of the prompts."""
   teacher = lab.sft(
-    'prompts/teacher', LARGE, run=ALIGNED, steps=300, decay='cosine'
+    'prompts/teacher', LARGE, run=ALIGNED, steps=300, lr_schedule='cosine'
   )
   student = _reader_of_both(lab)
-  told = dict(contexts=dict(teacher=TEMPLATE), max_context_tokens=24)
+  told = dict(teacher_contexts=dict(teacher=TEMPLATE), max_teacher_prompt_tokens=24)
   how = {
     'plain': dict(run=PLAIN),
     'aligned': dict(run=ALIGNED),
@@ -65,9 +65,9 @@ def _reader_of_both(lab) -> str:
   config.models.student = dict(path=lab.student())
   config.stages = ('read',)
   config.read = configs.stage(
-    source='dataset',
+    response_source='dataset',
     data=SUMS | dict(count=280),
-    terms=IMITATE,
+    loss=IMITATE,
     steps=60,
     learning_rate=1e-3,
   )

@@ -10,7 +10,7 @@ larger model that saw fewer demonstrations.
 """
 
 from founding.lab import matching
-from jopd.presets import LARGE, SUMS
+from jopd.run.presets import LARGE, SUMS
 
 SIGNATURE = (
   'the student begins above 0.9, at least 0.2 above its own past',

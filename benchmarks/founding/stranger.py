@@ -11,10 +11,10 @@ teacher is the student itself after learning from rewards; the familiar teacher
 is a larger model that goes forward.
 """
 
-from founding.lab import matching, top_k
-from founding.variance import sampled
-from jopd import config as configs
-from jopd.presets import LARGE, SUMS
+from founding.lab import divergence, top_k
+from founding.variance import kl_estimate
+from jopd.run import config as configs
+from jopd.run.presets import LARGE, SUMS
 
 SIGNATURE = (
   'the stranger and the adapted teacher are right at least 0.2 more often than'
@@ -34,7 +34,7 @@ SHOWN = (
   'reverse_kl_at_start',
 )
 LOSSES = {
-  'sampled token': sampled(),
+  'sampled token': kl_estimate(),
   'stop-gradient, teacher support': matching(
     'stop_gradient_reverse_kl', top_k('target', 'drop')
   ),
@@ -46,7 +46,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
   backward = SUMS | dict(direction='backward')
   teachers = {
     'stranger': lab.sft(
-      'stranger', LARGE, data=backward, steps=900, decay='cosine'
+      'stranger', LARGE, data=backward, steps=900, lr_schedule='cosine'
     ),
     'adapted': _adapted(lab),
     'familiar': lab.teacher(),
@@ -74,22 +74,22 @@ def _adapted(lab) -> str:
   config.models.student = dict(path=lab.student())
   config.stages = ('adapt',)
   config.adapt = configs.stage(
-    terms=dict(
+    loss=dict(
       reward=dict(
         objective='policy_gradient',
-        surrogate=dict(name='clipped', low=0.2, high=0.28),
-        credit=dict(name='group_advantage'),
-        anchor='sampler',
+        surrogate=dict(name='ppo_clip', low=0.2, high=0.28),
+        advantage=dict(name='group_advantage'),
+        old_policy='sampler',
       )
     ),
-    select='mixed_rewards',
+    filter='nonzero_reward_std',
     steps=200,
     batch_size=16,
     group_size=8,
-    updates=2,
+    num_minibatches=2,
     learning_rate=1e-3,
     warmup_steps=10,
-    decay='cosine',
+    lr_schedule='cosine',
   )
   return lab.run('stranger/adapted', config).model
 

@@ -14,7 +14,7 @@ import json
 
 import numpy as np
 
-from founding.lab import matching, top_k
+from founding.lab import divergence, top_k
 from founding.probes import cosine, gradients, total_variance
 
 SIGNATURE = (
@@ -29,21 +29,23 @@ REPLICAS = 24
 PLAIN = dict(
   learning_rate=1.0,
   warmup_steps=0,
-  decay='constant',
-  clip_norm=0.0,
+  lr_schedule='constant',
+  max_grad_norm=0.0,
   optimizer=dict(name='sgd'),
 )
 
 
-def sampled(credit='log_ratio', **settings) -> dict:
+def kl_estimate(credit='log_ratio', **settings) -> dict:
   """A policy gradient on the sampled token, as a setting."""
-  term = dict(objective='policy_gradient', surrogate='reinforce', credit=credit)
+  term = dict(
+    objective='policy_gradient', surrogate='reinforce', advantage=credit
+  )
   return dict(match=term | settings)
 
 
-def discounted(gamma: float) -> dict:
+def discounted_return(gamma: float) -> dict:
   """The sampled token with the credits to come."""
-  return sampled(dict(name='discounted', gamma=gamma))
+  return kl_estimate(dict(name='discounted_return', gamma=gamma))
 
 
 VARIANTS = {
@@ -54,10 +56,10 @@ VARIANTS = {
   'tail bucket, teacher support': matching(
     'reverse_kl', top_k('target', 'bucket')
   ),
-  'sampled, baseline': sampled('centered_log_ratio'),
-  'sampled': sampled(),
-  'whole sequence': discounted(1.0),
-  'TOP-D': sampled(
+  'sampled, baseline': kl_estimate('centered_log_ratio'),
+  'kl_estimate': kl_estimate(),
+  'whole sequence': discounted_return(1.0),
+  'TOP-D': kl_estimate(
     target=dict(name='mixture', weights=dict(teacher=0.5, student=0.5))
   ),
 }
@@ -106,13 +108,13 @@ def judge(rows) -> list[bool]:
   """The statements of SIGNATURE, in order."""
   variance = {name: row['variance'] for name, row in rows.items()}
   cosines = {name: row['cosine'] for name, row in rows.items()}
-  order = ('full vocabulary', 'sampled, baseline', 'sampled', 'whole sequence')
+  order = ('full vocabulary', 'sampled, baseline', 'kl_estimate', 'whole sequence')
   values = [variance[name] for name in order]
   return [
     values == sorted(values),
-    variance['sampled, baseline'] <= 0.6 * variance['sampled'],
-    variance['TOP-D'] < variance['sampled'],
+    variance['sampled, baseline'] <= 0.6 * variance['kl_estimate'],
+    variance['TOP-D'] < variance['kl_estimate'],
     cosines['sampled, baseline'] > 0.8
-    and cosines['sampled, baseline'] > cosines['sampled']
-    and cosines['sampled'] > cosines['whole sequence'],
+    and cosines['sampled, baseline'] > cosines['kl_estimate']
+    and cosines['kl_estimate'] > cosines['whole sequence'],
   ]

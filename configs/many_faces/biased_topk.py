@@ -13,8 +13,8 @@ its loss fell from 0.355 to 0.083. At its published size, without ':tiny', it
 is not yet measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -25,27 +25,27 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         support=dict(name='top_k', k=20, of='student', tail='drop'),
         demonstration=True,
       )
     ),
-    reduce='sequence_mean',
+    loss_aggregation='sequence_mean',
     rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
     steps=1000,
     batch_size=64,
     optimizer=dict(name='adamw', b2=0.98, weight_decay=0.1),
     learning_rate=2e-6,
     warmup_steps=100,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
     presets.tiny(config)
     # Of 384 tokens 20 hold nearly all mass, and the bias is of what is left.
-    config.distil.terms.match.support.k = 4
+    config.distil.loss.match.support.k = 4
   return config

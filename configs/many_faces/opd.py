@@ -12,8 +12,8 @@ Measured, tiny, seed 0: greedy accuracy 0.625 -> 0.918, teacher 1.000. At its
 published size, without ':tiny', it is not yet measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -24,22 +24,22 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='stop_gradient_reverse_kl',
         support=dict(name='top_k', k=20, of='intersection', tail='drop'),
       )
     ),
-    reduce='sequence_mean',
+    loss_aggregation='sequence_mean',
     rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
     steps=1000,
     batch_size=64,
     optimizer=dict(name='adamw', b2=0.98, weight_decay=0.1),
     learning_rate=2e-6,
     warmup_steps=100,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

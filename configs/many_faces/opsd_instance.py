@@ -13,8 +13,8 @@ Measured, tiny, seed 0: greedy accuracy 0.082 -> 0.129, reverse KL 0.856 ->
 0.907 nats. At its published size, without ':tiny', it is not yet measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,26 +23,26 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='student'),
-    contexts=dict(teacher=dict(name='with_answer')),
-    max_context_tokens=1280,
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
-    reduce='sequence_mean',
+    teacher_contexts=dict(teacher=dict(name='with_answer')),
+    max_teacher_prompt_tokens=1280,
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
+    loss_aggregation='sequence_mean',
     rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
     steps=300,
     batch_size=64,
     optimizer=dict(name='adamw', b2=0.98, weight_decay=0.1),
     learning_rate=2e-6,
     warmup_steps=30,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
     rules = dict(name='shift', count=8192, length=4, modulus=10)
-    lesson = dict(data=rules | dict(told=0.5), steps=700, decay='cosine')
+    lesson = dict(data=rules | dict(told=0.5), steps=700, lr_schedule='cosine')
     presets.tiny(config, data=rules, lessons=dict(student=lesson))
     config.models.student.update(presets.LARGE)
     told = dict(name='with_answer', template='{answer} + {prompt}')
-    config.distil.contexts = dict(teacher=told)
+    config.distil.teacher_contexts = dict(teacher=told)
     config.distil.steps, config.distil.learning_rate = 120, 1e-3
   return config

@@ -13,8 +13,8 @@ Measured, tiny, seed 0: teacher 0.625 -> 0.949 by its rewards; student 0.625 ->
 measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -25,44 +25,44 @@ def get_config(size='full'):
   config.stages = ('adapt', 'distil')
   config.adapt = configs.stage(
     student='teacher',
-    start='student',
-    terms=dict(
+    init_from='student',
+    loss=dict(
       reward=dict(
         objective='policy_gradient',
-        surrogate=dict(name='clipped', low=0.2, high=0.28),
-        credit=dict(name='group_advantage'),
-        anchor='sampler',
+        surrogate=dict(name='ppo_clip', low=0.2, high=0.28),
+        advantage=dict(name='group_advantage'),
+        old_policy='sampler',
       )
     ),
-    select='mixed_rewards',
+    filter='nonzero_reward_std',
     steps=200,
     batch_size=32,
     group_size=8,
-    updates=2,
+    num_minibatches=2,
     optimizer=dict(name='adamw', b2=0.98, weight_decay=0.1),
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
-    chunk_tokens=2048,
+    lr_schedule='cosine',
+    loss_chunk_tokens=2048,
   )
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='stop_gradient_reverse_kl',
         support=dict(name='top_k', k=20, of='intersection', tail='drop'),
       )
     ),
-    reduce='sequence_mean',
+    loss_aggregation='sequence_mean',
     rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
     steps=1000,
     batch_size=64,
     optimizer=dict(name='adamw', b2=0.98, weight_decay=0.1),
     learning_rate=2e-6,
     warmup_steps=100,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -12,8 +12,8 @@ Measured, tiny, seed 0: greedy accuracy 0.109 -> 0.746 by imitation -> 0.754,
 teacher 1.000. At its published size, without ':tiny', it is not yet measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -24,36 +24,36 @@ def get_config(size='full'):
   config.stages = ('imitate', 'distil')
   config.imitate = configs.stage(
     teachers=dict(teacher='teacher'),
-    source='teacher',
-    select=dict(name='right'),
-    terms=dict(demo=dict(objective='negative_log_likelihood')),
+    response_source='teacher',
+    filter=dict(name='min_reward'),
+    loss=dict(demo=dict(objective='negative_log_likelihood')),
     rollout=dict(temperature=0.3, top_k=0, top_p=1.0, min_p=0.0),
     steps=470,
     batch_size=64,
     learning_rate=1e-5,
     warmup_steps=20,
-    decay='cosine',
-    chunk_tokens=2048,
+    lr_schedule='cosine',
+    loss_chunk_tokens=2048,
   )
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='stop_gradient_reverse_kl',
         support=dict(name='top_k', k=20, of='intersection', tail='drop'),
       )
     ),
-    reduce='sequence_mean',
+    loss_aggregation='sequence_mean',
     rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
     steps=1000,
     batch_size=64,
     optimizer=dict(name='adamw', b2=0.98, weight_decay=0.1),
     learning_rate=2e-6,
     warmup_steps=100,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
     # A student as cold as a base model: next to no lessons of its own.

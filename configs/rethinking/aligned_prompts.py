@@ -12,8 +12,8 @@ Measured, tiny, seed 0: greedy accuracy 0.566 -> 0.891, teacher 1.000. At its
 published size, without ':tiny', it is not yet measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 BOXED = (
   '{prompt}\n\nPlease reason step by step, and put your final answer within'
@@ -33,9 +33,9 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         support=dict(name='top_k', k=16, of='student', tail='renormalize'),
       )
@@ -45,7 +45,7 @@ def get_config(size='full'):
     group_size=4,
     learning_rate=1e-6,
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
     presets.tiny(config)

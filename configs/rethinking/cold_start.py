@@ -12,8 +12,8 @@ Measured, tiny, seed 0: greedy accuracy 0.109 -> 0.746 by imitation -> 0.996,
 teacher 1.000. At its published size, without ':tiny', it is not yet measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,21 +23,21 @@ def get_config(size='full'):
   )
   config.stages = ('imitate', 'distil')
   config.imitate = configs.stage(
-    source='dataset',
+    response_source='dataset',
     data=dict(name='jsonl', path='data/traces.jsonl'),
-    terms=dict(demo=dict(objective='negative_log_likelihood')),
+    loss=dict(demo=dict(objective='negative_log_likelihood')),
     steps=3125,
     batch_size=64,
     learning_rate=1e-5,
     warmup_steps=156,
-    decay='cosine',
-    chunk_tokens=2048,
+    lr_schedule='cosine',
+    loss_chunk_tokens=2048,
   )
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         support=dict(name='top_k', k=16, of='student', tail='renormalize'),
       )
@@ -47,7 +47,7 @@ def get_config(size='full'):
     group_size=4,
     learning_rate=1e-6,
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
     # A student as cold as a base model: next to no lessons of its own.

@@ -12,8 +12,8 @@ Measured, tiny, seed 0: greedy accuracy 1.000 -> 0.715, teacher 0.164. At its
 published size, without ':tiny', it is not yet measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -27,9 +27,9 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         support=dict(name='top_k', k=16, of='student', tail='renormalize'),
       )
@@ -39,13 +39,13 @@ def get_config(size='full'):
     group_size=4,
     learning_rate=1e-6,
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
     few, many = dict(presets.SUMS, count=280), dict(presets.SUMS)
     lessons = dict(
-      teacher=dict(data=few, steps=250, decay='constant'),
-      student=dict(data=many, steps=600, decay='cosine'),
+      teacher=dict(data=few, steps=250, lr_schedule='constant'),
+      student=dict(data=many, steps=600, lr_schedule='cosine'),
     )
     presets.tiny(config, lessons=lessons)
   return config

@@ -12,8 +12,8 @@ Measured, tiny, seed 0: greedy accuracy 0.625 -> 0.988, teacher 1.000. At its
 published size, without ':tiny', it is not yet measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -27,9 +27,9 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         support=dict(name='top_k', k=32, of='target', tail='renormalize'),
       )
@@ -39,9 +39,9 @@ def get_config(size='full'):
     steps=400,
     batch_size=16,
     group_size=8,
-    updates=2,
+    num_minibatches=2,
     learning_rate=2e-6,
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -11,8 +11,8 @@ Measured, tiny, seed 0: greedy accuracy 0.625 -> 0.918, teacher 1.000. At its
 published size, without ':tiny', it is not yet measured.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -26,20 +26,20 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
-      credit=dict(
+    loss=dict(
+      advantage=dict(
         objective='policy_gradient',
         surrogate='reinforce',
-        credit='log_ratio',
-        anchor='sampler',
+        advantage='log_ratio',
+        old_policy='sampler',
       )
     ),
     steps=400,
     batch_size=16,
     group_size=8,
-    updates=2,
+    num_minibatches=2,
     learning_rate=2e-6,
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -14,12 +14,12 @@ grows; 24 need 56, which is 75 % of 80 GB. A GPU's compiler may want more.
 docs/results.md has the table.
 """
 
-from jopd import presets
+from jopd.run import presets
 
 # Machine -> its mesh, and what fits on it by a plan for TPUs.
 MACHINES = {
   '1x80gb': dict(
-    devices=1, mesh=dict(data=1, fsdp=1, tensor=1), micro_batches=16, slots=24
+    devices=1, mesh=dict(data=1, fsdp=1, tensor=1), gradient_accumulation_steps=16, max_num_seqs=24
   ),
 }
 

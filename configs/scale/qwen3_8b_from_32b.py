@@ -19,18 +19,18 @@ a step of 512 full responses:
 docs/results.md has the table.
 """
 
-from jopd import presets
+from jopd.run import presets
 
 # Machine -> its mesh, and what fits on it by its plan.
 MACHINES = {
   'v5p-64': dict(
-    devices=32, mesh=dict(data=1, fsdp=8, tensor=4), micro_batches=4, slots=256
+    devices=32, mesh=dict(data=1, fsdp=8, tensor=4), gradient_accumulation_steps=4, max_num_seqs=256
   ),
   'v5e-256': dict(
     devices=256,
     mesh=dict(data=1, fsdp=64, tensor=4),
-    micro_batches=8,
-    slots=512,
+    gradient_accumulation_steps=8,
+    max_num_seqs=512,
   ),
 }
 

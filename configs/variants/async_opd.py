@@ -13,8 +13,8 @@ objective='policy_gradient', surrogate='reinforce' and anchor='sampler', with
 weight='importance' or 'prefix_importance'.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -25,12 +25,12 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
-    replay=dict(name='fixed_lag', lag=8),
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
+    replay=dict(name='fixed_staleness', lag=8),
     steps=200,
     batch_size=128,
     learning_rate=2e-6,
     warmup_steps=10,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

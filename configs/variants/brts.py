@@ -11,8 +11,8 @@ Results: docs/variants.md. The paper asks the told teacher only where it is
 needed; here it always answers. One temperature, 0.7, for all writers.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -24,37 +24,37 @@ def get_config(size='full'):
   top = dict(name='top_k', k=16, tail='bucket')
   config.distil = configs.stage(
     teachers=dict(teacher='teacher', hinted='teacher'),
-    contexts=dict(hinted=dict(name='with_answer')),
-    max_context_tokens=1280,
-    source=('student', 'student', 'teacher', 'teacher', 'hinted'),
-    terms=dict(
+    teacher_contexts=dict(hinted=dict(name='with_answer')),
+    max_teacher_prompt_tokens=1280,
+    response_source=('student', 'student', 'teacher', 'teacher', 'hinted'),
+    loss=dict(
       own=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         support=top | dict(of='student'),
-        on='student',
+        rows='student',
       ),
       chosen=dict(
-        objective='matching',
+        objective='divergence',
         divergence='forward_kl',
         support=top | dict(of='target'),
         weight='best_row',
         coef=0.05,
-        on=('teacher', 'hinted'),
+        rows=('teacher', 'hinted'),
       ),
     ),
-    reduce='sequence_mean',
+    loss_aggregation='sequence_mean',
     rollout=dict(temperature=0.7, top_k=0, top_p=0.95, min_p=0.0),
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
     presets.tiny(config)
     told = dict(name='with_answer', template='{answer} + {prompt}')
-    config.distil.contexts = dict(hinted=told)
+    config.distil.teacher_contexts = dict(hinted=told)
   return config

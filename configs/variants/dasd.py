@@ -10,8 +10,8 @@ Results: docs/variants.md. beta is not known to us. Another method of that name,
 arXiv 2601.09088, distils sequences.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -20,14 +20,14 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='student'),
-    contexts=dict(teacher=dict(name='with_solution')),
-    max_context_tokens=5376,
-    terms=dict(
+    teacher_contexts=dict(teacher=dict(name='with_solution')),
+    max_teacher_prompt_tokens=5376,
+    loss=dict(
       reward=dict(
         objective='policy_gradient',
-        surrogate='clipped',
-        anchor='sampler',
-        credit=dict(name='entropy_directed', beta=0.1, quantile=0.2),
+        surrogate='ppo_clip',
+        old_policy='sampler',
+        advantage=dict(name='entropy_directed', beta=0.1, quantile=0.2),
       )
     ),
     group_size=8,
@@ -35,8 +35,8 @@ def get_config(size='full'):
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny_told(config) if size == 'tiny' else config

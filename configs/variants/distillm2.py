@@ -12,8 +12,8 @@ Results: docs/variants.md. The paper also adapts both skews to each batch; they
 are constants here.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -24,10 +24,10 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    source=('student', 'teacher'),
-    terms=dict(
+    response_source=('student', 'teacher'),
+    loss=dict(
       own=dict(
-        objective='matching',
+        objective='divergence',
         divergence=dict(name='skew_reverse_kl', alpha=0.1),
         coef=dict(
           schedule='linear_schedule',
@@ -35,21 +35,21 @@ def get_config(size='full'):
           end_value=1.0,
           transition_steps=200,
         ),
-        on='student',
+        rows='student',
       ),
       theirs=dict(
-        objective='matching',
+        objective='divergence',
         divergence=dict(name='skew_forward_kl', alpha=0.1),
         coef=0.5,
-        on='teacher',
+        rows='teacher',
       ),
     ),
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -12,8 +12,8 @@ Results: docs/variants.md. The rule is that of the released code; the number of
 held-out prompts is ours.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -24,13 +24,13 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
-    foresight=dict(name='line_search', reach=2.0, most=5),
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
+    weight_extrapolation=dict(name='line_search', reach=2.0, most=5),
     held_out=64,
     steps=200,
     batch_size=128,
     learning_rate=2e-6,
     warmup_steps=10,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -11,8 +11,8 @@ hardly ever hesitates. Both sides are renormalised on the 16; in the paper the
 teacher is.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,15 +23,15 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       reverse=dict(
         objective='policy_gradient',
-        surrogate=dict(name='clipped', low=0.2, high=0.2),
-        credit='log_ratio',
-        anchor='sampler',
+        surrogate=dict(name='ppo_clip', low=0.2, high=0.2),
+        advantage='log_ratio',
+        old_policy='sampler',
       ),
       forward=dict(
-        objective='matching',
+        objective='divergence',
         divergence='forward_kl',
         support=dict(name='top_k', k=16, of='target', tail='renormalize'),
         weight=dict(
@@ -45,8 +45,8 @@ def get_config(size='full'):
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

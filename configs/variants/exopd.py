@@ -11,8 +11,9 @@ Results: docs/variants.md. The cliff's formula is derived here, and its three
 numbers are examples: measure them where the format is decided.
 """
 
-from jopd import config as configs
-from jopd import losses, presets
+from jopd import losses
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -24,11 +25,11 @@ def get_config(size='full'):
   cliff = losses.extrapolation_cliff(mode=0.98, start=0.5, tail=0.0067)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher', reference='student'),
-    terms=dict(
-      credit=dict(
+    loss=dict(
+      advantage=dict(
         objective='policy_gradient',
         surrogate='reinforce',
-        credit='log_ratio',
+        advantage='log_ratio',
         target=dict(name='extrapolated', strength=1.25, limit=cliff),
         weight=dict(name='importance', high=5.0),
       )
@@ -37,8 +38,8 @@ def get_config(size='full'):
     batch_size=1024,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -13,8 +13,8 @@ are ours, and so is the snapshot, which stands for the student that sampled. Its
 refreshed buffer is left out.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -25,25 +25,25 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher', before='student'),
-    moving=dict(before=dict(name='snapshot', every=8)),
-    terms=dict(
+    teacher_sync=dict(before=dict(name='periodic', every=8)),
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         weight=dict(name='freshness', alpha=1.0, least=0.0),
       ),
       stay=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         target=dict(name='teacher', role='before'),
         coef=0.1,
       ),
     ),
-    replay=dict(name='fixed_lag', lag=8),
+    replay=dict(name='fixed_staleness', lag=8),
     steps=200,
     batch_size=128,
     learning_rate=2e-6,
     warmup_steps=10,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

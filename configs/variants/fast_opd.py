@@ -10,8 +10,8 @@ Results: docs/variants.md. The lengths of the paper are not known to us: it
 finds most of the signal in the first 2000 to 4000 tokens.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,9 +23,9 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
     rollout=dict(
-      limit=dict(
+      max_new_tokens=dict(
         schedule='linear_schedule',
         init_value=most // 4,
         end_value=most,
@@ -36,6 +36,6 @@ def get_config(size='full'):
     batch_size=128,
     learning_rate=2e-6,
     warmup_steps=10,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

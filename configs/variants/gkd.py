@@ -11,8 +11,8 @@ Results: docs/variants.md. lambda and beta are 0.5, the middle of what the paper
 tries.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,18 +23,19 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    source=dict(student=0.5, dataset=0.5),
-    terms=dict(
+    response_source=dict(student=0.5, dataset=0.5),
+    loss=dict(
       match=dict(
-        objective='matching', divergence=dict(name='generalized_jsd', beta=0.5)
+        objective='divergence',
+        divergence=dict(name='generalized_jsd', beta=0.5),
       )
     ),
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

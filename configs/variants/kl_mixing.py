@@ -11,8 +11,8 @@ Results: docs/variants.md. The paper's grid of mixtures is not known to us; the
 length curriculum of the same paper is length_curriculum.py.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,16 +23,16 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
-      reverse=dict(objective='matching', divergence='reverse_kl', coef=0.2),
-      forward=dict(objective='matching', divergence='forward_kl', coef=0.8),
+    loss=dict(
+      reverse=dict(objective='divergence', divergence='reverse_kl', coef=0.2),
+      forward=dict(objective='divergence', divergence='forward_kl', coef=0.8),
     ),
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -14,8 +14,8 @@ known to us; it studied 128 to 4096 tokens. Where prompts have one right answer,
 as with ':tiny', a good student has next to no entropy: the threshold is lower.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -26,22 +26,24 @@ def get_config(size='full'):
   full = size == 'full'
   rungs = (512, 1024, 2048, 4096) if full else (4, 8, 16)
   kl = lambda divergence, coef: dict(
-    objective='matching', divergence=divergence, coef=coef
+    objective='divergence', divergence=divergence, coef=coef
   )
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(forward=kl('forward_kl', 0.7), reverse=kl('reverse_kl', 0.3)),
-    pace=dict(
-      length=dict(name='ladder', rungs=rungs, least=0.2 if full else 5e-4)
+    loss=dict(forward=kl('forward_kl', 0.7), reverse=kl('reverse_kl', 0.3)),
+    controllers=dict(
+      length=dict(
+        name='staged_curriculum', rungs=rungs, least=0.2 if full else 5e-4
+      )
     ),
-    rollout=dict(limit=dict(paced='length')),
+    rollout=dict(max_new_tokens=dict(controlled='length')),
     held_out=64,
     held_out_every=50,
     steps=400,
     batch_size=128,
     learning_rate=2e-6,
     warmup_steps=10,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -12,8 +12,8 @@ is plain OPD.
 Results: docs/variants.md. It also learns from a corpus, which is not here.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -24,24 +24,24 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    blend=dict(teacher=dict(name='mixed', share=0.2)),
-    terms=dict(
+    teacher_mixing=dict(teacher=dict(name='mixed', share=0.2)),
+    loss=dict(
       single=dict(
-        objective='matching', divergence='reverse_kl', weight='importance'
+        objective='divergence', divergence='reverse_kl', weight='importance'
       ),
       long=dict(
         objective='policy_gradient',
-        surrogate='clipped',
-        credit=dict(name='mean_to_come', own=0.0),
-        anchor='sampler',
+        surrogate='ppo_clip',
+        advantage=dict(name='future_mean', own=0.0),
+        old_policy='sampler',
       ),
     ),
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -11,8 +11,8 @@ Results: docs/variants.md. Every teacher scores every row, also those of other
 domains.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -29,20 +29,20 @@ def get_config(size='full'):
   }
   config.data = dict(name='blend', parts=parts)
   config.stages = ('distil',)
-  match = dict(objective='matching', divergence='reverse_kl', coef=0.5)
+  match = dict(objective='divergence', divergence='reverse_kl', coef=0.5)
   config.distil = configs.stage(
     teachers={name: name for name in parts},
-    terms={
-      name: match | dict(target=dict(name='teacher', role=name), on=name)
+    loss={
+      name: match | dict(target=dict(name='teacher', role=name), rows=name)
       for name in parts
     },
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
     rules = dict(name='shift', count=8192, length=4, modulus=10, rule=3)

@@ -12,8 +12,8 @@ reproduction, the cue is ours. With ':tiny' the student starts far from its
 clean self, and it fails; plain OPD between the two prompts succeeds.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -24,14 +24,14 @@ def get_config(size='full'):
   config.context = dict(name='with_suggestion', among=numbers)
   config.distil = configs.stage(
     teachers=dict(teacher='student'),
-    contexts=dict(teacher='same'),
-    max_context_tokens=1024,
-    terms=dict(
-      credit=dict(
+    teacher_contexts=dict(teacher='same'),
+    max_teacher_prompt_tokens=1024,
+    loss=dict(
+      advantage=dict(
         objective='policy_gradient',
         surrogate='reinforce',
-        credit=dict(name='discounted', gamma=0.9),
-        anchor='sampler',
+        advantage=dict(name='discounted_return', gamma=0.9),
+        old_policy='sampler',
         coef=2.0,
       )
     ),
@@ -41,12 +41,12 @@ def get_config(size='full'):
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
-    clean = dict(data=presets.SUMS, steps=300, decay='cosine')
+    clean = dict(data=presets.SUMS, steps=300, lr_schedule='cosine')
     clean |= dict(context=dict(name='same'))
     presets.tiny(config, lessons=dict(student=clean))
     config.context = dict(

@@ -11,8 +11,8 @@ Results: docs/variants.md. beta, and when the teacher is renewed, are not known
 to us.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -21,17 +21,17 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='student'),
-    contexts=dict(teacher=dict(name='with_solution')),
-    max_context_tokens=5376,
-    source=('student', 'teacher'),
-    terms=dict(prefer=dict(objective='preference', beta=0.1)),
-    reduce=dict(name='fixed_length', length=1),
+    teacher_contexts=dict(teacher=dict(name='with_solution')),
+    max_teacher_prompt_tokens=5376,
+    response_source=('student', 'teacher'),
+    loss=dict(prefer=dict(objective='preference', beta=0.1)),
+    loss_aggregation=dict(name='fixed_length', length=1),
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny_told(config) if size == 'tiny' else config

@@ -12,8 +12,8 @@ Results: docs/variants.md. The margin's form is ours, the criterion that of a
 port; its sentences are segments of 16 tokens here.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -25,9 +25,9 @@ def get_config(size='full'):
   segment = 16 if size == 'full' else 1
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         support=dict(name='top_k', k=16, of='student', tail='bucket'),
         weight=dict(name='before_drop', of='margin', segment=segment, least=3),
@@ -37,8 +37,8 @@ def get_config(size='full'):
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -11,8 +11,8 @@ Results: docs/variants.md. The floor is log(0.2) / 0.8, as we derive it from the
 paper's mixture; notes also give another form.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -24,8 +24,8 @@ def get_config(size='full'):
   policy = dict(
     objective='policy_gradient',
     surrogate='reinforce',
-    credit=dict(name='bounded', low=-2.0),
-    anchor='sampler',
+    advantage=dict(name='clip', low=-2.0),
+    old_policy='sampler',
   )
   turn = dict(
     schedule='linear_schedule', transition_begin=100, transition_steps=1
@@ -33,7 +33,7 @@ def get_config(size='full'):
   kept = lambda **weight: dict(name='normalized', weight=weight)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       explore=policy
       | dict(
         coef=turn | dict(init_value=1.0, end_value=0.0),
@@ -49,8 +49,8 @@ def get_config(size='full'):
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

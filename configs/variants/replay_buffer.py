@@ -13,8 +13,8 @@ Results: docs/variants.md. The paper draws single samples, and lets the
 validation loss decide how often; the schedule and the size are ours.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -27,7 +27,7 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(match=dict(objective='matching', divergence=skew)),
+    loss=dict(match=dict(objective='divergence', divergence=skew)),
     replay=dict(
       name='buffer', size=16, fresh=dict(schedule='linear_schedule', **fresh)
     ),
@@ -35,6 +35,6 @@ def get_config(size='full'):
     batch_size=128,
     learning_rate=2e-6,
     warmup_steps=10,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -11,8 +11,8 @@ Results: docs/variants.md. The paper's exponent and coefficient are not known to
 us.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,28 +23,28 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher', reference='student'),
-    terms=dict(
+    loss=dict(
       reward=dict(
         objective='policy_gradient',
-        surrogate='clipped',
-        credit='group_advantage',
-        anchor=dict(name='geometric', sampler=0.5),
+        surrogate='ppo_clip',
+        advantage='group_advantage',
+        old_policy=dict(name='geometric', sampler=0.5),
       ),
       stay=dict(
-        objective='sampled',
-        penalty='k3',
+        objective='kl_estimate',
+        estimator='k3',
         target=dict(name='teacher', role='reference'),
         coef=0.001,
       ),
     ),
     group_size=8,
-    updates=2,
+    num_minibatches=2,
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -11,8 +11,8 @@ Results: docs/variants.md. Clip, mixture and the teacher's renewal are those of
 a re-implementation.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -21,15 +21,15 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='student'),
-    moving=dict(teacher=dict(name='snapshot', every=10)),
-    contexts=dict(teacher=dict(name='with_solution')),
-    max_context_tokens=5376,
-    terms=dict(
+    teacher_sync=dict(teacher=dict(name='periodic', every=10)),
+    teacher_contexts=dict(teacher=dict(name='with_solution')),
+    max_teacher_prompt_tokens=5376,
+    loss=dict(
       reward=dict(
         objective='policy_gradient',
-        surrogate='clipped',
-        anchor='sampler',
-        credit=dict(
+        surrogate='ppo_clip',
+        old_policy='sampler',
+        advantage=dict(
           name='scaled_advantage',
           power=1.0,
           clip=0.2,
@@ -47,8 +47,8 @@ def get_config(size='full'):
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny_told(config) if size == 'tiny' else config

@@ -11,8 +11,8 @@ Results: docs/variants.md. The signs are those of the paper's formula; its code
 has the other one for right responses, `scale` 1.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,11 +23,11 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       wrong=dict(
         objective='policy_gradient',
         surrogate='reinforce',
-        credit='log_ratio',
+        advantage='log_ratio',
         weight=dict(name='group_softmax', of='target_logp', rows='wrong'),
       ),
       right=dict(
@@ -38,14 +38,14 @@ def get_config(size='full'):
       ),
     ),
     rollout=dict(temperature=0.6, top_k=0, top_p=1.0, min_p=0.0),
-    temperature=0.6,  # of the loss: what is sampled is what learns
+    loss_temperature=0.6,  # of the loss: what is sampled is what learns
     group_size=8,
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

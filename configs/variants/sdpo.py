@@ -12,8 +12,8 @@ without feedback out of the loss; here they count, with next to nothing to
 teach.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -22,18 +22,18 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='student'),
-    moving=dict(teacher=dict(name='ema', decay=0.98)),
-    contexts=dict(teacher=dict(name='with_success')),
-    max_context_tokens=5376,
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
+    teacher_sync=dict(teacher=dict(name='ema', decay=0.98)),
+    teacher_contexts=dict(teacher=dict(name='with_success')),
+    max_teacher_prompt_tokens=5376,
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
     group_size=8,
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
     presets.tiny_told(config, hint='worked')

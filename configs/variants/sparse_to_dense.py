@@ -12,8 +12,8 @@ Results: docs/variants.md. With ':tiny' the teacher has seen 600 demonstrations,
 so that rewards have something to teach it.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -22,33 +22,33 @@ def get_config(size='full'):
     size, student='Qwen/Qwen3-1.7B', teacher='Qwen/Qwen3-8B'
   )
   config.stages = ('adapt', 'bridge', 'distil')
-  large = dict(learning_rate=2e-6, warmup_steps=20, decay='cosine')
+  large = dict(learning_rate=2e-6, warmup_steps=20, lr_schedule='cosine')
   large['chunk_tokens'] = 2048
-  clip = dict(name='clipped', low=0.2, high=0.28)
-  reward = dict(objective='policy_gradient', credit='group_advantage')
-  reward |= dict(surrogate=clip, anchor='sampler')
+  clip = dict(name='ppo_clip', low=0.2, high=0.28)
+  reward = dict(objective='policy_gradient', advantage='group_advantage')
+  reward |= dict(surrogate=clip, old_policy='sampler')
   config.adapt = configs.stage(
     student='teacher',
-    terms=dict(reward=reward),
-    select='mixed_rewards',
+    loss=dict(reward=reward),
+    filter='nonzero_reward_std',
     group_size=8,
-    updates=2,
+    num_minibatches=2,
     batch_size=32,
     steps=200,
     **large,
   )
-  match = dict(objective='matching')
+  match = dict(objective='divergence')
   pull = lambda divergence: dict(match=match | dict(divergence=divergence))
   config.bridge = configs.stage(
     teachers=dict(teacher='teacher'),
-    source='teacher',
-    terms=pull('forward_kl'),
+    response_source='teacher',
+    loss=pull('forward_kl'),
     steps=100,
     **large,
   )
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=pull('reverse_kl'),
+    loss=pull('reverse_kl'),
     steps=200,
     eval_every=50,
     **large,

@@ -13,8 +13,8 @@ Results: docs/variants.md. That a replacement is drawn from all that the teacher
 has is how we read the abstract. The small form has a k of 2.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -25,15 +25,15 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    blend=dict(teacher=dict(name='speculative', k=25)),
-    terms=dict(match=dict(objective='matching', divergence='reverse_kl')),
+    teacher_mixing=dict(teacher=dict(name='speculative', k=25)),
+    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
     steps=200,
     batch_size=128,
     learning_rate=2e-6,
     warmup_steps=10,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
-    config.distil.blend.teacher.k = 2  # of some 60 tokens
+    config.distil.teacher_mixing.teacher.k = 2  # of some 60 tokens
     presets.tiny(config)
   return config

@@ -11,8 +11,8 @@ Results: docs/variants.md. The coefficients are those of a port; the paper's are
 not known to us.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,30 +23,30 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher', reference='student'),
-    source=('student',) * 4 + ('dataset',),
-    terms=dict(
+    response_source=('student',) * 4 + ('dataset',),
+    loss=dict(
       distil=dict(
         objective='policy_gradient',
-        surrogate='clipped',
-        credit='log_ratio',
-        anchor='sampler',
-        on='student',
+        surrogate='ppo_clip',
+        advantage='log_ratio',
+        old_policy='sampler',
+        rows='student',
       ),
-      gold=dict(objective='negative_log_likelihood', coef=0.1, on='dataset'),
+      gold=dict(objective='negative_log_likelihood', coef=0.1, rows='dataset'),
       stay=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         target=dict(name='teacher', role='reference'),
         coef=0.01,
-        on='student',
+        rows='student',
       ),
     ),
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

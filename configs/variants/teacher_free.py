@@ -11,8 +11,8 @@ Results: docs/variants.md. Threshold and size of the charge are not known to
 us.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -20,19 +20,19 @@ def get_config(size='full'):
   config = presets.mathematics(size, student='Qwen/Qwen3-1.7B')
   config.stages = ('distil',)
   config.distil = configs.stage(
-    terms=dict(
-      credit=dict(
+    loss=dict(
+      advantage=dict(
         objective='policy_gradient',
         surrogate='reinforce',
-        credit=dict(name='against_unlikely', below=0.2, value=-1.0),
+        advantage=dict(name='against_unlikely', below=0.2, value=-1.0),
       )
     ),
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -9,8 +9,8 @@ fraction 1 it is plain OPD.
 Results: docs/variants.md. How the paper normalises the two is not known to us.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -21,9 +21,9 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
+    loss=dict(
       match=dict(
-        objective='matching',
+        objective='divergence',
         divergence='reverse_kl',
         weight=dict(
           name='normalized',
@@ -35,8 +35,8 @@ def get_config(size='full'):
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

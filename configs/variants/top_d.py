@@ -11,8 +11,8 @@ Results: docs/variants.md. The formula is that of a pull request of another
 library.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -23,16 +23,16 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
-      credit=dict(
+    loss=dict(
+      advantage=dict(
         objective='policy_gradient',
         surrogate='reinforce',
-        credit=dict(
-          name='standardized',
-          credit=dict(
-            name='mean_to_come',
+        advantage=dict(
+          name='whiten',
+          advantage=dict(
+            name='future_mean',
             own=1.0,
-            credit=dict(name='proximal_log_ratio', share=0.5),
+            advantage=dict(name='proximal_log_ratio', share=0.5),
           ),
         ),
       )
@@ -42,8 +42,8 @@ def get_config(size='full'):
     batch_size=16,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

@@ -9,8 +9,8 @@ gradient's expectation is the same, its variance as a rule lower.
 Results: docs/variants.md.
 """
 
-from jopd import config as configs
-from jopd import presets
+from jopd.run import config as configs
+from jopd.run import presets
 
 
 def get_config(size='full'):
@@ -21,19 +21,19 @@ def get_config(size='full'):
   config.stages = ('distil',)
   config.distil = configs.stage(
     teachers=dict(teacher='teacher'),
-    terms=dict(
-      credit=dict(
+    loss=dict(
+      advantage=dict(
         objective='policy_gradient',
         surrogate='reinforce',
-        credit='centered_log_ratio',
+        advantage='centered_log_ratio',
       )
     ),
     steps=200,
     batch_size=64,
     learning_rate=2e-6,
     warmup_steps=20,
-    decay='cosine',
+    lr_schedule='cosine',
     eval_every=50,
-    chunk_tokens=2048,
+    loss_chunk_tokens=2048,
   )
   return presets.tiny(config) if size == 'tiny' else config

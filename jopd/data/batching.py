@@ -107,7 +107,7 @@ def make_iterator(
     seed: of the order, >= 0. Without shuffle it has no effect.
     shuffle: False keeps the order of the source.
     reject: takes the index of an example that cannot be used, and why, such as
-      `quarantine.Sieve.reject`; the example is left out. None refuses the
+      `quarantine.Filter.reject`; the example is left out. None refuses the
       source.
     process_index, process_count: those of `jax`; each process has
       batch_size / process_count rows.

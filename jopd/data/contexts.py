@@ -8,7 +8,7 @@ are the same under every context.
 
 A context may also be told of the responses, `(Example, own, others) ->
 messages`: what a teacher reads is then another thing for each of them. `own` is
-the `Attempt` that it scores, `others` are those to the same prompt, and None
+the `ScoredResponse` that it scores, `others` are those to the same prompt, and None
 says that there is nothing to tell.
 
 The same functions serve a run as `config.context`, for what its students read:
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import hashlib
 import re
 
-from jopd.data.examples import Attempt, Example
+from jopd.data.examples import Example, ScoredResponse
 
 
 def same(example: Example) -> list[dict]:
@@ -187,8 +187,8 @@ def with_suggestion(
 
 def with_success(
   example: Example,
-  own: Attempt,
-  others: Sequence[Attempt],
+  own: ScoredResponse,
+  others: Sequence[ScoredResponse],
   *,
   template: str = (
     '{prompt}\n\nHere is a correct solution:\n\n{response}\n\nNow that you'
@@ -217,7 +217,7 @@ def with_success(
 
   Example:
     >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}])
-    >>> own, other = Attempt('3', 0.0), Attempt('2', 1.0)
+    >>> own, other = ScoredResponse('3', 0.0), ScoredResponse('2', 1.0)
     >>> with_success(example, own, [other], template='{prompt} ({response})')
     [{'role': 'user', 'content': '1 + 1? (2)'}]
   """
@@ -229,8 +229,8 @@ def with_success(
 
 def with_attempt(
   example: Example,
-  own: Attempt,
-  others: Sequence[Attempt],
+  own: ScoredResponse,
+  others: Sequence[ScoredResponse],
   *,
   template: str = (
     '{prompt}\n\nHere is an attempt at it:\n\n{response}\n\nIts verdict:'
@@ -264,7 +264,7 @@ def with_attempt(
   Example:
     >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}])
     >>> brief = '{prompt} Not {response}: {feedback}.'
-    >>> with_attempt(example, Attempt('3', 0.0), [], template=brief)
+    >>> with_attempt(example, ScoredResponse('3', 0.0), [], template=brief)
     [{'role': 'user', 'content': '1 + 1? Not 3: wrong.'}]
   """
   if own.reward is None:

@@ -49,7 +49,7 @@ class Unfit(ValueError):
   """Of an example that is whole and cannot be used: `Rejected.bad` is False."""
 
 
-class Attempt(NamedTuple):
+class ScoredResponse(NamedTuple):
   """A response to an example, as contexts see it.
 
   Attributes:

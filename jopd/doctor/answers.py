@@ -7,10 +7,10 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
-from jopd import statistics
 from jopd.data.examples import Example
+from jopd.evaluate import statistics
+from jopd.rollout.continuous_batching import STOP
 from jopd.rollout.engine import decode
-from jopd.rollout.slots import STOP
 
 
 class Answers(NamedTuple):

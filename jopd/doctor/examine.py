@@ -7,16 +7,16 @@ import pathlib
 import jax
 import numpy as np
 
-from jopd import build
 from jopd.data import contexts
 from jopd.data.examples import Example
 from jopd.data.prompts import check_boundary, encode_prompt, turn_end
 from jopd.doctor.agreement import compare
 from jopd.doctor.findings import Finding, judge, worst
+from jopd.doctor.rules import judge_stage, support_of
 from jopd.doctor.stage import Examination
-from jopd.doctor.verdicts import judge_stage, support_of
 from jopd.models import hf, hub
-from jopd.recipe import make_examples, resolve
+from jopd.run import build
+from jopd.run.resolve import make_examples, resolve
 from jopd.train.stage import Run, Stage
 
 _ROWS = 4096  # most rows of a source that are looked at
@@ -103,7 +103,7 @@ def _agreement(config) -> list[Finding]:
       folders = {'config.tokenizer': folder, **folders}
   if len(folders) < 2:
     return []
-  return compare(folders, template_kwargs=config.template.to_dict())
+  return compare(folders, template_kwargs=config.chat_template_kwargs.to_dict())
 
 
 def _weights(built, stage: Stage, workdir) -> tuple[dict, list[str]]:
@@ -111,7 +111,7 @@ def _weights(built, stage: Stage, workdir) -> tuple[dict, list[str]]:
   params, missing = {}, []
   for name in {stage.student, *stage.teachers.values()}:
     # A student may begin as a copy of another model.
-    own = (stage.start or name) if name == stage.student else name
+    own = (stage.init_from or name) if name == stage.student else name
     params[name] = built.params[own]
     earlier = built.stages[: stage.index]
     makers = [before.name for before in earlier if before.student == own]
@@ -138,7 +138,7 @@ def _not_yet(built, stage: Stage, missing: Sequence[str]) -> Finding:
 
 def examine_data(config, stage: Stage, run: Run) -> list[Finding]:
   """The rows of a stage: which are too long, ungraded, not as the chat is."""
-  settings, template = config[stage.name], config.template.to_dict()
+  settings, template = config[stage.name], config.chat_template_kwargs.to_dict()
   examples = make_examples(settings.data or config.data)
   index = np.linspace(0, len(examples) - 1, min(_ROWS, len(examples)))
   rows = [examples[int(i)] for i in index]

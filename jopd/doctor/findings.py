@@ -106,7 +106,7 @@ CHECKS = {
     *('at most', 0, None, f'{_RETHINKING}, section 4.5'),
     'all models read prompts in the template of {first}; {model} was trained on'
     ' another and is not itself in this one',
-    'config.tokenizer = the folder whose template both know, or config.template'
+    'config.tokenizer = the folder whose template both know, or config.chat_template_kwargs'
     ' (enable_thinking) such that they agree',
   ),
   'padding': Check(
@@ -118,7 +118,7 @@ CHECKS = {
   'demonstrations': Check(
     *('at most', 0, None, 'data/prompts.py, check_boundary'),
     'imitation sees other tokens than the chat template renders',
-    'config.template, such as dict(enable_thinking=False)',
+    'config.chat_template_kwargs, such as dict(enable_thinking=False)',
   ),
   'dropped prompts': Check(
     *('at most', 0.01, 0.5, 'the share of bad rows that data/ lets pass'),
@@ -190,14 +190,14 @@ CHECKS = {
     "config.compute_dtype = 'float32'",
   ),
   'rest': Check(
-    *('at most', 0.01, None, f'losses/probe.py; {_FACES}, eq. 6 to 9'),
+    *('at most', 0.01, None, f'losses/gradient_check.py; {_FACES}, eq. 6 to 9'),
     'the loss moves a student that equals its teacher, and will in the end move'
     ' it away',
     "config.{stage}.terms.{term}.divergence = 'stop_gradient_reverse_kl'; or"
     " support.tail = 'bucket'",
   ),
   'signal': Check(
-    *('at least', 1e-6, 1e-6, 'losses/probe.py'),
+    *('at least', 1e-6, 1e-6, 'losses/gradient_check.py'),
     'the loss has no gradient on these responses: nothing will be learnt',
     'config.{stage}.terms.{term}: another objective; or, where the teacher is'
     ' the student itself, contexts that tell it more',

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd import sharding
+from jopd.compilation import Program
 from jopd.data.batching import PromptBatch
-from jopd.doctor import answers, states
+from jopd.doctor import answers, token_statistics
 from jopd.doctor.answers import Answers
-from jopd.doctor.verdicts import OfTeacher, Seen
-from jopd.losses.stats import TOP, Row, group_rows
-from jopd.programs import Program
+from jopd.doctor.rules import OfTeacher, Seen
+from jopd.losses.token_stats import TOP, Row, group_reward_stats
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.score import score
-from jopd.train.pacing import Pace
+from jopd.train.controllers import Pace
 from jopd.train.stage import Run, Stage
 
 _GROUP = 4  # most responses to a prompt
@@ -71,7 +71,7 @@ class Examination:
     stage, name = self._stage, self._stage.student
     own = self.prompts.prompt, self.prompts.prompt_length
     # As at first, but whole: a limit is no fault of the answers.
-    how = stage.sampling(0, Pace(stage.pace).values()) | {'limit': None}
+    how = stage.sampling(0, Pace(stage.controllers).values()) | {'limit': None}
     greedy = self._grade(self._ask(name, *own, temperature=0.0))
     rollouts = [
       self._ask(name, *own, seed=seed, **how)
@@ -121,8 +121,8 @@ class Examination:
 
   def _read(self, role: str, prompts: PromptBatch):
     """What that teacher reads: ids [B, P'] and lengths [B]."""
-    if role in self._stage.contexts:
-      return self._stage.contexts[role](prompts)
+    if role in self._stage.teacher_contexts:
+      return self._stage.teacher_contexts[role](prompts)
     return prompts.prompt, prompts.prompt_length
 
   def _head(self, name: str) -> jax.Array:
@@ -169,10 +169,10 @@ class Examination:
     vocab = self._run.vocab_size
     read = jax.jit(
       partial(
-        states.read,
+        token_statistics.read,
         vocab_size=vocab,
         k=min(k, vocab),
-        chunk_tokens=self._stage.chunk_tokens,
+        chunk_tokens=self._stage.loss_chunk_tokens,
       )
     )
     arrays = self._put((rollout.response, _mask(rollout)))
@@ -183,7 +183,7 @@ class Examination:
 
     NaN where no other example's privilege fits in the place of the own one.
     """
-    if role not in self._stage.contexts:
+    if role not in self._stage.teacher_contexts:
       return None
     name, count = self._stage.teachers[role], len(self.prompts.examples)
     hidden = []
@@ -199,9 +199,9 @@ class Examination:
       return (np.full(rollout.response.shape, np.nan),) * 2
     measure = jax.jit(
       partial(
-        states.privilege,
+        token_statistics.privilege,
         vocab_size=self._run.vocab_size,
-        chunk_tokens=self._stage.chunk_tokens,
+        chunk_tokens=self._stage.loss_chunk_tokens,
       )
     )
     (mask,) = self._put((_mask(rollout),))
@@ -213,7 +213,7 @@ class Examination:
     stage, row = self._stage, Row()
     if stage.reads_rewards:
       rewards = np.stack([graded.reward for graded in samples], axis=1)
-      groups = group_rows(jnp.asarray(rewards, jnp.float32))
+      groups = group_reward_stats(jnp.asarray(rewards, jnp.float32))
       first = lambda x: np.asarray(x).reshape(rewards.shape)[:, 0]
       row = jax.tree.map(first, groups)
     number = np.arange(len(self.prompts.examples), dtype=np.int32)
@@ -221,11 +221,11 @@ class Examination:
     row = row._replace(group=number, origin=nobody, domain=nobody)
     pull = jax.jit(
       partial(
-        states.pulls,
-        terms=stage.make_terms(0, Pace(stage.pace).values()),
+        token_statistics.pulls,
+        terms=stage.make_terms(0, Pace(stage.controllers).values()),
         reduction=stage.reduction,
-        chunk_tokens=stage.chunk_tokens,
-        temperature=stage.temperature,
+        chunk_tokens=stage.loss_chunk_tokens,
+        temperature=stage.loss_temperature,
         vocab_size=self._run.vocab_size,
       )
     )

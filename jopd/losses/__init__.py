@@ -4,7 +4,7 @@ Imports jax and jaxtyping, nothing else, so that any JAX code can use it:
 
   from jopd import losses
 
-  terms = {'opd': losses.Term(losses.matching(losses.reverse_kl))}
+  terms = {'opd': losses.Term(losses.divergence(losses.reverse_kl))}
   loss, metrics = losses.distill_loss_chunked(
     student_hidden, student_head, {'teacher': (teacher_hidden, teacher_head)},
     token, sampler_logp, terms, mask=mask, count=mask.sum())
@@ -13,22 +13,23 @@ Everything is in nats per token and float32, arguments come as (student,
 target), and no gradient reaches a target. docs/losses.md tells which to take.
 """
 
-from jopd.losses.chunked import distill_loss_chunked
-from jopd.losses.cliff import extrapolation_cliff
-from jopd.losses.credits import (
+from jopd.losses.advantages import (
   against_unlikely,
-  bounded,
   centered_log_ratio,
-  discounted,
+  clip,
+  discounted_return,
   entropy_directed,
+  future_mean,
   group_advantage,
   log_ratio,
-  mean_to_come,
   proximal_log_ratio,
   reward,
   scaled_advantage,
-  standardized,
+  whiten,
 )
+from jopd.losses.aggregation import fixed_length, sequence_mean, token_mean
+from jopd.losses.chunked import distill_loss_chunked
+from jopd.losses.cliff import extrapolation_cliff
 from jopd.losses.distributions import entropy, log_probs, pick
 from jopd.losses.divergences import (
   alpha_divergence,
@@ -42,33 +43,32 @@ from jopd.losses.divergences import (
   stop_gradient_reverse_kl,
   total_variation,
 )
-from jopd.losses.objectives import (
-  TokenBatch,
-  matching,
-  negative_log_likelihood,
-  policy_gradient,
-  preference,
-  sampled,
-)
-from jopd.losses.penalties import k1, k2, k3
-from jopd.losses.probe import (
+from jopd.losses.gradient_check import (
   check_groups,
   check_objective,
   expected_gradients,
 )
-from jopd.losses.reductions import fixed_length, sequence_mean, token_mean
-from jopd.losses.stats import (
-  Row,
-  TokenStats,
-  among,
-  group_rows,
-  scope,
-  token_stats,
+from jopd.losses.kl_estimators import k1, k2, k3
+from jopd.losses.objectives import (
+  TokenBatch,
+  divergence,
+  negative_log_likelihood,
+  policy_gradient,
+  preference,
+  kl_estimate,
 )
 from jopd.losses.supports import full, top_k
-from jopd.losses.surrogates import clipped, reinforce
+from jopd.losses.surrogates import ppo_clip, reinforce
 from jopd.losses.targets import extrapolated, log_linear, mixture, teacher
 from jopd.losses.terms import Term, distill_loss, term_masks
+from jopd.losses.token_stats import (
+  Row,
+  TokenStats,
+  group_reward_stats,
+  reads,
+  rows_where,
+  token_stats,
+)
 from jopd.losses.weights import (
   ahead_of_disagreement,
   before_drop,
@@ -92,15 +92,15 @@ __all__ = [
   'against_unlikely',
   'ahead_of_disagreement',
   'alpha_divergence',
-  'among',
+  'rows_where',
   'before_drop',
   'best_row',
-  'bounded',
+  'clip',
   'centered_log_ratio',
   'check_groups',
   'check_objective',
-  'clipped',
-  'discounted',
+  'ppo_clip',
+  'discounted_return',
   'distill_loss',
   'distill_loss_chunked',
   'entropy',
@@ -117,7 +117,7 @@ __all__ = [
   'generalized_jsd',
   'generalized_reverse_kl',
   'group_advantage',
-  'group_rows',
+  'group_reward_stats',
   'group_softmax',
   'importance',
   'k1',
@@ -126,8 +126,8 @@ __all__ = [
   'log_linear',
   'log_probs',
   'log_ratio',
-  'matching',
-  'mean_to_come',
+  'divergence',
+  'future_mean',
   'mixture',
   'negative_log_likelihood',
   'normalized',
@@ -139,13 +139,13 @@ __all__ = [
   'reinforce',
   'reverse_kl',
   'reward',
-  'sampled',
+  'kl_estimate',
   'scaled_advantage',
-  'scope',
+  'reads',
   'sequence_mean',
   'skew_forward_kl',
   'skew_reverse_kl',
-  'standardized',
+  'whiten',
   'stop_gradient_reverse_kl',
   'teacher',
   'term_masks',

@@ -5,7 +5,7 @@ gradient, and then the logits are dropped. The gradient is taken in the forward
 pass, so the only residuals are the two gradients themselves, and no logits are
 computed twice: possible because the reduction is linear, its weights known.
 
-Weights and credits that look beyond their token are known only when all tokens
+Weights and advantages that look beyond their token are known only when all tokens
 have been seen. With such ones a first pass collects the stats of every token.
 """
 
@@ -17,11 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from jaxtyping import ScalarLike as Scalar
 
+from jopd.losses.aggregation import token_mean
 from jopd.losses.distributions import log_probs
 from jopd.losses.kernel import Shared, Tokens, collect_chunks, sum_chunks
 from jopd.losses.objectives import TokenBatch
-from jopd.losses.reductions import token_mean
-from jopd.losses.stats import Row
 from jopd.losses.targets import teacher
 from jopd.losses.terms import (
   Term,
@@ -29,11 +28,12 @@ from jopd.losses.terms import (
   count_of,
   narrowed,
   per_token_losses,
-  scope_of_term,
+  reads_of_term,
   term_factors,
   term_masks,
   term_stats,
 )
+from jopd.losses.token_stats import Row
 
 
 def distill_loss_chunked(
@@ -89,7 +89,7 @@ def distill_loss_chunked(
     stats_on: Row -> [*B] bool, the rows whose tokens the stats among the
       metrics speak of. None: all.
     with_stats: whether the metrics hold the token stats.
-    row: Row of [B], for the weights, credits and terms that ask for what is
+    row: Row of [B], for the weights, advantages and terms that ask for what is
       known of a row; None if nothing is.
 
   Returns:
@@ -106,11 +106,11 @@ def distill_loss_chunked(
     vocab_size exceeds a head.
 
   Example: one token, hidden 1, so the logits are the head; see `distill_loss`.
-    >>> from jopd.losses import matching, reverse_kl
+    >>> from jopd.losses import divergence, reverse_kl
     >>> one = jnp.ones([1, 1, 1])
     >>> p, q = jnp.array([[0.25], [0.75]]), jnp.array([[0.5], [0.5]])
     >>> teachers, token = {'teacher': (one, jnp.log(q))}, jnp.array([[1]])
-    >>> terms, mask = {'opd': Term(matching(reverse_kl))}, jnp.array([[True]])
+    >>> terms, mask = {'opd': Term(divergence(reverse_kl))}, jnp.array([[True]])
     >>> loss, metrics = distill_loss_chunked(
     ...   one, jnp.log(p), teachers, token, -one[0], terms, mask=mask, count=1
     ... )
@@ -140,7 +140,7 @@ def distill_loss_chunked(
     temperature=temperature,
   )
   make_batch = functools.partial(_make_batch, vocab_size)
-  if any(scope_of_term(term) != 'token' for term in terms.values()):
+  if any(reads_of_term(term) != 'token' for term in terms.values()):
     collect = _make_collect(make_batch, terms, stats_target)
     inputs = student_hidden, student_head, tokens, shared
     stats = collect_chunks(collect, size, *jax.lax.stop_gradient(inputs))

@@ -2,7 +2,7 @@
 
 import math
 
-from jopd.losses.ranges import check_range
+from jopd.losses.validation import check_range
 
 
 def extrapolation_cliff(*, mode: float, start: float, tail: float) -> float:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jopd.losses.stats import TokenStats, scope
+from jopd.losses.token_stats import TokenStats, reads
 
 
 def live_rows(stats: TokenStats) -> Bool[Array, ' B']:
@@ -50,7 +50,7 @@ def group_sum(same: Bool[Array, 'B B'], x: Float[Array, ' B']):
   return jnp.sum(jnp.where(same, x[None, :], 0.0), axis=1)
 
 
-@scope('group')
+@reads('group')
 def preferred(
   stats: TokenStats, *, beta: float, by: str
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:

@@ -16,8 +16,8 @@ from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jopd.losses.stats import Row
 from jopd.losses.terms import Factors, blank
+from jopd.losses.token_stats import Row
 
 # Elements per block of logits and per tile of the head's gradient on a CPU, so
 # that either is 4 MiB.

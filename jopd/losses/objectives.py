@@ -1,8 +1,8 @@
 """What a term of the loss charges each token: a TokenBatch to [*B] losses.
 
-There are five ways to make an objective: `matching` (a divergence between
-distributions), `sampled` (a penalty on the sampled token), `policy_gradient` (a
-credit on it), `negative_log_likelihood` (imitation of it) and `preference` (of
+There are five ways to make an objective: `divergence` (a divergence between
+distributions), `kl_estimate` (a penalty on the sampled token), `policy_gradient` (a
+advantage on it), `negative_log_likelihood` (imitation of it) and `preference` (of
 one response over another). Hyper-parameters are bound with `functools.partial`.
 """
 
@@ -13,13 +13,13 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from jopd.losses import anchors
-from jopd.losses.credits import log_ratio
+from jopd.losses import old_policies
+from jopd.losses.advantages import log_ratio
 from jopd.losses.distributions import finite, pick
 from jopd.losses.groups import preferred
-from jopd.losses.stats import Row, TokenStats, token_stats
 from jopd.losses.supports import full
 from jopd.losses.targets import teacher
+from jopd.losses.token_stats import Row, TokenStats, token_stats
 
 
 class TokenBatch(NamedTuple):
@@ -46,27 +46,27 @@ class TokenBatch(NamedTuple):
 Objective = Callable[[TokenBatch], Float[Array, '*B']]
 
 
-class Credited(NamedTuple):
-  """An objective that reads a credit of each token: see `policy_gradient`.
+class WithAdvantage(NamedTuple):
+  """An objective that reads an advantage of each token: see `policy_gradient`.
 
-  Callable like any other. The credit can also be taken first, over the whole
+  Callable like any other. The advantage can also be taken first, over the whole
   batch, and handed to the loss later, chunk by chunk.
 
   Attributes:
-    loss: (TokenBatch, credit) -> [*B] losses.
-    credit: TokenStats -> [*B], or a tree of such arrays.
-    target: which distribution the stats that the credit reads compare with.
+    loss: (TokenBatch, advantage) -> [*B] losses.
+    advantage: TokenStats -> [*B], or a tree of such arrays.
+    target: which distribution the stats that the advantage reads compare with.
   """
 
   loss: Callable[[TokenBatch, Float[Array, '*B']], Float[Array, '*B']]
-  credit: Callable[[TokenStats], Float[Array, '*B']]
+  advantage: Callable[[TokenStats], Float[Array, '*B']]
   target: Callable
 
   def __call__(self, batch: TokenBatch) -> Float[Array, '*B']:
-    return self.loss(batch, self.credit(batch_stats(batch, self.target)))
+    return self.loss(batch, self.advantage(batch_stats(batch, self.target)))
 
 
-def matching(
+def divergence(
   divergence: Callable, *, support: Callable = full, target: Callable = teacher
 ) -> Objective:
   """An exact divergence to the target at every token: the default of OPD.
@@ -85,7 +85,7 @@ def matching(
   Example: reverse KL on the teacher's top 64 and a bucket for the rest.
     >>> from functools import partial
     >>> from jopd.losses import reverse_kl, top_k
-    >>> objective = matching(reverse_kl, support=partial(top_k, k=64))
+    >>> objective = divergence(reverse_kl, support=partial(top_k, k=64))
   """
 
   def objective(batch):
@@ -95,12 +95,12 @@ def matching(
   return objective
 
 
-def sampled(penalty: Callable, *, target: Callable = teacher) -> Objective:
+def kl_estimate(estimator: Callable, *, target: Callable = teacher) -> Objective:
   """A penalty on the sampled token alone, differentiated as it stands.
 
   Args:
-    penalty: (student_logp, target_logp), [*B] -> [*B]: `k2` or `k3`.
-    target: as in `matching`.
+    estimator: (student_logp, target_logp), [*B] -> [*B]: `k2` or `k3`.
+    target: as in `divergence`.
 
   Returns:
     An objective.
@@ -110,7 +110,7 @@ def sampled(penalty: Callable, *, target: Callable = teacher) -> Objective:
 
   def objective(batch):
     target_logp = _target_logp(batch, target)
-    return penalty(
+    return estimator(
       pick(batch.student_logp, batch.token), pick(target_logp, batch.token)
     )
 
@@ -120,20 +120,20 @@ def sampled(penalty: Callable, *, target: Callable = teacher) -> Objective:
 def policy_gradient(
   surrogate: Callable,
   *,
-  credit: Callable[[TokenStats], Float[Array, '*B']] = log_ratio,
-  anchor: Callable[[TokenStats], Float[Array, '*B']] = anchors.student,
+  advantage: Callable[[TokenStats], Float[Array, '*B']] = log_ratio,
+  old_policy: Callable[[TokenStats], Float[Array, '*B']] = old_policies.student,
   target: Callable = teacher,
-) -> Credited:
-  """A policy gradient on the sampled token, with a credit read from its stats.
+) -> WithAdvantage:
+  """A policy gradient on the sampled token, with an advantage read from its stats.
 
   Args:
-    surrogate: (student_logp, anchor_logp, credit), [*B] -> [*B].
-    credit: TokenStats -> [*B]. Constant. May look along the row or over the
-      whole batch, see `stats.scope`.
-    anchor: TokenStats -> [*B], the log-prob that the ratio is taken to, of each
-      token by itself. `anchors.student`: ratio 1, for one update per rollout.
-      `anchors.sampler`: importance weighting, for several.
-    target: as in `matching`; what the stats compare with.
+    surrogate: (student_logp, old_logp, advantage), [*B] -> [*B].
+    advantage: TokenStats -> [*B]. Constant. May look along the row or over the
+      whole batch, see `stats.reads`.
+    old_policy: TokenStats -> [*B], the log-prob that the ratio is taken to, of each
+      token by itself. `old_policies.student`: ratio 1, for one update per rollout.
+      `old_policies.sampler`: importance weighting, for several.
+    target: as in `divergence`; what the stats compare with.
 
   Returns:
     An objective.
@@ -143,15 +143,15 @@ def policy_gradient(
     it, to the sampler (and `reinforce`) for those of any policy that covers it.
   """
 
-  def loss(batch, credit):
-    anchor_logp = anchor(batch_stats(batch, target))
+  def loss(batch, advantage):
+    old_logp = old_policy(batch_stats(batch, target))
     return surrogate(
       pick(batch.student_logp, batch.token),
-      jax.lax.stop_gradient(anchor_logp),
-      jax.lax.stop_gradient(credit),
+      jax.lax.stop_gradient(old_logp),
+      jax.lax.stop_gradient(advantage),
     )
 
-  return Credited(loss, credit, target)
+  return WithAdvantage(loss, advantage, target)
 
 
 def negative_log_likelihood() -> Objective:
@@ -171,7 +171,7 @@ def negative_log_likelihood() -> Objective:
 
 def preference(
   *, beta: float, by: str = 'origin', target: Callable = teacher
-) -> Credited:
+) -> WithAdvantage:
   """The better of two responses to a prompt, -log sigmoid(m): DPO.
 
   m = beta [log p(y+) / q(y+) - log p(y-) / q(y-)], sums over all tokens, q the
@@ -185,12 +185,12 @@ def preference(
     beta: > 0, how far the student may go from the target for a preference.
     by: what makes a response the better one. 'origin': that the student did
       not write it. 'reward': that it has the larger one.
-    target: as in `matching`; the reference.
+    target: as in `divergence`; the reference.
 
   Returns:
     An objective, which reads the rows' groups.
 
-  Gradients: a policy gradient with the credit +-beta sigmoid(-m): of both
+  Gradients: a policy gradient with the advantage +-beta sigmoid(-m): of both
     responses, to the log-probs of all their tokens.
   Numerics: rows without another to be compared with add 0.
   Raises: ValueError when beta is not above 0, or by is none of the two.
@@ -225,13 +225,13 @@ def preference(
   if by not in ('origin', 'reward'):
     raise ValueError(f"by must be 'origin' or 'reward', got {by!r}")
 
-  def loss(batch, credit):
-    value, slope = jax.lax.stop_gradient(credit)
+  def loss(batch, advantage):
+    value, slope = jax.lax.stop_gradient(advantage)
     student_logp = finite(pick(batch.student_logp, batch.token))
     moved = student_logp - jax.lax.stop_gradient(student_logp)
     return value + slope * moved
 
-  return Credited(loss, functools.partial(preferred, beta=beta, by=by), target)
+  return WithAdvantage(loss, functools.partial(preferred, beta=beta, by=by), target)
 
 
 def _target_logp(batch: TokenBatch, target: Callable):

@@ -1,8 +1,8 @@
-"""From a credit to a loss whose gradient is a policy gradient.
+"""From an advantage to a loss whose gradient is a policy gradient.
 
-Each takes (student_logp, anchor_logp, credit), all [*B] on the sampled token,
-and returns [*B]. Gradient flows to student_logp only. The anchor is the policy
-that the probability ratio is taken to, see `anchors`: the student itself (ratio
+Each takes (student_logp, old_logp, advantage), all [*B] on the sampled token,
+and returns [*B]. Gradient flows to student_logp only. The old_policy is the policy
+that the probability ratio is taken to, see `old policies`: the student itself (ratio
 1), the sampler (importance weighting), or what lies between it and a teacher.
 """
 
@@ -16,27 +16,27 @@ from jopd.losses.distributions import finite
 
 def reinforce(
   student_logp: Float[Array, '*B'],
-  anchor_logp: Float[Array, '*B'],
-  credit: Float[Array, '*B'],
+  old_logp: Float[Array, '*B'],
+  advantage: Float[Array, '*B'],
 ) -> Float[Array, '*B']:
-  """The policy gradient, -credit * exp(student_logp - anchor_logp).
+  """The policy gradient, -advantage * exp(student_logp - old_logp).
 
-  Written as a ratio rather than -credit * student_logp: anchored to the student
+  Written as a ratio rather than -advantage * student_logp: anchored to the student
   the gradient is the same to the last bit of mathematics, and the value is
-  -credit, which for `log_ratio` estimates the reverse KL and can be read.
+  -advantage, which for `log_ratio` estimates the reverse KL and can be read.
   Anchored to the sampler it is the importance-weighted policy gradient.
 
   Args:
     student_logp: [*B] log-prob of the sampled token. Gradient flows.
-    anchor_logp: [*B] the anchor's log-prob of it. Constant.
-    credit: [*B] how good it was, higher is better. Constant.
+    old_logp: [*B] the old_policy's log-prob of it. Constant.
+    advantage: [*B] how good it was, higher is better. Constant.
 
   Returns:
     [*B] losses.
 
-  Gradients: -credit * ratio * grad log p; unbiased for the expected credit when
-    tokens come from the anchor.
-  Numerics: the ratio is unbounded; see `clipped`.
+  Gradients: -advantage * ratio * grad log p; unbiased for the expected advantage when
+    tokens come from the old_policy.
+  Numerics: the ratio is unbounded; see `ppo_clip`.
 
   Example:
     >>> loss, grad = jax.value_and_grad(reinforce)(
@@ -45,13 +45,13 @@ def reinforce(
     >>> float(loss), float(grad)
     (-0.5, -0.5)
   """
-  return -_ratio(student_logp, anchor_logp) * jax.lax.stop_gradient(credit)
+  return -_ratio(student_logp, old_logp) * jax.lax.stop_gradient(advantage)
 
 
-def clipped(
+def ppo_clip(
   student_logp: Float[Array, '*B'],
-  anchor_logp: Float[Array, '*B'],
-  credit: Float[Array, '*B'],
+  old_logp: Float[Array, '*B'],
+  advantage: Float[Array, '*B'],
   *,
   low: Scalar = 0.2,
   high: Scalar = 0.2,
@@ -63,8 +63,8 @@ def clipped(
 
   Args:
     student_logp: [*B] log-prob of the sampled token. Gradient flows.
-    anchor_logp: [*B] the anchor's log-prob of it. Constant.
-    credit: [*B] how good it was, higher is better. Constant.
+    old_logp: [*B] the old_policy's log-prob of it. Constant.
+    advantage: [*B] how good it was, higher is better. Constant.
     low: how far below 1 the ratio may fall before a bad token is left alone.
     high: how far above 1 it may rise before a good token is left alone.
 
@@ -76,17 +76,17 @@ def clipped(
     eq. 7.
 
   Example: the ratio is 2, and a good token counts no more than 1.2 times.
-    >>> clip = clipped(jnp.log(0.5), jnp.log(0.25), jnp.array(1.0))
+    >>> clip = ppo_clip(jnp.log(0.5), jnp.log(0.25), jnp.array(1.0))
     >>> round(float(clip), 4)
     -1.2
   """
-  credit = jax.lax.stop_gradient(credit)
-  ratio = _ratio(student_logp, anchor_logp)
+  advantage = jax.lax.stop_gradient(advantage)
+  ratio = _ratio(student_logp, old_logp)
   bounded = jnp.clip(ratio, 1 - low, 1 + high)
-  return -jnp.minimum(ratio * credit, bounded * credit)
+  return -jnp.minimum(ratio * advantage, bounded * advantage)
 
 
-def _ratio(student_logp, anchor_logp):
+def _ratio(student_logp, old_logp):
   """The probability ratio, differentiable in the student alone."""
-  anchor_logp = finite(jax.lax.stop_gradient(anchor_logp))
-  return jnp.exp(finite(student_logp) - anchor_logp)
+  old_logp = finite(jax.lax.stop_gradient(old_logp))
+  return jnp.exp(finite(student_logp) - old_logp)

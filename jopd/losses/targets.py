@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.distributions import LOG_ZERO, finite
-from jopd.losses.ranges import check_range
+from jopd.losses.validation import check_range
 
 
 def teacher(

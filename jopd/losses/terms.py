@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 from jaxtyping import ScalarLike as Scalar
 
+from jopd.losses.aggregation import token_mean
 from jopd.losses.objectives import (
-  Credited,
+  WithAdvantage,
   Objective,
   TokenBatch,
   batch_stats,
 )
-from jopd.losses.reductions import token_mean
-from jopd.losses.stats import SCOPES, Row, TokenStats, scope_of
 from jopd.losses.targets import teacher
+from jopd.losses.token_stats import SCOPES, Row, TokenStats, reads_of
 from jopd.losses.weights import uniform
 
 
@@ -32,7 +32,7 @@ class Term(NamedTuple):
       gradient.
     coef: a number or a traced scalar. A schedule hands in a new value at each
       step without a retrace.
-    on: Row -> [*B] bool, the rows that it learns from, as `stats.among`. It is
+    on: Row -> [*B] bool, the rows that it learns from, as `stats.rows_where`. It is
       divided by their tokens alone. None: all that count.
   """
 
@@ -47,12 +47,12 @@ class Factors(NamedTuple):
 
   Attributes:
     weight: [*B], multiplies the loss.
-    credit: [*B], or a tree of these, for an objective that is `Credited`; None
+    advantage: [*B], or a tree of these, for an objective that is `WithAdvantage`; None
       for others.
   """
 
   weight: Float[Array, '*B']
-  credit: Any
+  advantage: Any
 
 
 def term_stats(
@@ -61,16 +61,16 @@ def term_stats(
   stats_target: Callable,
   mask: Bool[Array, '*B'],
 ) -> dict[str, TokenStats]:
-  """All stats that the terms' weights and credits read.
+  """All stats that the terms' weights and advantages read.
 
-  Those for the weights are called '', those for a credit like its term.
+  Those for the weights are called '', those for an advantage like its term.
   """
-  credited = {
+  with_advantage = {
     name: term.objective.target
     for name, term in terms.items()
-    if isinstance(term.objective, Credited)
+    if isinstance(term.objective, WithAdvantage)
   }
-  targets = {'': stats_target} | credited
+  targets = {'': stats_target} | with_advantage
   return {n: batch_stats(batch, t, mask) for n, t in targets.items()}
 
 
@@ -106,15 +106,15 @@ def term_factors(
   stats: Mapping[str, TokenStats],
   masks: Mapping[str, Bool[Array, '*B']],
 ) -> dict[str, Factors]:
-  """The weights and credits of each term from its stats, 0 off its tokens."""
+  """The weights and advantages of each term from its stats, 0 off its tokens."""
 
   def one(name, term):
     mask = masks[name]
-    weight, credit = term.weight(stats['']._replace(mask=mask)), None
+    weight, advantage = term.weight(stats['']._replace(mask=mask)), None
     if name in stats:
-      credit = term.objective.credit(stats[name]._replace(mask=mask))
+      advantage = term.objective.advantage(stats[name]._replace(mask=mask))
     # A weight may be one number for all.
-    return blank(Factors(jnp.broadcast_to(weight, mask.shape), credit), mask)
+    return blank(Factors(jnp.broadcast_to(weight, mask.shape), advantage), mask)
 
   return {name: one(name, term) for name, term in terms.items()}
 
@@ -124,11 +124,11 @@ def count_of(count, name: str) -> Scalar:
   return count[name] if isinstance(count, Mapping) else count
 
 
-def scope_of_term(term: Term) -> str:
-  """How far its weight and its credit look, one of `stats.SCOPES`."""
-  scopes = [scope_of(term.weight)]
-  if isinstance(term.objective, Credited):
-    scopes.append(scope_of(term.objective.credit))
+def reads_of_term(term: Term) -> str:
+  """How far its weight and its advantage look, one of `stats.SCOPES`."""
+  scopes = [reads_of(term.weight)]
+  if isinstance(term.objective, WithAdvantage):
+    scopes.append(reads_of(term.objective.advantage))
   return max(scopes, key=SCOPES.index)
 
 
@@ -156,7 +156,7 @@ def per_token_losses(
   Args:
     batch: TokenBatch.
     terms: the terms, by name.
-    factors: their weights and credits.
+    factors: their weights and advantages.
 
   Returns:
     [*B] for each name.
@@ -164,11 +164,11 @@ def per_token_losses(
   Gradients: to batch.student_logp, through the objectives only.
   """
 
-  def one(term, weight, credit):
-    if credit is None:
+  def one(term, weight, advantage):
+    if advantage is None:
       loss = term.objective(batch)
     else:
-      loss = term.objective.loss(batch, credit)
+      loss = term.objective.loss(batch, advantage)
     return jax.lax.stop_gradient(weight) * loss
 
   return {name: one(term, *factors[name]) for name, term in terms.items()}
@@ -206,7 +206,7 @@ def distill_loss(
 
   Example: one token of two, reverse KL 0.1308.
     >>> import jax.numpy as jnp
-    >>> from jopd.losses import matching, reverse_kl
+    >>> from jopd.losses import divergence, reverse_kl
     >>> p, q = jnp.array([[[0.25, 0.75]]]), jnp.array([[[0.5, 0.5]]])
     >>> batch = TokenBatch(
     ...   student_logp=jnp.log(p),
@@ -214,7 +214,7 @@ def distill_loss(
     ...   token=jnp.array([[1]]),
     ...   sampler_logp=jnp.array([[0.0]]),
     ... )
-    >>> terms = {'opd': Term(matching(reverse_kl))}
+    >>> terms = {'opd': Term(divergence(reverse_kl))}
     >>> loss = distill_loss(batch, terms, mask=jnp.array([[True]]), count=1)
     >>> round(float(loss), 4)
     0.1308

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.objectives import TokenBatch
-from jopd.losses.stats import Row, TokenStats
 from jopd.losses.terms import Term, distill_loss
+from jopd.losses.token_stats import Row, TokenStats
 
 
 def run_on_shapes(
@@ -68,18 +68,18 @@ def reads_rewards(
   return False
 
 
-def reads_sampler(anchor: Callable) -> bool:
-  """Whether an anchor moves with the sampler's log-prob.
+def reads_sampler(old_policy: Callable) -> bool:
+  """Whether an old_policy moves with the sampler's log-prob.
 
   Args:
-    anchor: TokenStats -> [*B].
+    old_policy: TokenStats -> [*B].
 
   Example:
-    >>> from jopd.losses import anchors
-    >>> reads_sampler(anchors.sampler), reads_sampler(anchors.student)
+    >>> from jopd.losses import old_policies
+    >>> reads_sampler(old_policies.sampler), reads_sampler(old_policies.student)
     (True, False)
   """
-  of = lambda logp: anchor(
+  of = lambda logp: old_policy(
     TokenStats(**dict.fromkeys(TokenStats._fields, jnp.zeros(1)))._replace(
       sampler_logp=logp
     )

@@ -31,7 +31,7 @@ class Layer(NamedTuple):
   window: Int[Array, ''] | int | None = None
 
 
-class Ways(NamedTuple):
+class KernelConfig(NamedTuple):
   """How what depends on the devices is run.
 
   Attributes:
@@ -46,7 +46,7 @@ class Ways(NamedTuple):
   gather: Callable[[Any, Any], Any] = lambda weights, axes: weights
 
 
-PLAIN = Ways()
+PLAIN = KernelConfig()
 
 
 class RMSNorm(nnx.Module):
@@ -87,7 +87,7 @@ class Attention(nnx.Module):
       self.k_norm = RMSNorm(config, config.head_dim)
     self.config = config
 
-  def __call__(self, x, layer, position, start, cache, ways: Ways):
+  def __call__(self, x, layer, position, start, cache, ways: KernelConfig):
     """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
     q = jnp.einsum('bld,dhn->blhn', x, self.q[...])
     k = jnp.einsum('bld,dkn->blkn', x, self.k[...])
@@ -152,7 +152,7 @@ class Block(nnx.Module):
       self.attention_post_norm = RMSNorm(config, config.embed)
       self.mlp_post_norm = RMSNorm(config, config.embed)
 
-  def __call__(self, x, layer, position, start, cache, ways: Ways):
+  def __call__(self, x, layer, position, start, cache, ways: KernelConfig):
     """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
     mixed, cache = self.attention(
       self.attention_norm(x), layer, position, start, cache, ways

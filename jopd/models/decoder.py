@@ -19,7 +19,7 @@ import numpy as np
 from jopd.models import rope
 from jopd.models.api import KVCache, Model, Params
 from jopd.models.architecture import DecoderConfig
-from jopd.models.blocks import PLAIN, Block, Layer, RMSNorm, Ways
+from jopd.models.blocks import PLAIN, Block, KernelConfig, Layer, RMSNorm
 from jopd.models.lora import is_adapted, widen
 from jopd.models.weights import weight
 
@@ -55,7 +55,7 @@ def make_model(
   *,
   remat: str = '',
   constrain: Constrain = lambda x: x,
-  ways: Ways = PLAIN,
+  ways: KernelConfig = PLAIN,
 ) -> Model:
   """Returns the functions of a decoder; no array is allocated.
 

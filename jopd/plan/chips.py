@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from jopd.config import did_you_mean
+from jopd.run.config import did_you_mean
 
 
 class Chip(NamedTuple):

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from jopd import sharding
-from jopd.build import ways
 from jopd.models.api import Model
 from jopd.models.architecture import DecoderConfig
 from jopd.models.decoder import make_model
 from jopd.plan import hlo, inputs
 from jopd.plan.program import Phase
+from jopd.rollout.continuous_batching import Plan
 from jopd.rollout.sampler import advance, cache_sizes, prefill
-from jopd.rollout.slots import Plan
+from jopd.run.build import ways
 
 DEPTHS = (2, 4)  # at which deeper models are measured where layers unroll
 

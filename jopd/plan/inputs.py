@@ -8,11 +8,11 @@ import numpy as np
 
 from jopd import losses, sharding
 from jopd.models import lora
-from jopd.rollout.pick import sampling
-from jopd.train.frozen import Frozen, freeze
+from jopd.rollout.sampling import sampling
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
 from jopd.train.step import Batch
+from jopd.train.teachers import Frozen, freeze
 
 
 def place(tree, where):
@@ -47,14 +47,14 @@ def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
     axes = lora.adapter_axes(model, stage.lora)
     own = place(own, sharding.param_shardings(run.mesh, axes, own))
   where = jax.tree.map(lambda x: x.sharding, own)
-  looks_ahead = stage.foresight is not None
+  looks_ahead = stage.weight_extrapolation is not None
   shardings = state_shardings(
-    run.mesh, where, own, stage.tx, stage.moving, looks_ahead=looks_ahead
+    run.mesh, where, own, stage.tx, stage.teacher_sync, looks_ahead=looks_ahead
   )
   shapes = jax.eval_shape(
     partial(init_state, tx=stage.tx),
     own,
-    followers=dict.fromkeys(stage.moving, own),
+    followers=dict.fromkeys(stage.teacher_sync, own),
     origin=own if looks_ahead else None,
   )
   return place(shapes, shardings)
@@ -153,10 +153,12 @@ def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
   return place(shapes, sharding.batch_sharding(run.mesh))
 
 
-def paced(stage: Stage, run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+def controlled(stage: Stage, run: Run) -> dict[str, jax.ShapeDtypeStruct]:
   """The scalars that the learner reads beside the batch."""
   one = jax.ShapeDtypeStruct((), jnp.float32)
-  return place(dict.fromkeys(stage.pace, one), sharding.replicated(run.mesh))
+  return place(
+    dict.fromkeys(stage.controllers, one), sharding.replicated(run.mesh)
+  )
 
 
 def local_bytes(tree) -> float:

@@ -10,9 +10,9 @@ from jopd.plan import flops, inputs
 from jopd.plan.decoding import rollout
 from jopd.plan.program import Compiled, Phase, TooLarge
 from jopd.rollout.score import score
-from jopd.train.frozen import Frozen
-from jopd.train.phases import Phases
 from jopd.train.stage import Run, Stage
+from jopd.train.steps import Phases
+from jopd.train.teachers import Frozen
 
 
 def measure(
@@ -56,7 +56,7 @@ def measure(
     say(f'compiled {stage.name}: {name} in {seconds:.1f} s')
     return Compiled(args, traced, program, seconds)
 
-  for role in stage.blend:
+  for role in stage.teacher_mixing:
     say(
       f'note: {stage.name}: {role} decodes along with the student; its cache'
       ' and its time are not in this plan'
@@ -77,16 +77,18 @@ def measure(
     here = 0.0 if role == 'student' else inputs.local_bytes(waiting)
     yield from rollout(own, run, name, policy, asked, held + here, compiled)
 
-  rows = prompts * stage.group_size // stage.updates
+  rows = prompts * stage.group_size // stage.num_minibatches
   batch = inputs.batch(stage, run, rows, widths)
   models = {r: run.models[name] for r, name in stage.teachers.items()}
   hidden = {}
   if models:
     program = compiled('teacher', phases.teacher, teachers, batch)
-    yield program.phase('teacher', stage.updates, held, (batch, waiting))
+    yield program.phase(
+      'teacher', stage.num_minibatches, held, (batch, waiting)
+    )
     hidden = program.results
   args = state, frozen.teachers, hidden, batch, frozen.base
-  args += (inputs.paced(stage, run),)
+  args += (inputs.controlled(stage, run),)
   program = compiled('learner', phases.learner, *args)
   own = run.models[stage.student]
   tokens = batch.response.size
@@ -97,11 +99,11 @@ def measure(
   useful += sum(_head(models[r], teachers[r], tokens) for r in models)
   size = min(
     run.max_response_tokens,
-    max(1, stage.chunk_tokens * stage.micro_batches // rows),
+    max(1, stage.loss_chunk_tokens * stage.gradient_accumulation_steps // rows),
   )
   yield program.phase(
     'learner',
-    stage.updates,
+    stage.num_minibatches,
     held,
     (hidden, batch),
     useful=useful,

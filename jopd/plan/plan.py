@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jopd import build
 from jopd.plan import chips
 from jopd.plan.phases import measure
 from jopd.plan.program import Phase, TooLarge
 from jopd.plan.sketch import sketch
+from jopd.run import build
 
 
 class StagePlan(NamedTuple):
@@ -59,7 +59,7 @@ def plan(
     ValueError, FileNotFoundError: a setting or the topology is wrong.
   """
   devices, chip = chips.find(topology)
-  built = build.outline(sketch(config), devices, say=say)
+  built = build.build_abstract(sketch(config), devices, say=say)
   # Of the models' tokenizer, not of the one that stands in for it.
   most = min(model.vocab_size for model in built.run.models.values())
   run = built.run._replace(vocab_size=most)
@@ -67,8 +67,8 @@ def plan(
   for stage in built.stages:
     settings = config[stage.name]
     widths = {
-      role: settings.max_context_tokens
-      if role in settings.contexts
+      role: settings.max_teacher_prompt_tokens
+      if role in settings.teacher_contexts
       else config.max_prompt_tokens
       for role in stage.teachers
     } | {'': config.max_prompt_tokens}

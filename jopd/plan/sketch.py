@@ -5,9 +5,9 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from jopd.config import about
-from jopd.members import make_rows, members
 from jopd.models import hub
+from jopd.run.config import about
+from jopd.run.response_sources import make_rows, members
 
 _SUMS = dict(name='running_sum', modulus=10, length=6)
 
@@ -62,19 +62,19 @@ def sketch(config: ConfigDict) -> ConfigDict:
   config.eval_data = ConfigDict(_SUMS | dict(count=16, split='test'))
   config.eval.prompts, config.eval_tasks = 16, ConfigDict()
   config.reward = ConfigDict(dict(name='exact_match'))
-  config.tokenizer, config.template = '', ConfigDict()
+  config.tokenizer, config.chat_template_kwargs = '', ConfigDict()
   config.context, config.stop_strings = ConfigDict(dict(name='same')), ()
   for name in config.stages:
     stage = config[name]
     stage.data, stage.mask_tokens = _domains(config, stage), ()
-    for role in stage.contexts:
-      stage.contexts[role] = 'same'
+    for role in stage.teacher_contexts:
+      stage.teacher_contexts[role] = 'same'
   return config
 
 
 def _domains(config: ConfigDict, stage: ConfigDict) -> ConfigDict:
   """Data with the domains that terms of a stage name; empty where none do."""
-  domains = make_rows(members(stage), stage.terms.to_dict()).domains
+  domains = make_rows(members(stage), stage.loss.to_dict()).domains
   parts = dict.fromkeys(domains, config.data.to_dict())
   return ConfigDict(dict(name='blend', parts=parts) if parts else {})
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopd import sharding
+from jopd.compilation import Program, bucket
 from jopd.models.api import Model
-from jopd.programs import Program, bucket
-from jopd.rollout.pick import sampling
+from jopd.rollout.decode import MixingTeacher
 from jopd.rollout.sampler import Rollout, sample
-from jopd.rollout.stops import Stops
-from jopd.rollout.voices import Second
+from jopd.rollout.sampling import sampling
+from jopd.rollout.stop_criteria import Stops
 
 
 def make_generate(
@@ -26,7 +26,7 @@ def make_generate(
   vocab_size: int | None = None,
   compute_dtype=jnp.float32,
   int8: bool = False,
-  second: Second | None = None,
+  second: MixingTeacher | None = None,
   buckets: int = 1,
   name: str = 'rollout',
   **program_options,

@@ -11,11 +11,18 @@ from jaxtyping import Array, Int, Key
 
 from jopd.models.api import KVCache, Model
 from jopd.models.int8 import dequantize
-from jopd.rollout import slots as queue
-from jopd.rollout.pick import Sampling
-from jopd.rollout.slots import Plan, Requests, State
-from jopd.rollout.stops import Stops, step
-from jopd.rollout.voices import Second, Weights, choose, listen, voices, weigh
+from jopd.rollout import continuous_batching as queue
+from jopd.rollout.continuous_batching import DecodeRequests, Plan, State
+from jopd.rollout.decode import (
+  MixingTeacher,
+  Weights,
+  choose,
+  decode_logits,
+  prepare_params,
+  voices,
+)
+from jopd.rollout.sampling import SamplingParams
+from jopd.rollout.stop_criteria import Stops, step
 
 
 class Rollout(NamedTuple):
@@ -31,12 +38,12 @@ class Rollout(NamedTuple):
   slot_steps: Array  # int32: decoding steps times slots, busy or idle
 
 
-class Work(NamedTuple):
+class DecodeInputs(NamedTuple):
   """What the loop reads at every token and never changes."""
 
   weights: tuple[Weights, ...]  # of the model, and of the second
   store: tuple[KVCache, ...]  # of the prompts, of each; [b, K, P, N]
-  requests: Requests
+  requests: DecodeRequests
   stops: Stops
   budget: Array | None
 
@@ -48,7 +55,7 @@ def sample(
   prompt_length: Int[Array, 'b'],
   key: Key[Array, 'B'],
   *,
-  how: Sampling,
+  how: SamplingParams,
   stops: Stops,
   limit: Int[Array, 'B'],
   max_new_tokens: int,
@@ -59,7 +66,7 @@ def sample(
   vocab_size: int | None = None,
   dtype: DTypeLike | None = None,
   int8: bool = False,
-  second: Second | None = None,
+  second: MixingTeacher | None = None,
 ) -> Rollout:
   """Samples responses to each prompt, each until a stop or its limit.
 
@@ -145,7 +152,7 @@ def prefill(
   prompt_length,
   key,
   *,
-  how: Sampling,
+  how: SamplingParams,
   stops: Stops,
   limit,
   cache_size: int,
@@ -153,8 +160,8 @@ def prefill(
   vocab_size: int | None = None,
   dtype: DTypeLike | None = None,
   int8: bool = False,
-  second: Second | None = None,
-) -> tuple[Work, State]:
+  second: MixingTeacher | None = None,
+) -> tuple[DecodeInputs, State]:
   """What the loop of `sample` begins with; the arguments are those of it.
 
   Args:
@@ -165,7 +172,9 @@ def prefill(
   params = (params,) if second is None else params
   dtype = dtype or model.head(params[0]).dtype
   each = zip(models, params, strict=True)
-  weights = tuple(weigh(m, p, vocab_size, dtype, int8) for m, p in each)
+  weights = tuple(
+    prepare_params(m, p, vocab_size, dtype, int8) for m, p in each
+  )
   store = tuple(
     m.apply(
       dequantize(w.params, dtype),
@@ -176,7 +185,7 @@ def prefill(
     for m, w in zip(models, weights, strict=True)
   )
   requests = _requests(prompt, prompt_length, key, how, limit, plan.group_size)
-  work = Work(weights, store, requests, stops, budget)
+  work = DecodeInputs(weights, store, requests, stops, budget)
   rows = plan.slots * plan.shards
   cache = tuple(m.init_cache(rows, cache_size, dtype) for m in models)
   state = queue.begin(plan, requests, cache)
@@ -186,14 +195,16 @@ def prefill(
 def advance(
   model: Model,
   plan: Plan,
-  work: Work,
+  work: DecodeInputs,
   state: State,
-  second: Second | None = None,
+  second: MixingTeacher | None = None,
 ) -> State:
   """One token more in every slot that is live."""
   slots, asked = state.slots, queue.asked(plan, state, work.requests)
   read = zip(voices(model, second), work.weights, state.cache, strict=True)
-  logits, cache = zip(*(listen(*one, slots) for one in read), strict=True)
+  logits, cache = zip(
+    *(decode_logits(*one, slots) for one in read), strict=True
+  )
   keys = jax.vmap(jax.random.fold_in)(asked.key, slots.answer.length)
   picked = choose(logits, keys, asked.how, second)
   text, stopped = step(work.stops, slots.text, picked.token)
@@ -241,10 +252,12 @@ def _serve(model, plan, work, state, size, second) -> State:
   )
 
 
-def _requests(prompt, prompt_length, key, how, limit, group_size) -> Requests:
+def _requests(
+  prompt, prompt_length, key, how, limit, group_size
+) -> DecodeRequests:
   """The loop begins by reading a prompt's last token again."""
   last = jnp.take_along_axis(prompt, prompt_length[:, None] - 1, axis=1)[:, 0]
-  return Requests(
+  return DecodeRequests(
     _each(last, group_size),
     _each(prompt_length - 1, group_size),
     key,

@@ -13,9 +13,8 @@ import jax
 from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 
-from jopd import hosts
 from jopd.models import files
-from jopd.train import manifest
+from jopd.train import distributed, manifest
 from jopd.train.state import TrainState
 
 
@@ -72,7 +71,9 @@ class Checkpoints:
     self._folder = folder.resolve()
     self._every, self._keep = every, keep
     self._fingerprint = fingerprint
-    self._steps, damaged = hosts.of_first(lambda: examine(self._folder))
+    self._steps, damaged = distributed.broadcast_from_host0(
+      lambda: examine(self._folder)
+    )
     on_from = f'step {self._steps[-1]}' if self._steps else 'the beginning'
     for step, wrong in damaged.items():
       found = f'checkpoint {self._folder}/{step} is damaged: {wrong}'

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jopd import sharding
 from jopd.models.lora import attach
 from jopd.rollout.score import score
-from jopd.train.phases import Phases
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
 from jopd.train.step import Batch, cast, split
+from jopd.train.steps import Phases
 
 
 def first_fault(
@@ -23,7 +23,7 @@ def first_fault(
   state: TrainState,
   hidden,
   batch: Batch,
-  paced: Mapping[str, float] | None = None,
+  controlled: Mapping[str, float] | None = None,
 ) -> str:
   """Looks along the way of the data, and stops at what is not finite.
 
@@ -36,14 +36,14 @@ def first_fault(
     state: after it was skipped, so as good as before.
     hidden: of the teachers.
     batch: that was not learnt from.
-    paced: scalars of the step, by name.
+    controlled: scalars of the step, by name.
 
   Returns:
     The name of the array, with its role and path where it is one of many.
   """
   everywhere = sharding.replicated(run.mesh)
   finite = jax.jit(_finite, out_shardings=everywhere)
-  for name, tree in _along(stage, run, phases, state, hidden, batch, paced):
+  for name, tree in _along(stage, run, phases, state, hidden, batch, controlled):
     for path, fine in jax.tree.leaves_with_path(jax.device_get(finite(tree))):
       if not fine:
         return name + _readable(path)
@@ -57,7 +57,7 @@ def _along(
   state: TrainState,
   hidden,
   batch: Batch,
-  paced: Mapping[str, float] | None,
+  controlled: Mapping[str, float] | None,
 ) -> Iterator[tuple[str, dict]]:
   """What an update reads and makes, in order; later things when asked for."""
   yield 'the batch: ', _floats(batch)
@@ -72,7 +72,7 @@ def _along(
   # The update counted, though it was not made.
   before = state._replace(step=state.step - 1)
   args = (before, phases.frozen.teachers, hidden, batch, base)
-  args += (phases.scalars(paced),)
+  args += (phases.scalars(controlled),)
   gradients, loss, metrics = jax.jit(phases.gradients)(*args)
   terms = {n: x for n, (x, _) in metrics.items() if n.startswith('loss/')}
   yield 'a term of the loss: ', terms
@@ -91,7 +91,9 @@ def _student_hidden(stage: Stage, run: Run, base, params, batch: Batch):
     read = part.prompt, part.prompt_length, part.response
     return score(run.models[stage.student], params, *read)
 
-  return lax.map(of_part, split(batch, stage.micro_batches, stage.together))
+  return lax.map(
+    of_part, split(batch, stage.gradient_accumulation_steps, stage.together)
+  )
 
 
 def _floats(batch: Batch) -> dict:

@@ -13,18 +13,18 @@ import numpy as np
 from tqdm import tqdm
 
 from jopd import sharding
-from jopd.exits import Stopped
+from jopd.evaluate.statistics import gap_recovery
 from jopd.models import lora
-from jopd.statistics import gap_recovered
+from jopd.train.callbacks import Course
 from jopd.train.checkpoint import Checkpoints
-from jopd.train.course import Course
-from jopd.train.frozen import freeze
+from jopd.train.errors import Stopped
 from jopd.train.metrics import MetricsLog, means, merge
 from jopd.train.notices import Notice, note_skipped
-from jopd.train.phases import Phases
-from jopd.train.replay import Replay
+from jopd.train.replay_buffer import Replay
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
+from jopd.train.steps import Phases
+from jopd.train.teachers import freeze
 
 
 def run_stage(
@@ -51,7 +51,7 @@ def run_stage(
     summary.json.
 
   Raises:
-    BrokenDown: too many updates in a row were skipped.
+    NonFiniteLossError: too many updates in a row were skipped.
     Stopped: a signal asked for it; the last step is saved.
   """
   with contextlib.ExitStack() as stack:
@@ -80,7 +80,7 @@ def run_stage(
     restored = checkpoints.restore(state)
     if restored:
       state = _resume(stage, run, restored, checkpoints, course, replay)
-    done = int(state.step) // stage.updates
+    done = int(state.step) // stage.num_minibatches
     for rows in (log, timings):
       rows.rewind(stage.name, done if restored else -1)
     if not restored:
@@ -93,30 +93,32 @@ def run_stage(
     skipped = int(state.guard.skipped)
     for step in (bar := _progress(stage, done)):
       _stop_if_asked(stage, run, step, partial(save, step, state, force=True))
-      paced = course.paced()
+      controlled = course.controlled()
       measured = {}
-      for number in replay.begin(step, paced):
+      for number in replay.begin(step, controlled):
         key = jax.random.fold_in(stage_key, number)
-        parts, found = _sample(stage, run, phases, state, key, step, paced)
+        parts, found = _sample(stage, run, phases, state, key, step, controlled)
         measured = merge(measured, found)
-        replay.add(step * stage.updates, parts)
+        replay.add(step * stage.num_minibatches, parts)
       version, parts = replay.take()
-      for lag, batch in enumerate(parts, step * stage.updates - version):
+      for lag, batch in enumerate(
+        parts, step * stage.num_minibatches - version
+      ):
         with clock('data'):
           batch = phases.place(batch, lag)
         with clock('teacher'):
           hidden = phases.teach(state, batch)
         with clock('learner'):
-          state, learned = phases.learn(state, hidden, batch, paced)
+          state, learned = phases.learn(state, hidden, batch, controlled)
         measured = merge(measured, learned | {'lag': (lag, 1)})
       row = _finished(means(measured)) | {'lag_max': float(lag)}
-      made = step * stage.updates - skipped
+      made = step * stage.num_minibatches - skipped
       row['learning_rate'] = float(stage.learning_rate(made))
-      row |= {f'pace/{name}': value for name, value in paced.items()}
+      row |= {f'controller/{name}': value for name, value in controlled.items()}
       skipped = int(state.guard.skipped)
       notice(row)
       log.write(stage.name, step + 1, 'train', row)
-      note_skipped(stage, run, phases, row, state, hidden, batch, paced)
+      note_skipped(stage, run, phases, row, state, hidden, batch, controlled)
       state = course.after(state, step + 1, row)
       last = step + 1 == stage.steps
       if last or (stage.eval_every and (step + 1) % stage.eval_every == 0):
@@ -134,7 +136,7 @@ def _open(
 ) -> tuple[MetricsLog, MetricsLog, Checkpoints]:
   """What the stage writes to; the stack closes it."""
   opened = lambda resource: stack.enter_context(contextlib.closing(resource))
-  shown = dict(trackers=run.trackers)
+  shown = dict(trackers=run.loggers)
   return (
     opened(MetricsLog(folder.parent, **shown)),
     opened(MetricsLog(folder.parent, 'timings', **shown)),
@@ -157,13 +159,13 @@ def _stop_if_asked(stage: Stage, run: Run, step: int, save: Callable) -> None:
     raise Stopped(number, f'{stage.name} is saved at step {step}')
 
 
-def _sample(stage: Stage, run: Run, phases: Phases, state, key, step, paced):
+def _sample(stage: Stage, run: Run, phases: Phases, state, key, step, controlled):
   """The next prompts and what is learnt of the responses to them.
 
   Returns:
     Batches on the host, one for each update, and metrics.
   """
-  clock, how = run.clock, stage.sampling(step, paced)
+  clock, how = run.clock, stage.sampling(step, controlled)
   with clock('data'):
     prompts = next(stage.batches)
   with clock('rollout'):
@@ -184,7 +186,7 @@ def _resume(
   course.set_state(resume['course'])
   waiting = checkpoints.pending(replay.abstract(resume['replay']))
   replay.set_state(resume['replay'], waiting)
-  done = int(state.step) // stage.updates
+  done = int(state.step) // stage.num_minibatches
   run.say(f'{stage.name}: resumed at step {done}')
   return state
 
@@ -207,9 +209,9 @@ def _start(stage: Stage, run: Run, params) -> tuple[TrainState, TrainState]:
   """
   own = _adapters(stage, run) if stage.lora else params[stage.student]
   where = jax.tree.map(lambda p: p.sharding, own)
-  ahead = stage.foresight is not None
+  ahead = stage.weight_extrapolation is not None
   shardings = state_shardings(
-    run.mesh, where, own, stage.tx, stage.moving, looks_ahead=ahead
+    run.mesh, where, own, stage.tx, stage.teacher_sync, looks_ahead=ahead
   )
   masters = lambda p: jax.tree.map(lambda x: x.astype(jnp.float32), p)
   # A copy, for else two arrays of the state could be one, and donated twice.
@@ -222,7 +224,7 @@ def _start(stage: Stage, run: Run, params) -> tuple[TrainState, TrainState]:
     ),
     out_shardings=shardings,
   )
-  teachers = {role: params[stage.teachers[role]] for role in stage.moving}
+  teachers = {role: params[stage.teachers[role]] for role in stage.teacher_sync}
   state = start(own, teachers)
   for name in params.keys() - (stage.later - {stage.student}):
     del params[name]
@@ -268,12 +270,12 @@ def _results(stage: Stage, log: MetricsLog, timings: MetricsLog) -> dict:
   before = accuracy[stage.student, 0]
   after = accuracy[stage.student, stage.steps]
   teacher = max((accuracy[n, 0] for n in teachers), default=None)
-  recovered = gap_recovered(before, after, teacher or 0.0)
+  recovered = gap_recovery(before, after, teacher or 0.0)
   return dict(
     student_before=before,
     student_after=after,
     teacher=teacher,
-    gap_recovered=None if math.isnan(recovered) else recovered,
+    gap_recovery=None if math.isnan(recovered) else recovered,
     steps=stage.steps,
     compile_seconds=seconds.pop('compile', 0.0),
     wall_seconds=seconds,

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from jopd.exits import is_disk_full
 from jopd.models import files
-from jopd.train.trackers import Behind, Tracker
+from jopd.train.errors import is_disk_full
+from jopd.train.loggers import Behind, Tracker
 
 # Name -> (sum, count). A mean of means is wrong as soon as two micro-batches
 # hold different numbers of tokens; sums and counts simply add.

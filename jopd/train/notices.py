@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from jopd.exits import BrokenDown
+from jopd.train.errors import NonFiniteLossError
 from jopd.train.faults import first_fault
-from jopd.train.phases import Phases
 from jopd.train.stage import Run, Stage
+from jopd.train.steps import Phases
 
 
 class Notice:
@@ -31,12 +31,12 @@ class Notice:
 
 
 def note_skipped(
-  stage: Stage, run: Run, phases: Phases, row, state, hidden, batch, paced
+  stage: Stage, run: Run, phases: Phases, row, state, hidden, batch, controlled
 ) -> None:
   """Says if an update was skipped; stops the run after too many in a row."""
   if not row['skipped']:
     return
-  step = -(-int(state.step) // stage.updates)
+  step = -(-int(state.step) // stage.num_minibatches)
   wrong = [n for n in ('loss', 'grad_norm') if not np.isfinite(row[n])]
   if wrong:
     what = f'{wrong[0]} is {row[wrong[0]]:g}'
@@ -44,13 +44,13 @@ def note_skipped(
     usual = np.median(state.guard.norms)
     what = f'grad_norm is {row["grad_norm"]:g}, its median {usual:g}'
   in_a_row = int(state.guard.in_a_row)
-  if in_a_row < stage.max_skipped:
+  if in_a_row < stage.max_consecutive_skips:
     run.say(f'{stage.name}: step {step}: an update was skipped: {what}')
     return
   if wrong:
-    where = first_fault(stage, run, phases, state, hidden, batch, paced)
+    where = first_fault(stage, run, phases, state, hidden, batch, controlled)
     what += f'; the first that is not finite: {where}'
-  raise BrokenDown(
+  raise NonFiniteLossError(
     f'{stage.name}: {in_a_row} updates in a row were skipped, the last one at'
     f' step {step}: {what}. Checkpoints are as they were before; mend that, or'
     ' lower the learning rate, and go on'

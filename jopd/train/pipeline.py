@@ -14,9 +14,9 @@ import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 
-from jopd import hosts, sharding
+from jopd import sharding
 from jopd.models import files, hf
-from jopd.train import checkpoint, manifest
+from jopd.train import checkpoint, distributed, manifest
 from jopd.train.loop import run_stage
 from jopd.train.stage import Run, Stage
 
@@ -62,8 +62,8 @@ def train(
       run.say(f'{stage.name}: already finished')
       params[stage.student] = _reload(model, params[stage.student])
     else:
-      if stage.start:
-        params[stage.student] = jax.tree.map(jnp.copy, params[stage.start])
+      if stage.init_from:
+        params[stage.student] = jax.tree.map(jnp.copy, params[stage.init_from])
       params[stage.student], done = run_stage(
         stage, run, params, folder, strict=strict
       )
@@ -110,7 +110,9 @@ def _is_finished(
   folder: pathlib.Path, say: Callable[[str], None], strict: bool
 ) -> bool:
   """Whether a stage is finished and whole. What is damaged is moved aside."""
-  damage, marked, steps = hosts.of_first(partial(_look, folder))
+  damage, marked, steps = distributed.broadcast_from_host0(
+    partial(_look, folder)
+  )
   if not damage:
     return marked
   if not steps:
@@ -174,7 +176,7 @@ def _overall(results: dict, last: str) -> dict:
   for result in results.values():
     for phase, value in result['wall_seconds'].items():
       seconds[phase] = seconds.get(phase, 0.0) + value
-  accuracies = ('student_before', 'student_after', 'teacher', 'gap_recovered')
+  accuracies = ('student_before', 'student_after', 'teacher', 'gap_recovery')
   return {name: final[name] for name in accuracies} | dict(
     steps=sum(r['steps'] for r in results.values()),
     wall_seconds=seconds,

@@ -1,4 +1,4 @@
-"""What a run and a stage are: made by build.py, run by loop.py."""
+"""What a run and a stage are: made by run/build.py, run by loop.py."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from jopd.models.api import Model
 from jopd.models.lora import Lora
 from jopd.rollout.engine import make_generate
 from jopd.rollout.sampler import Rollout
-from jopd.rollout.stops import Stops
+from jopd.rollout.stop_criteria import Stops
 from jopd.train.metrics import Clock
 from jopd.train.step import Reduction
 
@@ -30,12 +30,12 @@ class Run(NamedTuple):
   stops: Stops  # these, and the strings that end a response
   vocab_size: int  # ids from here on are padding of the embeddings
   max_response_tokens: int
-  buckets: int  # sizes that batches are cut to
+  num_length_buckets: int  # sizes that batches are cut to
   compute_dtype: jnp.dtype
   grade: Callable[[str, Example], float]  # response text -> reward
   evaluate: Callable[[str, dict], dict[str, float]]  # model name, params
   checkpoint: Mapping[str, int]  # every, keep
-  trackers: Mapping[str, Callable]  # name -> (folder, log) -> tracker
+  loggers: Mapping[str, Callable]  # name -> (folder, log) -> tracker
   key: jax.Array
   clock: Clock  # seconds by phase
   say: Callable[[str], None]
@@ -51,7 +51,7 @@ class Run(NamedTuple):
       self.mesh,
       max_new_tokens=self.max_response_tokens,
       vocab_size=self.vocab_size,
-      buckets=self.buckets,
+      buckets=self.num_length_buckets,
       name=name,
       say=self.say,
       clock=self.clock,
@@ -67,55 +67,55 @@ class Stage(NamedTuple):
   index: int  # among the run's stages; part of every random key
   student: str  # name of the model that learns
   lora: Lora | None  # if only adapters of it are trained
-  start: str  # name of the model that it is a copy of at first; '' is itself
+  init_from: str  # name of the model that it is a copy of at first; '' is itself
   teachers: Mapping[str, str]  # role -> name of a model
   # Role -> how that teacher follows the student; the others are frozen.
-  moving: Mapping[str, Callable]
+  teacher_sync: Mapping[str, Callable]
   # Who writes responses: 'student' first, then teachers' roles, 'dataset' last;
   # and how many to a prompt at most. A place in it is the origin of a row.
   sources: Mapping[str, int]
   # The key of a step -> who writes each response of its groups.
   members: Callable[[jax.Array], tuple[str, ...]]
   # Role of one teacher, or of none -> what is sampled of the student and it.
-  blend: Mapping[str, Callable]
+  teacher_mixing: Mapping[str, Callable]
   domains: tuple[str, ...]  # that terms name; a place in it is that of a row
   batches: PromptIterator
   # Role -> what that teacher reads, [b, P] and [b], where the student reads
   # something else.
-  contexts: Mapping[str, Callable[[PromptBatch], tuple]]
+  teacher_contexts: Mapping[str, Callable[[PromptBatch], tuple]]
   # Role -> the same where a teacher is told of the responses, [B, P] and [B]
   # from b x G attempts, and which rows had something to tell that fits, [B].
   told: Mapping[str, Callable[[PromptBatch, Sequence], tuple]]
-  # (step, paced scalars) -> terms.
+  # (step, controlled scalars) -> terms.
   make_terms: Callable[..., Mapping[str, losses.Term]]
   reads_rewards: bool  # do the terms
   reduction: Reduction
   tx: optax.GradientTransformation
   learning_rate: Callable[[int], float]
-  spike: float  # times the usual gradient norm from which one is not learnt
-  max_skipped: int  # updates in a row that may be skipped
+  grad_norm_spike: float  # times the usual gradient norm from which one is not learnt
+  max_consecutive_skips: int  # updates in a row that may be skipped
   steps: int  # batches of prompts
-  updates: int  # of the student, on the responses to each
+  num_minibatches: int  # of the student, on the responses to each
   group_size: int
   decoding: Mapping[str, object]  # of `make_generate`: slots, precision
   teacher_dtype: str  # what frozen teachers are kept in; see `frozen.freeze`
   teacher_memory: str  # where their layers wait: 'host', or '' on the devices
   later: frozenset[str]  # models that the stages after it use
-  micro_batches: int
+  gradient_accumulation_steps: int
   together: int  # rows that micro-batches do not part: 1, or a group's
-  # (step, paced scalars) -> settings of the sampler: limit, temperature, ...
+  # (step, controlled scalars) -> settings of the sampler: limit, temperature, ...
   sampling: Callable[[int, Mapping[str, float]], Mapping[str, float]]
-  pace: Mapping[str, Callable]  # name -> function of `pacing.py`
+  controllers: Mapping[str, Callable]  # name -> function of `pacing.py`
   # (parameters, limit) -> what the held-out prompts show.
   held_out: Callable[[dict, int | None], dict[str, float]] | None
   held_out_every: int  # steps
-  # (step, paced scalars) -> function of `replay.py`.
+  # (step, controlled scalars) -> function of `replay.py`.
   replay: Callable[[int, Mapping[str, float]], Callable]
-  foresight: Callable | None  # (step, scores) -> where to look; foresight.py
-  select: Callable  # (rewards, lengths, ends) -> keep; see rollout/select.py
+  weight_extrapolation: Callable | None  # (step, scores) -> where to look; foresight.py
+  filter: Callable  # (rewards, lengths, ends) -> keep; see train/filters.py
   masked_ids: tuple[int, ...]  # tokens that are not learnt
-  temperature: float
-  chunk_tokens: int
+  loss_temperature: float
+  loss_chunk_tokens: int
   eval_every: int
   fingerprint: Mapping[str, object]  # what a checkpoint must agree on
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jopd import sharding
-from jopd.train.guard import Guard, init_guard
+from jopd.train.update_guard import Guard, init_guard
 
 
 class TrainState(NamedTuple):

@@ -17,8 +17,8 @@ import optax
 from jopd import losses
 from jopd.models.api import Model
 from jopd.rollout.score import score
-from jopd.train.guard import judge, keep_if
 from jopd.train.state import TrainState
+from jopd.train.update_guard import judge, keep_if
 
 
 class Batch(NamedTuple):
@@ -106,7 +106,7 @@ def make_gradients(
     student: the model that learns.
     teachers: role -> model; of these, only the heads are used.
     make_terms: step -> the loss as named terms; scalars may depend on the step.
-      Where anything is paced, (step, paced) -> these.
+      Where anything is controlled, (step, controlled) -> these.
     reduction: how tokens become one number; its denominators, one of each
       term's rows, are taken over the whole batch before it is split, so
       micro-batches add up exactly.
@@ -125,7 +125,7 @@ def make_gradients(
 
   Returns:
     `gradients(state, teacher_params, teacher_hidden, batch, base=None,
-    paced={}) -> (gradients, loss, metrics)`. Metrics are name -> (sum, count).
+    controlled={}) -> (gradients, loss, metrics)`. Metrics are name -> (sum, count).
   """
   # With several teachers the metrics compare with the one called 'teacher'.
   role = 'teacher' if 'teacher' in teachers else min(teachers, default='')
@@ -137,9 +137,9 @@ def make_gradients(
     teacher_hidden,
     batch: Batch,
     base=None,
-    paced: Mapping | None = None,
+    controlled: Mapping | None = None,
   ):
-    terms = make_terms(state.step, paced) if paced else make_terms(state.step)
+    terms = make_terms(state.step, controlled) if controlled else make_terms(state.step)
     all_params = cast(teacher_params | state.followers, compute_dtype)
     heads = {
       name: gather(model.head(all_params[name]))
@@ -208,7 +208,7 @@ def make_learn(
     options: of `make_gradients`.
 
   Returns:
-    `learn(state, teacher_params, teacher_hidden, batch, base=None, paced={}) ->
+    `learn(state, teacher_params, teacher_hidden, batch, base=None, controlled={}) ->
     (state, metrics)`. Teacher parameters and base are arguments: frozen, never
     donated. Paced are the scalars of `pacing.py`, by name.
     Metrics are name -> (sum, count). A batch without a token to learn from
@@ -226,10 +226,10 @@ def make_learn(
     teacher_hidden,
     batch: Batch,
     base=None,
-    paced: Mapping | None = None,
+    controlled: Mapping | None = None,
   ):
     grads, loss, metrics = gradients(
-      state, teacher_params, teacher_hidden, batch, base, paced
+      state, teacher_params, teacher_hidden, batch, base, controlled
     )
     norm = optax.tree.norm(grads)
     made, guard = judge(state.guard, loss, norm, spike=spike)

@@ -11,10 +11,10 @@ import pyarrow as pa
 from pyarrow import parquet
 import pytest
 
-from jopd import recipe
 from jopd.data import sources
-from jopd.data.quarantine import Quarantine
+from jopd.data.filtering import Quarantine
 from jopd.data.sources import tables
+from jopd.run import resolve
 
 
 def write(path, rows):
@@ -28,7 +28,7 @@ def write(path, rows):
 
 
 def sift(rows):
-  return Quarantine(max_bad_rows=0.0).sieve('here').sift(rows)
+  return Quarantine(max_bad_row_fraction=0.0).sieve('here').sift(rows)
 
 
 def prompts(examples):
@@ -282,7 +282,7 @@ def test_without_a_network_the_error_says_what_to_do():
   # The tests are offline, and nothing is in the cache. Kills: a stack of
   # errors of the hub's client.
   with pytest.raises(ValueError, match='hf download --repo-type=dataset') as e:
-    recipe.make_examples('amc')
+    resolve.make_examples('amc')
   assert "'math-ai/amc23' is no folder here" in str(e.value)
 
 

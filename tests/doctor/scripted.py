@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import tiny
 
-from jopd import build, sharding
+from jopd import sharding
 from jopd.data.batching import encode_batch
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models.api import Model
+from jopd.run import build
 from jopd.train.stage import Run, Stage
 
 TOKENIZER = builtin_tokenizer()

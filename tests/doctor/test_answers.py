@@ -8,8 +8,8 @@ import pytest
 from jopd.data.examples import Example
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.doctor.answers import Answers, cut, difference, graded, kept_headroom
+from jopd.rollout.continuous_batching import LENGTH, STOP
 from jopd.rollout.sampler import Rollout
-from jopd.rollout.slots import LENGTH, STOP
 
 TOKENIZER = builtin_tokenizer()
 

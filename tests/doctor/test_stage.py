@@ -82,7 +82,7 @@ def test_a_privilege_of_one_instance():
   # the student guesses among 10: no more than log 8 / log 10 = 0.90 is seen.
   assert 0.6 < found['privilege'].number < 0.9
   assert found['privilege'].mechanism.startswith('instance-specific privilege')
-  assert 'config.distil.contexts.teacher' in found['privilege'].fix
+  assert 'config.distil.teacher_contexts.teacher' in found['privilege'].fix
 
 
 def test_a_privilege_that_all_share():

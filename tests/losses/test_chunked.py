@@ -35,28 +35,28 @@ MASK = jnp.asarray(np.arange(T)[None, :] < LENGTHS[:, None])
 TERMS = {
   name: losses.Term(objective)
   for name, objective in {
-    'reverse': losses.matching(losses.reverse_kl),
-    'forward': losses.matching(
+    'reverse': losses.divergence(losses.reverse_kl),
+    'forward': losses.divergence(
       losses.forward_kl,
       target=functools.partial(losses.teacher, role='other'),
     ),
-    'jsd': losses.matching(
+    'jsd': losses.divergence(
       functools.partial(losses.generalized_jsd, beta=0.3),
       support=functools.partial(losses.top_k, k=5, of='student'),
     ),
-    'top': losses.matching(
+    'top': losses.divergence(
       losses.stop_gradient_reverse_kl,
       support=functools.partial(losses.top_k, k=5, tail='drop'),
     ),
-    'renormalized': losses.matching(
+    'renormalized': losses.divergence(
       losses.reverse_kl,
       support=functools.partial(losses.top_k, k=5, tail='renormalize'),
     ),
-    'k2': losses.sampled(losses.k2),
-    'k3': losses.sampled(losses.k3),
+    'k2': losses.kl_estimate(losses.k2),
+    'k3': losses.kl_estimate(losses.k3),
     'reinforce': losses.policy_gradient(losses.reinforce),
-    'clipped': losses.policy_gradient(
-      losses.clipped, anchor=losses.anchors.sampler
+    'ppo_clip': losses.policy_gradient(
+      losses.ppo_clip, old_policy=losses.old_policies.sampler
     ),
     'imitation': losses.negative_log_likelihood(),
   }.items()
@@ -146,7 +146,7 @@ def gradients_of_dense(hidden, head, coefs, reduce):
 # Against loops, not against ourselves: value, d_hidden and d_head of the
 # forward KL, (p - q) / count to the logits.
 def test_chunked_equals_a_float64_oracle():
-  terms = {'a': losses.Term(losses.matching(losses.forward_kl))}
+  terms = {'a': losses.Term(losses.divergence(losses.forward_kl))}
   (value, _), (d_hidden, d_head) = gradients(
     functools.partial(chunked, terms=terms)
   )(HIDDEN, HEAD)
@@ -308,7 +308,7 @@ def test_a_frozen_head_costs_no_gradient():
   assert products == [3, 4]
 
 
-# Two passes: weights and credits that are known only when all tokens, or
+# Two passes: weights and advantages that are known only when all tokens, or
 # those to come, have been seen, on chunks that hold two columns of seven. Kills
 # a quantile over a chunk, a sum that stops at a chunk's end, a mask that is
 # forgotten, stats of another target than the term's own.
@@ -316,26 +316,30 @@ def test_weights_and_credits_may_look_beyond_their_chunk():
   entropy = functools.partial(
     losses.top_fraction, of='student_entropy', fraction=0.4
   )
-  to_come = functools.partial(losses.discounted, gamma=0.7)
+  to_come = functools.partial(losses.discounted_return, gamma=0.7)
   other = functools.partial(losses.teacher, role='other')
   mean = lambda stats: jnp.full_like(stats.target_logp, stats.reverse_kl.mean())
   terms = {
     'top': TERMS['reverse']._replace(weight=entropy),
     'unmarked': TERMS['forward']._replace(weight=mean),
     'row': losses.Term(
-      losses.policy_gradient(losses.reinforce, credit=to_come, target=other)
+      losses.policy_gradient(losses.reinforce, advantage=to_come, target=other)
     ),
     'both': losses.Term(
       losses.policy_gradient(
-        losses.clipped, credit=to_come, anchor=losses.anchors.sampler
+        losses.ppo_clip,
+        advantage=to_come,
+        old_policy=losses.old_policies.sampler,
       ),
       weight=entropy,
     ),
     'between': losses.Term(
       losses.policy_gradient(
         losses.reinforce,
-        credit=functools.partial(losses.mean_to_come, own=1.0),
-        anchor=functools.partial(losses.anchors.geometric, sampler=0.5),
+        advantage=functools.partial(losses.future_mean, own=1.0),
+        old_policy=functools.partial(
+          losses.old_policies.geometric, sampler=0.5
+        ),
         target=other,
       ),
       weight=functools.partial(losses.before_drop, segment=2, least=1),
@@ -343,7 +347,7 @@ def test_weights_and_credits_may_look_beyond_their_chunk():
     'nested': losses.Term(
       losses.policy_gradient(
         losses.reinforce,
-        credit=functools.partial(losses.bounded, low=-1.0, credit=to_come),
+        advantage=functools.partial(losses.clip, low=-1.0, advantage=to_come),
       )
     ),
   }
@@ -411,7 +415,7 @@ def test_no_array_of_all_logits_is_ever_held(support):
     'top_k': functools.partial(losses.top_k, k=4),
   }[support]
   terms = {
-    'a': losses.Term(losses.matching(losses.reverse_kl, support=support))
+    'a': losses.Term(losses.divergence(losses.reverse_kl, support=support))
   }
 
   def run(hidden, head, teacher_head):
@@ -454,7 +458,7 @@ def test_the_heads_gradient_is_accumulated_in_float32():
       {'teacher': (hidden, other)},
       jnp.zeros([1, tokens], int),
       jnp.zeros([1, tokens]),
-      {'a': losses.Term(losses.matching(losses.forward_kl))},
+      {'a': losses.Term(losses.divergence(losses.forward_kl))},
       mask=jnp.ones([1, tokens], bool),
       count=tokens,
       chunk_tokens=1,
@@ -536,7 +540,7 @@ def test_no_teacher_is_needed_to_imitate():
 # Kills a target of the stats that is fixed to one name.
 def test_stats_compare_with_the_target_they_are_given():
   other = functools.partial(losses.teacher, role='other')
-  term = losses.Term(losses.matching(losses.reverse_kl, target=other))
+  term = losses.Term(losses.divergence(losses.reverse_kl, target=other))
   _, metrics = chunked(HIDDEN, HEAD, terms={'a': term}, stats_target=other)
   np.testing.assert_allclose(
     metrics['reverse_kl'][0], metrics['loss/a'][0], rtol=1e-5
@@ -639,17 +643,17 @@ def test_what_cannot_be_meant_is_refused(wrong, message):
 # chunk, that is left where it stood in a second pass, or read for another row.
 def test_chunked_equals_dense_with_rewards():
   rewards = jnp.array([[1.0, 0.0], [0.25, 0.5]])
-  row = losses.group_rows(rewards)
+  row = losses.group_reward_stats(rewards)
   to_come = functools.partial(
-    losses.discounted, gamma=0.5, credit=losses.group_advantage
+    losses.discounted_return, gamma=0.5, advantage=losses.group_advantage
   )
   right = functools.partial(losses.gate, of='reward', low=0.5)
   pg = functools.partial(losses.policy_gradient, losses.reinforce)
   one_pass = {
-    'grpo': losses.Term(pg(credit=losses.group_advantage)),
+    'grpo': losses.Term(pg(advantage=losses.group_advantage)),
     'routed': losses.Term(losses.negative_log_likelihood(), right),
   }
-  two_passes = one_pass | {'later': losses.Term(pg(credit=to_come))}
+  two_passes = one_pass | {'later': losses.Term(pg(advantage=to_come))}
 
   def dense_loss(hidden, head, terms):
     batch = losses.TokenBatch(

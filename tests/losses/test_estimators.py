@@ -43,7 +43,7 @@ def every_token(objective, sampler=STUDENT):
   [(losses.k1, np.zeros(V)), (losses.k2, REVERSE), (losses.k3, FORWARD)],
 )
 def test_expected_gradients_of_penalties(penalty, expected):
-  _, grads = every_token(losses.sampled(penalty))
+  _, grads = every_token(losses.kl_estimate(penalty))
   np.testing.assert_allclose(P @ grads, expected, atol=1e-6)
   assert np.abs(REVERSE - FORWARD).max() > 0.1  # the two do differ
 
@@ -63,7 +63,7 @@ def test_penalties_by_hand():
 # its log, and a k1 of the other sign.
 @pytest.mark.parametrize('penalty', [losses.k1, losses.k3])
 def test_k1_and_k3_are_unbiased_values(penalty):
-  values, _ = every_token(losses.sampled(penalty))
+  values, _ = every_token(losses.kl_estimate(penalty))
   np.testing.assert_allclose(P @ values, oracles.reverse_kl(P, Q), rtol=1e-5)
 
 
@@ -98,40 +98,40 @@ def expected(objectives):
 SURROGATES = {
   'reinforce': losses.reinforce,
   # Ratios lie in [0.02, 30] here: none is clipped.
-  'clipped': functools.partial(losses.clipped, low=1.0, high=100.0),
+  'ppo_clip': functools.partial(losses.ppo_clip, low=1.0, high=100.0),
 }
 CREDITS = {
   'log_ratio': losses.log_ratio,
   'centered': losses.centered_log_ratio,
   # Log-ratios lie in [-4, 5] here: none is bounded.
-  'bounded': functools.partial(losses.bounded, low=-8.0, high=8.0),
+  'clip': functools.partial(losses.clip, low=-8.0, high=8.0),
   # Responses of one token: there is nothing to come.
-  'discounted': functools.partial(losses.discounted, gamma=1.0),
+  'discounted_return': functools.partial(losses.discounted_return, gamma=1.0),
   'nested': functools.partial(
-    losses.bounded,
+    losses.clip,
     low=-8.0,
-    credit=functools.partial(
-      losses.discounted, gamma=0.5, credit=losses.centered_log_ratio
+    advantage=functools.partial(
+      losses.discounted_return, gamma=0.5, advantage=losses.centered_log_ratio
     ),
   ),
 }
 
 
-# Traps 12, 13. Every surrogate with every credit and either anchor has exactly
-# the gradient of the reverse KL, over the tokens of its anchor. Kills a credit
+# Traps 12, 13. Every surrogate with every advantage and either old_policy has exactly
+# the gradient of the reverse KL, over the tokens of its old_policy. Kills an advantage
 # without a stop-gradient, a wrong sign, a baseline that depends on the token,
-# an anchor that is ignored or not stopped, and a clip that binds too soon.
+# an old_policy that is ignored or not stopped, and a clip that binds too soon.
 def test_every_policy_gradient_is_that_of_the_reverse_kl():
   grads = expected(
     {
-      f'{surrogate} {credit} {anchor}': losses.policy_gradient(
+      f'{surrogate} {advantage} {old_policy}': losses.policy_gradient(
         SURROGATES[surrogate],
-        credit=CREDITS[credit],
-        anchor=getattr(losses.anchors, anchor),
+        advantage=CREDITS[advantage],
+        old_policy=getattr(losses.old_policies, old_policy),
       )
       for surrogate in SURROGATES
-      for credit in CREDITS
-      for anchor in ('student', 'sampler')
+      for advantage in CREDITS
+      for old_policy in ('student', 'sampler')
     }
   )
   assert len(grads) == 20
@@ -144,45 +144,49 @@ def test_every_policy_gradient_is_that_of_the_reverse_kl():
 
 # Each bias that the docs own up to: it is there, and is what it is said to be.
 # Kills bounds and clips that do not bind, a bound on something other than the
-# credit, and a credit that is the same for all tokens but teaches all the same.
+# advantage, and an advantage that is the same for all tokens but teaches all the same.
 def test_bounds_clips_and_foreign_tokens_are_biases():
   pg = losses.policy_gradient
-  bounded = functools.partial(losses.bounded, low=-1.0)
+  bounded = functools.partial(losses.clip, low=-1.0)
   centered = losses.centered_log_ratio
   grads = expected(
     {
-      'bounded': pg(losses.reinforce, credit=bounded),
+      'clip': pg(losses.reinforce, advantage=bounded),
       'bounded sampler': pg(
-        losses.reinforce, credit=bounded, anchor=losses.anchors.sampler
+        losses.reinforce,
+        advantage=bounded,
+        old_policy=losses.old_policies.sampler,
       ),
       'bounded above': pg(
-        losses.reinforce, credit=functools.partial(losses.bounded, high=0.5)
+        losses.reinforce, advantage=functools.partial(losses.clip, high=0.5)
       ),
-      'clipped sampler': pg(losses.clipped, anchor=losses.anchors.sampler),
+      'clipped sampler': pg(
+        losses.ppo_clip, old_policy=losses.old_policies.sampler
+      ),
       'centered clipped sampler': pg(
-        losses.clipped, credit=centered, anchor=losses.anchors.sampler
+        losses.ppo_clip,
+        advantage=centered,
+        old_policy=losses.old_policies.sampler,
       ),
       'not anchored to the sampler': pg(losses.reinforce),
-      'constant credit': pg(
-        losses.reinforce, credit=lambda stats: -stats.reverse_kl
+      'constant advantage': pg(
+        losses.reinforce, advantage=lambda stats: -stats.reverse_kl
       ),
     }
   )
   for name, grad in grads.items():
     assert np.abs(grad - REVERSE).max() > 0.02, name
-  np.testing.assert_allclose(grads['constant credit'], 0, atol=1e-6)
-  # What the bound makes of it: the credit of each token, times its score.
-  credit = np.maximum(np.log(Q / P), -1.0)
+  np.testing.assert_allclose(grads['constant advantage'], 0, atol=1e-6)
+  # What the bound makes of it: the advantage of each token, times its score.
+  advantage = np.maximum(np.log(Q / P), -1.0)
   np.testing.assert_allclose(
-    grads['bounded'], -P * (credit - P @ credit), atol=1e-6
+    grads['clip'], -P * (advantage - P @ advantage), atol=1e-6
   )
-  np.testing.assert_allclose(
-    grads['bounded sampler'], grads['bounded'], atol=2e-6
-  )
+  np.testing.assert_allclose(grads['bounded sampler'], grads['clip'], atol=2e-6)
 
 
 # Anchored to the student its value is the estimate of the KL, to be read. Kills
-# -credit * log p, of which the gradient is right and the value means nothing.
+# -advantage * log p, of which the gradient is right and the value means nothing.
 @pytest.mark.parametrize('surrogate', [losses.reinforce, losses.clipped])
 def test_the_value_of_a_policy_gradient_estimates_the_kl(surrogate):
   values, _ = every_token(losses.policy_gradient(surrogate))
@@ -194,14 +198,14 @@ def test_the_value_of_a_policy_gradient_estimates_the_kl(surrogate):
 # clip that merely scales the gradient.
 def test_the_clip_silences_just_the_tokens_beyond_it():
   objective = losses.policy_gradient(
-    losses.clipped, anchor=losses.anchors.sampler
+    losses.ppo_clip, old_policy=losses.old_policies.sampler
   )
   _, grads = every_token(objective, SAMPLER)
   for v in range(V):
-    credit, ratio = np.log(Q[v] / P[v]), P[v] / MU[v]
-    silent = (credit > 0 and ratio > 1.2) or (credit < 0 and ratio < 0.8)
+    advantage, ratio = np.log(Q[v] / P[v]), P[v] / MU[v]
+    silent = (advantage > 0 and ratio > 1.2) or (advantage < 0 and ratio < 0.8)
     score = (np.arange(V) == v) - P
-    want = 0 * P if silent else -credit * ratio * score
+    want = 0 * P if silent else -advantage * ratio * score
     np.testing.assert_allclose(grads[v], want, rtol=1e-4, atol=1e-6)
 
 
@@ -211,26 +215,26 @@ def test_imitating_the_target_descends_the_forward_kl():
   np.testing.assert_allclose(Q @ grads, FORWARD, atol=1e-6)
 
 
-# Ratio r, credit c, clip to [0.9, 1.3] and the gradient in log p:
-#   r 2.0, c  1: -1.3, clipped, 0      r 2.0, c -1:  2.0, kept,  2
-#   r 0.5, c  1: -0.5, kept, -0.5      r 0.5, c -1:  0.9, clipped, 0
+# Ratio r, advantage c, clip to [0.9, 1.3] and the gradient in log p:
+#   r 2.0, c  1: -1.3, ppo_clip, 0      r 2.0, c -1:  2.0, kept,  2
+#   r 0.5, c  1: -0.5, kept, -0.5      r 0.5, c -1:  0.9, ppo_clip, 0
 # Kills max for min, and low exchanged with high.
 def test_the_clip_by_hand():
   ratio = jnp.array([2.0, 2.0, 0.5, 0.5])
-  credit = jnp.array([1.0, -1.0, 1.0, -1.0])
-  clip = functools.partial(losses.clipped, low=0.1, high=0.3)
+  advantage = jnp.array([1.0, -1.0, 1.0, -1.0])
+  clip = functools.partial(losses.ppo_clip, low=0.1, high=0.3)
   value, pull_back = jax.vjp(
-    lambda logp: clip(logp, jnp.zeros(4), credit), jnp.log(ratio)
+    lambda logp: clip(logp, jnp.zeros(4), advantage), jnp.log(ratio)
   )
   np.testing.assert_allclose(value, [-1.3, 2.0, -0.5, 0.9], rtol=1e-6)
   grad = pull_back(jnp.ones(4))[0]
   np.testing.assert_allclose(grad, [0, 2.0, -0.5, 0], rtol=1e-6)
 
 
-# Kills a gradient through the anchor, the credit or the target.
+# Kills a gradient through the old_policy, the advantage or the target.
 @pytest.mark.parametrize(
   'function',
-  [losses.reinforce, losses.clipped, losses.k1, losses.k2, losses.k3],
+  [losses.reinforce, losses.ppo_clip, losses.k1, losses.k2, losses.k3],
 )
 def test_only_the_student_gets_a_gradient(function):
   args = (jnp.array(-1.0), jnp.array(-1.1), jnp.array(0.3))

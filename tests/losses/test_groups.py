@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jopd import losses
-from jopd.losses.stats import scope_of
+from jopd.losses.token_stats import reads_of
 
 T, V = 4, 5
 SUM = functools.partial(losses.fixed_length, length=1)
@@ -160,14 +160,14 @@ def test_the_best_row_by_hand(reward, origin, chosen):
 # L = L_own + 0.1 L_other, each over its own tokens. Kills one denominator for
 # both, a NaN of rows that a term does not read, and metrics of other rows.
 def test_each_term_is_the_mean_over_its_own_rows():
-  own = functools.partial(losses.among, origins=(0,))
-  other = functools.partial(losses.among, origins=(1, 2))
-  credit = lambda stats: stats.reward
-  credit = losses.scope('token')(credit)
+  own = functools.partial(losses.rows_where, origins=(0,))
+  other = functools.partial(losses.rows_where, origins=(1, 2))
+  advantage = lambda stats: stats.reward
+  advantage = losses.reads('token')(advantage)
   terms = {
-    'match': losses.Term(losses.matching(losses.reverse_kl), on=own),
+    'match': losses.Term(losses.divergence(losses.reverse_kl), on=own),
     'reward': losses.Term(
-      losses.policy_gradient(losses.reinforce, credit=credit), on=own
+      losses.policy_gradient(losses.reinforce, advantage=advantage), on=own
     ),
     'copy': losses.Term(losses.negative_log_likelihood(), coef=0.1, on=other),
   }
@@ -226,8 +226,8 @@ def test_each_term_is_the_mean_over_its_own_rows():
 # alone (StableOPD and BRTS at coefficient 0). Kills a denominator of all rows.
 def test_a_term_of_the_student_is_plain_distillation():
   own, others = ((0,), (1, 2))
-  on = lambda origins: functools.partial(losses.among, origins=origins)
-  match = losses.matching(losses.reverse_kl)
+  on = lambda origins: functools.partial(losses.rows_where, origins=origins)
+  match = losses.divergence(losses.reverse_kl)
   nll = losses.negative_log_likelihood()
   terms = {
     'match': losses.Term(match, on=on(own)),
@@ -258,10 +258,10 @@ def test_each_domain_has_its_own_teacher():
   batch = batch_of(row=row_of(domain=domain))
   batch.logps['other'] = losses.log_probs(jnp.asarray(other))
   term = lambda role, place: losses.Term(
-    losses.matching(
+    losses.divergence(
       losses.reverse_kl, target=functools.partial(losses.teacher, role=role)
     ),
-    on=functools.partial(losses.among, domains=(place,)),
+    on=functools.partial(losses.rows_where, domains=(place,)),
   )
   terms = {'sums': term('teacher', 0), 'rules': term('other', 1)}
   loss = losses.distill_loss(
@@ -278,7 +278,7 @@ def test_each_domain_has_its_own_teacher():
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-# The chunked path hands a credit over that is a pair of arrays.
+# The chunked path hands an advantage over that is a pair of arrays.
 def test_preference_in_chunks_is_the_dense_one():
   terms = {'dpo': losses.Term(losses.preference(beta=0.3))}
   mask, row = jnp.asarray(MASK), row_of()
@@ -308,7 +308,7 @@ def test_preference_in_chunks_is_the_dense_one():
 
 
 def test_what_is_missing_is_refused():
-  assert scope_of(losses.preference(beta=1.0).credit) == 'group'
+  assert reads_of(losses.preference(beta=1.0).advantage) == 'group'
   with pytest.raises(ValueError, match='beta must be above 0'):
     losses.preference(beta=0.0)
   with pytest.raises(ValueError, match="by must be 'origin' or 'reward'"):
@@ -319,7 +319,7 @@ def test_what_is_missing_is_refused():
     losses.best_row(stats_of(in_top=np.ones((5, T))))
   with pytest.raises(ValueError, match='rows must be one of'):
     losses.group_softmax(stats_of(), of='origin', rows='some')
-  own = losses.Term(losses.negative_log_likelihood(), on=losses.among)
+  own = losses.Term(losses.negative_log_likelihood(), on=losses.rows_where)
   with pytest.raises(ValueError, match='nothing is known of any'):
     losses.term_masks({'a': own}, None, jnp.asarray(MASK))
 
@@ -336,7 +336,7 @@ def test_what_is_missing_is_refused():
   ],
 )
 def test_groups_without_pairs_are_refused(origins, on, fine):
-  rows = on and functools.partial(losses.among, origins=on)
+  rows = on and functools.partial(losses.rows_where, origins=on)
   term = losses.Term(losses.preference(beta=0.1), on=rows)
   if fine:
     losses.check_groups(term, origins)

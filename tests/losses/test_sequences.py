@@ -96,34 +96,36 @@ def coupling(end, gamma):
 
 
 def to_come_above_own_mean(stats, *, gamma):
-  """The credits to come, over a baseline for the token's own alone."""
-  return losses.discounted(stats, gamma=gamma) + stats.reverse_kl
+  """The advantages to come, over a baseline for the token's own alone."""
+  return losses.discounted_return(stats, gamma=gamma) + stats.reverse_kl
 
 
-def reinforce(credit, /, **kwargs):
-  credit = functools.partial(credit, **kwargs)
-  return losses.policy_gradient(losses.reinforce, credit=credit)
+def reinforce(advantage, /, **kwargs):
+  advantage = functools.partial(advantage, **kwargs)
+  return losses.policy_gradient(losses.reinforce, advantage=advantage)
 
 
 CENTERED = losses.centered_log_ratio
-BOUNDED = functools.partial(losses.bounded, low=-0.5)
+BOUNDED = functools.partial(losses.clip, low=-0.5)
 OBJECTIVES = {
-  'reverse_kl': losses.matching(losses.reverse_kl),
-  'forward_kl': losses.matching(losses.forward_kl),
-  'k2': losses.sampled(losses.k2),
+  'reverse_kl': losses.divergence(losses.reverse_kl),
+  'forward_kl': losses.divergence(losses.forward_kl),
+  'k2': losses.kl_estimate(losses.k2),
   'own': reinforce(losses.log_ratio),
-  'to come, 0': reinforce(losses.discounted, gamma=0.0),
-  'to come, 0.5': reinforce(losses.discounted, gamma=0.5),
-  'to come, 1': reinforce(losses.discounted, gamma=1.0),
+  'to come, 0': reinforce(losses.discounted_return, gamma=0.0),
+  'to come, 0.5': reinforce(losses.discounted_return, gamma=0.5),
+  'to come, 1': reinforce(losses.discounted_return, gamma=1.0),
   'centered': reinforce(CENTERED),
   'centered to come, 0.5': reinforce(
-    losses.discounted, gamma=0.5, credit=CENTERED
+    losses.discounted_return, gamma=0.5, advantage=CENTERED
   ),
   'centered to come, 1': reinforce(
-    losses.discounted, gamma=1.0, credit=CENTERED
+    losses.discounted_return, gamma=1.0, advantage=CENTERED
   ),
   'to come above own mean': reinforce(to_come_above_own_mean, gamma=1.0),
-  'bounded to come': reinforce(losses.discounted, gamma=1.0, credit=BOUNDED),
+  'bounded to come': reinforce(
+    losses.discounted_return, gamma=1.0, advantage=BOUNDED
+  ),
 }
 
 
@@ -167,7 +169,7 @@ def expected(name, end):
   return mean, np.einsum('y,yiv->', chances, (grads - mean) ** 2)
 
 
-# By finite differences of the enumerated KL, not by the formula. Kills credits
+# By finite differences of the enumerated KL, not by the formula. Kills advantages
 # that are summed in the other direction, not at all, or past a response's end;
 # a discount of the first token; a loss that averages along the row.
 @pytest.mark.parametrize('end', ENDS)
@@ -182,7 +184,7 @@ def test_all_credits_to_come_descend_the_kl_of_the_sequence(end):
   assert np.abs(coupling(end, 1.0)).max() > 0.1 * np.abs(exact).max()
 
 
-# Kills a discount that starts at gamma instead of 1, and an own credit that is
+# Kills a discount that starts at gamma instead of 1, and an own advantage that is
 # counted with those to come.
 @pytest.mark.parametrize('end', ENDS)
 @pytest.mark.parametrize('gamma', [0, 0.5])
@@ -205,9 +207,9 @@ def test_objectives_of_the_token_level_hold_the_prefixes_fixed(end):
   np.testing.assert_allclose(forward, want, atol=1e-5)
 
 
-# A centered credit has mean 0 at every prefix, so a later one does not tell a
+# A centered advantage has mean 0 at every prefix, so a later one does not tell a
 # token where it led: their sum teaches the token level, whatever gamma, and is
-# noisier. Kills a credit that is centered on something other than its own
+# noisier. Kills an advantage that is centered on something other than its own
 # prefix, and the belief that centering is free under a discount.
 @pytest.mark.parametrize('end', ENDS)
 def test_centering_later_credits_takes_the_coupling_away(end):
@@ -243,8 +245,8 @@ def test_bounds_on_each_credit_bias_the_sum():
   for y in responses(None):
     for t in range(T):
       score = (np.arange(V) == y[t]) - np.exp(p[place(y, t)])
-      credit = sum(max((q - p)[place(y, u), y[u]], -0.5) for u in range(t, T))
-      want[place(y, t)] -= chance(y, p) * credit * score
+      advantage = sum(max((q - p)[place(y, u), y[u]], -0.5) for u in range(t, T))
+      want[place(y, t)] -= chance(y, p) * advantage * score
   np.testing.assert_allclose(got, want, atol=1e-5)
   exact = token_level(None) + coupling(None, 1.0)
   assert np.abs(got - exact).max() > 0.02

@@ -53,7 +53,7 @@ support = lambda of, tail='bucket': functools.partial(
   losses.top_k, k=4, of=of, tail=tail
 )
 top = functools.partial(losses.top_fraction, of='student_entropy', fraction=0.4)
-to_come = functools.partial(losses.discounted, gamma=0.7)
+to_come = functools.partial(losses.discounted_return, gamma=0.7)
 other = functools.partial(losses.teacher, role='other')
 both = functools.partial(
   losses.mixture, weights={'teacher': 0.25, 'other': 0.75}
@@ -62,7 +62,7 @@ CASES = {
   'two passes': {
     'top': losses.Term(match(losses.reverse_kl), weight=top),
     'row': losses.Term(
-      losses.policy_gradient(losses.reinforce, credit=to_come, target=other)
+      losses.policy_gradient(losses.reinforce, advantage=to_come, target=other)
     ),
   },
   'supports': {
@@ -77,7 +77,7 @@ CASES = {
   'teachers': {
     'mixture': losses.Term(match(losses.forward_kl, target=both)),
     'other': losses.Term(match(losses.generalized_jsd, target=other)),
-    'k2': losses.Term(losses.sampled(losses.k2), weight=losses.importance),
+    'k2': losses.Term(losses.kl_estimate(losses.k2), weight=losses.importance),
   },
 }
 
@@ -119,7 +119,7 @@ def make_mesh(shape):
 # Promise 3, for all that looks beyond a token or a shard. Kills a quantile, a
 # support, or a normaliser of one shard; ids that are counted from a shard's
 # start; a candidate that two shards both bring; padding that only the last
-# shard has; credits that are summed over one device's part.
+# shard has; advantages that are summed over one device's part.
 @pytest.mark.parametrize('mesh', MESHES)
 @pytest.mark.parametrize(
   'case, vocab_size',

@@ -103,15 +103,15 @@ def test_the_pull_of_an_interpolation_is_that_of_its_sides():
 
 
 # The same beyond the teacher. At its optimum p = q the policy gradient of
-# G-OPD's credit, l = lambda log(teacher / reference) - log(p / reference), is
-# at rest: every token has the same credit. Kills 1 + lambda for lambda.
+# G-OPD's advantage, l = lambda log(teacher / reference) - log(p / reference), is
+# at rest: every token has the same advantage. Kills 1 + lambda for lambda.
 def test_an_extrapolation_is_the_optimum_of_its_reward():
   amount = 1.25
   weights = {'a': amount, 'b': 1 - amount}
   logp = losses.log_linear(LOGPS, weights=weights)
   teacher, reference = (np.log(oracles.softmax(LOGITS[k][0])) for k in 'ab')
-  credit = amount * (teacher - reference) - (np.asarray(logp[0]) - reference)
-  np.testing.assert_allclose(credit, np.full(V, credit.mean()), atol=1e-5)
+  advantage = amount * (teacher - reference) - (np.asarray(logp[0]) - reference)
+  np.testing.assert_allclose(advantage, np.full(V, advantage.mean()), atol=1e-5)
 
 
 # a = (0, 1/4, 3/4), b = (1/2, 0, 1/2): a mixture has what either has, a product
@@ -146,7 +146,7 @@ def test_exclusion_by_one_side(zero):
 # run through.
 def test_a_target_may_lean_on_the_student():
   target = functools.partial(losses.mixture, weights={'student': 0.5, 'a': 0.5})
-  objective = losses.matching(losses.forward_kl, target=target)
+  objective = losses.divergence(losses.forward_kl, target=target)
 
   def loss(logits):
     logp = losses.log_probs(logits)

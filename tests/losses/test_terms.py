@@ -18,7 +18,7 @@ LENGTHS = np.array([5, 1, 0, 3])  # full, one token, empty, middling
 MASK = jnp.asarray(np.arange(T)[None, :] < LENGTHS[:, None])
 COUNT = int(LENGTHS.sum())
 
-OPD = {'opd': losses.Term(losses.matching(losses.reverse_kl))}
+OPD = {'opd': losses.Term(losses.divergence(losses.reverse_kl))}
 
 REDUCTIONS = {
   'token': losses.token_mean,
@@ -103,10 +103,10 @@ def test_terms_add_up():
   other = functools.partial(losses.teacher, role='other')
   terms = {
     'a': losses.Term(
-      losses.matching(losses.reverse_kl), lambda s: s.student_entropy, 2.0
+      losses.divergence(losses.reverse_kl), lambda s: s.student_entropy, 2.0
     ),
     'b': losses.Term(
-      losses.matching(losses.reverse_kl, target=other), coef=jnp.array(0.5)
+      losses.divergence(losses.reverse_kl, target=other), coef=jnp.array(0.5)
     ),
   }
   got = losses.distill_loss(batch_of(), terms, mask=MASK, count=COUNT)
@@ -121,7 +121,7 @@ def test_terms_add_up():
 # Kills a gradient through the weight: the entropy has one, its use has none.
 def test_the_weight_is_a_constant():
   def grad(weight):
-    terms = {'a': losses.Term(losses.matching(losses.reverse_kl), weight)}
+    terms = {'a': losses.Term(losses.divergence(losses.reverse_kl), weight)}
     return jax.grad(
       lambda z: losses.distill_loss(batch_of(z), terms, mask=MASK, count=COUNT)
     )(jnp.asarray(STUDENT))
@@ -153,7 +153,9 @@ def test_nothing_at_masked_places_matters(poison):
     )
     terms = OPD | {
       'pg': losses.Term(
-        losses.policy_gradient(losses.reinforce, anchor=losses.anchors.sampler)
+        losses.policy_gradient(
+          losses.reinforce, old_policy=losses.old_policies.sampler
+        )
       )
     }
     return losses.distill_loss(batch, terms, mask=MASK, count=COUNT)
@@ -235,7 +237,7 @@ def test_a_scheduled_coefficient_does_not_retrace():
 def test_a_missing_teacher_is_named():
   terms = {
     'opd': losses.Term(
-      losses.matching(
+      losses.divergence(
         losses.reverse_kl,
         target=functools.partial(losses.teacher, role='math'),
       )

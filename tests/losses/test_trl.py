@@ -59,7 +59,7 @@ def trl():
     'gkd': GKDTrainer.generalized_jsd_loss,
     'full': loss_utils.compute_full_logit_self_distillation_loss,
     'top_k': loss_utils.compute_topk_self_distillation_loss,
-    'sampled': loss_utils.compute_sampled_token_self_distillation_loss,
+    'kl_estimate': loss_utils.compute_sampled_token_self_distillation_loss,
   }
 
 
@@ -95,7 +95,7 @@ def chunked(mask, count, temperature, beta):
       {'teacher': tuple(jnp.asarray(x) for x in TEACHER)},
       jnp.asarray(TOKEN),
       jnp.zeros((B, T)),
-      {'opd': losses.Term(losses.matching(JSD[beta]))},
+      {'opd': losses.Term(losses.divergence(JSD[beta]))},
       mask=mask,
       count=count,
       chunk_tokens=2 * B,  # the last chunk overlaps the one before
@@ -220,16 +220,16 @@ def test_losses_on_the_whole_vocabulary_are_those_of_sdft(trl, beta):
 
 
 # SDFT's is sg[log p - log q] log p: a gradient, and a value without a meaning.
-# Two of ours have that gradient. Kills a credit of the wrong sign, one that is
+# Two of ours have that gradient. Kills an advantage of the wrong sign, one that is
 # differentiated, and the neighbour's token.
 @pytest.mark.parametrize(
   'objective',
-  [losses.policy_gradient(losses.reinforce), losses.sampled(losses.k2)],
+  [losses.policy_gradient(losses.reinforce), losses.kl_estimate(losses.k2)],
   ids=['reinforce', 'k2'],
 )
 def test_the_gradient_on_the_sampled_token_is_that_of_sdft(trl, objective):
   expected = value_and_gradient_of_weighted(
-    trl['sampled'],
+    trl['kl_estimate'],
     completion_ids=tensor(TOKEN, 'int64'),
     distillation_alpha=1.0,
   )

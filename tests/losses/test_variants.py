@@ -1,4 +1,4 @@
-"""Credits, weights and targets of published variants: loops, and their limits.
+"""Advantages, weights and targets of published variants: loops, and their limits.
 
 What each becomes at the ends of its settings is the cheapest truth there is:
 at one of them it must be plain distillation, or the plain advantage.
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jopd import losses
-from jopd.losses.stats import scope_of
+from jopd.losses.token_stats import reads_of
 
 RNG = np.random.default_rng(0)
 MASK = np.array(
@@ -65,7 +65,7 @@ def test_the_mean_to_come_equals_the_loop():
   for b, t in np.argwhere(MASK):
     later = [RATIO[b, u] for u in range(t + 1, 6) if MASK[b, u]]
     want[b, t] = 0.5 * RATIO[b, t] + (sum(later) / len(later) if later else 0)
-  equal(losses.mean_to_come(STATS, own=0.5), want, atol=1e-6)
+  equal(losses.future_mean(STATS, own=0.5), want, atol=1e-6)
 
 
 # Rows of a group need not be neighbours. Kills statistics of another group, of
@@ -78,12 +78,12 @@ def test_standardized_credits_have_mean_0_and_deviation_1_in_a_group():
     own = MASK & (group == number)
     want[own] = (RATIO[own] - RATIO[own].mean()) / RATIO[own].std()
   group = jnp.asarray(group)
-  got = losses.standardized(STATS._replace(group=group))
+  got = losses.whiten(STATS._replace(group=group))
   equal(got, want, rtol=1e-4, atol=1e-6)
   at_rest = stats_of(0 * RATIO)._replace(group=group)
-  equal(losses.standardized(at_rest), 0 * RATIO)
+  equal(losses.whiten(at_rest), 0 * RATIO)
   with pytest.raises(ValueError, match='nothing says which these are'):
-    losses.standardized(STATS)
+    losses.whiten(STATS)
 
 
 # Kills a mixture of logs, a floor in another place, and NaN from a token that
@@ -97,14 +97,14 @@ def test_the_ratio_to_a_proximal_teacher():
   equal(got, np.full(MASK.shape, math.log(0.7)))
 
 
-# Kills a threshold on the wrong side, and a credit that reads the teacher.
+# Kills a threshold on the wrong side, and an advantage that reads the teacher.
 def test_the_control_needs_no_teacher():
   alone = STATS._replace(target_logp=None)
   got = losses.against_unlikely(alone, below=0.5, value=-2.0)
   equal(got, np.where(np.exp(STUDENT) < 0.5, -2.0, 0.0))
   objective = losses.policy_gradient(
     losses.reinforce,
-    credit=functools.partial(losses.against_unlikely, below=0.1),
+    advantage=functools.partial(losses.against_unlikely, below=0.1),
   )
   losses.check_objective(objective, kind='policy_gradient', roles=())
   with pytest.raises(ValueError, match='moves a student that equals its targ'):
@@ -129,7 +129,7 @@ def test_a_scaled_advantage_equals_the_loop(power, above):
 # Each is the plain advantage at mix 0, power 0, or a teacher that is the
 # student; and the pull at beta 0. Kills what is left of the teacher there.
 @pytest.mark.parametrize(
-  'credit, ratio',
+  'advantage, ratio',
   [
     (functools.partial(losses.scaled_advantage, power=1.0, mix=0.0), RATIO),
     (functools.partial(losses.scaled_advantage, power=0.0), RATIO),
@@ -138,9 +138,9 @@ def test_a_scaled_advantage_equals_the_loop(power, above):
     (functools.partial(losses.entropy_directed, beta=2.0), 0 * RATIO),
   ],
 )
-def test_without_the_teachers_part_it_is_the_plain_advantage(credit, ratio):
+def test_without_the_teachers_part_it_is_the_plain_advantage(advantage, ratio):
   stats = stats_of(ratio)
-  equal(credit(stats), losses.group_advantage(stats), atol=1e-7)
+  equal(advantage(stats), losses.group_advantage(stats), atol=1e-7)
 
 
 # Kills statistics of masked slots or of the batch, a quantile of the largest,
@@ -311,16 +311,16 @@ def test_settings_out_of_range_are_refused(call, part):
 
 # Kills a mark that promises too much: micro-batches would change the result.
 def test_what_they_look_at_is_marked():
-  for function, scope in [
+  for function, reads in [
     (losses.proximal_log_ratio, 'token'),
     (losses.against_unlikely, 'token'),
     (losses.scaled_advantage, 'token'),
     (losses.entropy_directed, 'row'),
-    (losses.mean_to_come, 'row'),
+    (losses.future_mean, 'row'),
     (losses.ahead_of_disagreement, 'row'),
     (losses.before_drop, 'row'),
-    (losses.standardized, 'group'),
+    (losses.whiten, 'group'),
     (losses.top_informative, 'batch'),
     (losses.normalized, 'batch'),
   ]:
-    assert scope_of(function) == scope
+    assert reads_of(function) == reads

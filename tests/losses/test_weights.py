@@ -9,7 +9,7 @@ import oracles
 import pytest
 
 from jopd import losses
-from jopd.losses.stats import scope_of
+from jopd.losses.token_stats import reads_of
 
 V = 12
 RNG = np.random.default_rng(0)
@@ -172,10 +172,10 @@ def test_truncated_importance_by_hand():
 @pytest.mark.parametrize(
   'objective, expected',
   [
-    (losses.sampled(losses.k2), REVERSE),
-    (losses.sampled(losses.k3), FORWARD),
+    (losses.kl_estimate(losses.k2), REVERSE),
+    (losses.kl_estimate(losses.k3), FORWARD),
     (losses.policy_gradient(losses.reinforce), REVERSE),
-    (losses.matching(losses.reverse_kl), REVERSE),
+    (losses.divergence(losses.reverse_kl), REVERSE),
   ],
 )
 def test_importance_makes_the_samplers_tokens_the_students(objective, expected):
@@ -187,7 +187,7 @@ def test_importance_makes_the_samplers_tokens_the_students(objective, expected):
 # What the truncation costs, and what no weight at all costs. Kills bounds that
 # do not bind.
 def test_truncated_importance_is_biased():
-  k2 = losses.sampled(losses.k2)
+  k2 = losses.kl_estimate(losses.k2)
   for weight in (
     losses.uniform,
     functools.partial(losses.importance, high=1.0),
@@ -219,20 +219,20 @@ def test_a_weight_is_a_constant(weight):
     )
   )
   total = P @ np.asarray(values, np.float64)[:, 0]
-  got = expected_gradient(losses.matching(losses.forward_kl), weight, P)
+  got = expected_gradient(losses.divergence(losses.forward_kl), weight, P)
   np.testing.assert_allclose(got, total * FORWARD, atol=1e-6)
 
 
-# A weight, or a credit, that was made by something else that learns. Kills a
+# A weight, or an advantage, that was made by something else that learns. Kills a
 # gradient through the product, which the stats' own stop would hide above.
-@pytest.mark.parametrize('how', ['weight', 'credit'])
+@pytest.mark.parametrize('how', ['weight', 'advantage'])
 def test_what_a_weight_or_credit_closes_over_learns_nothing(how):
   def total(scale):
     scaled = lambda stats: scale * stats.student_entropy
     if how == 'weight':
-      term = losses.Term(losses.matching(losses.reverse_kl), weight=scaled)
+      term = losses.Term(losses.divergence(losses.reverse_kl), weight=scaled)
     else:
-      objective = losses.policy_gradient(losses.reinforce, credit=scaled)
+      objective = losses.policy_gradient(losses.reinforce, advantage=scaled)
       term = losses.Term(objective)
     logp = losses.log_probs(jnp.asarray([[STUDENT, TARGET]]))
     batch = losses.TokenBatch(
@@ -249,11 +249,11 @@ def test_what_a_weight_or_credit_closes_over_learns_nothing(how):
 # Kills a mark that is lost by a partial, and a quantile over a chunk.
 def test_what_each_weight_looks_at():
   partial = functools.partial
-  for weight, scope in [
+  for weight, reads in [
     (losses.uniform, 'token'),
     (partial(losses.gate, of='overlap', low=0.5), 'token'),
     (partial(partial(losses.importance, low=0.1), high=4.0), 'token'),
     (partial(losses.top_fraction, of='overlap', fraction=0.5), 'batch'),
     (lambda stats: stats.overlap, 'batch'),
   ]:
-    assert scope_of(weight) == scope, weight
+    assert reads_of(weight) == reads, weight

@@ -13,7 +13,7 @@ import pytest
 from jopd import losses, sharding
 from jopd.rollout.engine import make_generate
 from jopd.rollout.score import score
-from jopd.rollout.stops import make_stops
+from jopd.rollout.stop_criteria import make_stops
 from jopd.train.state import init_state
 from jopd.train.step import Batch, Reduction, make_learn, make_teach
 
@@ -73,7 +73,7 @@ def test_a_student_of_ones_own_learns_from_a_teacher_of_ones_own(page):
     sampler_logp=np.zeros((ROWS, STEPS), np.float32),
     rollout_logp=np.zeros((ROWS, STEPS), np.float32),
   )
-  match = losses.Term(losses.matching(losses.forward_kl))
+  match = losses.Term(losses.divergence(losses.forward_kl))
   learn = jax.jit(
     make_learn(
       student,

@@ -9,7 +9,7 @@ import pytest
 
 from jopd import sharding
 from jopd.models import DecoderConfig, make_model
-from jopd.models.blocks import Ways
+from jopd.models.blocks import KernelConfig
 from jopd.models.experts import mix_experts
 from jopd.models.int8 import quantize_params
 
@@ -111,7 +111,7 @@ def _on(mesh):
     CONFIG,
     remat='full',
     constrain=sharding.constrain_batch(mesh),
-    ways=Ways(sharding.by_rows(mesh)),
+    ways=KernelConfig(sharding.by_rows(mesh)),
   )
 
 

@@ -4,16 +4,16 @@ import jax
 import pytest
 import tiny
 
-from jopd import build
+from jopd.compilation import Program
 from jopd.plan import inputs
-from jopd.programs import Program
+from jopd.run import build
 from jopd.train import pipeline
 
 POLICY = dict(
   objective='policy_gradient',
-  surrogate='clipped',
-  credit='group_advantage',
-  anchor='sampler',
+  surrogate='ppo_clip',
+  advantage='group_advantage',
+  old_policy='sampler',
 )
 
 
@@ -21,11 +21,11 @@ def _config():
   config = tiny.get_config()
   config.stages = ('distil',)
   config.mesh.data = 8
-  config.distil.group_size, config.distil.updates = 2, 2
-  config.distil.terms.reward = POLICY
-  config.distil.contexts.teacher = 'with_answer'
-  config.distil.max_context_tokens = 96
-  config.distil.moving.own = dict(name='ema', decay=0.9)
+  config.distil.group_size, config.distil.num_minibatches = 2, 2
+  config.distil.loss.reward = POLICY
+  config.distil.teacher_contexts.teacher = 'with_answer'
+  config.distil.max_teacher_prompt_tokens = 96
+  config.distil.teacher_sync.own = dict(name='ema', decay=0.9)
   config.distil.teachers.own = 'student'
   config.distil.rollout.top_p = 0.9
   return config
@@ -54,9 +54,9 @@ def seen(tmp_path_factory):
 @pytest.fixture(scope='module')
 def planned():
   config = _config()
-  built = build.outline(config, jax.devices(), say=lambda line: None)
+  built = build.build_abstract(config, jax.devices(), say=lambda line: None)
   (stage,) = built.stages
-  own, told = config.max_prompt_tokens, config.distil.max_context_tokens
+  own, told = config.max_prompt_tokens, config.distil.max_teacher_prompt_tokens
   return dict(
     state=inputs.state(stage, built.run, built.params),
     frozen=inputs.frozen(stage, built.run, built.params),
@@ -76,8 +76,8 @@ def _same(planned, seen):
 
 # Kills: a plan of another program than the one that runs.
 def test_learner_and_teacher_read_what_was_planned(seen, planned):
-  state, frozen, _, batch, base, paced = seen['distil: learner']
-  assert base is None and paced == {}
+  state, frozen, _, batch, base, controlled = seen['distil: learner']
+  assert base is None and controlled == {}
   _same(planned['state'], state)
   _same(planned['frozen'].teachers, frozen)
   _same(planned['batch'], batch)

@@ -6,12 +6,13 @@ import jax
 import pytest
 import tiny
 
-from jopd import build, main
+from jopd.cli import main
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models import hf
 from jopd.plan import decoding
 from jopd.plan.phases import measure
 from jopd.plan.plan import plan
+from jopd.run import build
 
 FILE = """
 import tiny
@@ -98,7 +99,7 @@ def test_what_cannot_be_planned_is_refused(flags, message, jopd):
 
 def _first(config):
   """The first phase of the first stage."""
-  run, stages, params = build.outline(
+  run, stages, params = build.build_abstract(
     config, jax.devices(), say=lambda line: None
   )
   widths = dict.fromkeys(('', 'teacher'), config.max_prompt_tokens)
@@ -111,7 +112,7 @@ def _first(config):
 # they are.
 def test_a_teacher_that_waits_on_the_hosts_is_held_while_it_scores():
   config = tiny.get_config()
-  config.stages, config.distil.source = ('distil',), 'dataset'
+  config.stages, config.distil.response_source = ('distil',), 'dataset'
   there = _first(config)
   config.distil.teacher_memory = 'host'
   waiting = _first(config)

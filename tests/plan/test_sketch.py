@@ -6,8 +6,8 @@ import jax
 import pytest
 import tiny
 
-from jopd import build, overrides
 from jopd.plan.sketch import SIZES, sketch
+from jopd.run import build, overrides
 
 SCALE = sorted(pathlib.Path(__file__).parents[2].glob('configs/scale/*.py'))
 
@@ -17,8 +17,8 @@ SCALE = sorted(pathlib.Path(__file__).parents[2].glob('configs/scale/*.py'))
 def test_configs_at_scale_are_outlined_without_their_models(file):
   config = sketch(overrides.load(str(file)))
   config.mesh.update(data=-1, fsdp=1, tensor=1)
-  config.distil.slots = 0
-  built = build.outline(config, jax.devices(), say=lambda line: None)
+  config.distil.max_num_seqs = 0
+  built = build.build_abstract(config, jax.devices(), say=lambda line: None)
   assert built.run.models['student'].vocab_size == 151_936
   large = overrides.load(str(file))
   width = SIZES[large.models.student.path]['hidden_size']
@@ -36,7 +36,7 @@ def test_of_a_folder_only_its_config_is_read(tmp_path):
   found = sketch(config)
   assert found.models.teacher.hidden_size == tiny.SIZE['hidden_size']
   assert config.models.teacher.path == folder
-  build.outline(found, jax.devices()[:1], say=lambda line: None)
+  build.build_abstract(found, jax.devices()[:1], say=lambda line: None)
 
 
 def test_a_config_of_sizes_stays_as_it_is():

@@ -70,8 +70,8 @@ def test_a_tenth_of_the_memory_is_to_spare(temporaries, status):
 @pytest.mark.parametrize(
   ('name', 'kind', 'advice'),
   [
-    ('learner', 'temporaries', 'config.distil.micro_batches'),
-    ('decode', 'inputs', 'config.distil.slots'),
+    ('learner', 'temporaries', 'config.distil.gradient_accumulation_steps'),
+    ('decode', 'inputs', 'config.distil.max_num_seqs'),
     ('learner', 'held', 'config.mesh.fsdp'),
     ('prefill', 'temporaries', 'config.distil.batch_size'),
   ],
@@ -88,7 +88,7 @@ def test_what_the_compiler_refuses_does_not_fit():
   assert table.status(found) == 'refuse'
   text = table.page(found)
   assert 'Used 20G of 15G hbm' in text and text.endswith('does not fit')
-  assert 'config.distil.micro_batches' in text
+  assert 'config.distil.gradient_accumulation_steps' in text
 
 
 def test_an_unknown_chip_has_memory_but_no_seconds():

@@ -9,8 +9,9 @@ import threading
 
 import pytest
 
-from jopd import recipe, rewards
+from jopd import rewards
 from jopd.rewards import math_match
+from jopd.run import resolve
 
 child = pytest.importorskip('math_verify') and sys.modules['jopd.rewards.math']
 CORPUS = pathlib.Path(__file__).with_name('math_corpus.jsonl')
@@ -119,7 +120,7 @@ def test_what_sympy_would_evaluate_must_be_a_literal():
 
 def test_the_answer_can_stand_behind_a_marker():
   # As DAPO-Math-17k asks for it; GSM8K's reference brings its own marker.
-  grade = recipe.resolve(rewards, dict(name='math_match', marker='Answer:'))
+  grade = resolve.resolve(rewards, dict(name='math_match', marker='Answer:'))
   assert grade('so\nAnswer: $0.5$', r'\frac12') == 1.0
   assert grade(r'Answer: \boxed{34}', '34') == 1.0
   assert grade('34', '34') == 0.0

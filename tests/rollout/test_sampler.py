@@ -11,12 +11,12 @@ from jopd import sharding
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models.decoder import DecoderConfig, make_model
 from jopd.models.int8 import dequantize, quantize, quantize_params
+from jopd.rollout.continuous_batching import BUDGET, LENGTH, STOP
 from jopd.rollout.engine import make_generate
-from jopd.rollout.pick import sampling
 from jopd.rollout.sampler import sample
+from jopd.rollout.sampling import sampling
 from jopd.rollout.score import score
-from jopd.rollout.slots import BUDGET, LENGTH, STOP
-from jopd.rollout.stops import make_stops
+from jopd.rollout.stop_criteria import make_stops
 
 ONE = sharding.make_mesh(devices=jax.devices()[:1])
 VOCAB, SLOTS, STEPS, BATCH = 62, 7, 12, 8

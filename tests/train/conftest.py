@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from jopd import build
+from jopd.run import build
 
 
 @pytest.fixture(scope='session')
@@ -16,8 +16,8 @@ def make_tiny():
     config.warm.steps = 2
     config.distil.steps = 5
     config.distil.group_size = 2
-    config.distil.micro_batches = 2
-    config.distil.terms.reward = dict(
+    config.distil.gradient_accumulation_steps = 2
+    config.distil.loss.reward = dict(
       objective='policy_gradient', surrogate='reinforce', coef=0.1
     )
     for name, value in overrides.items():

@@ -27,7 +27,7 @@ def test_steps_compile_nothing_and_leave_nothing(make_tiny, tmp_path):
   )
   compiled, seen, lengths = [], [], set()
 
-  def listen(event, seconds, **about):
+  def decode_logits(event, seconds, **about):
     if event.endswith('backend_compile_duration'):
       compiled.append(about)
 
@@ -39,12 +39,12 @@ def test_steps_compile_nothing_and_leave_nothing(make_tiny, tmp_path):
     lengths.add(len(example.messages[0]['content']))
     return 0.0
 
-  jax.monitoring.register_event_duration_secs_listener(listen)
+  jax.monitoring.register_event_duration_secs_listener(decode_logits)
   try:
     run = built.run._replace(stop=look, grade=grade)
     pipeline.train(run, built.stages, built.params, tmp_path / 'run')
   finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
+    jax.monitoring.unregister_event_duration_listener(decode_logits)
   assert len(lengths) > 2
   assert seen[0][0] < seen[1][0]  # the first step compiles
   assert len(set(seen[2:])) == 1, seen

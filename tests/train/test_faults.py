@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tiny
 
-from jopd import build
+from jopd.run import build
 from jopd.train import loop
 from jopd.train.faults import first_fault
-from jopd.train.frozen import freeze
-from jopd.train.phases import Phases
+from jopd.train.steps import Phases
+from jopd.train.teachers import freeze
 
 
 @pytest.fixture(scope='module')
@@ -19,8 +19,10 @@ def update():
   config = tiny.get_config()
   config.stages = ('distil',)
   config.distil.group_size = 2
-  config.distil.terms.reward = dict(
-    objective='policy_gradient', surrogate='reinforce', credit='group_advantage'
+  config.distil.loss.reward = dict(
+    objective='policy_gradient',
+    surrogate='reinforce',
+    advantage='group_advantage',
   )
   run, [stage], params = build.build(config, say=lambda line: None)
   run = run._replace(grade=lambda text, example: len(text) % 2)

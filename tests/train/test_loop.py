@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny
 
-from jopd.exits import BrokenDown
 from jopd.models import hf
 from jopd.train import pipeline
 from jopd.train.checkpoint import Checkpoints
+from jopd.train.errors import NonFiniteLossError
 
 
 def _train(built, workdir):
@@ -55,7 +55,7 @@ def test_the_summary_says_what_was_asked_of_it(whole):
     )
   assert summary['steps'] == 7
   assert summary['stages']['warm']['teacher'] is None
-  assert summary['stages']['warm']['gap_recovered'] is None
+  assert summary['stages']['warm']['gap_recovery'] is None
   assert summary['stages']['distil']['teacher'] is not None
   assert summary['versions']['jax'] == jax.__version__
   # The second stage goes on with what the first one made.
@@ -158,7 +158,7 @@ def test_a_coarser_teacher_is_nearly_the_same(make_tiny, tmp_path, dtype):
       'stages': ('distil',),
       'distil.teachers': {'teacher': 'student'},
       'distil.teacher_dtype': dtype,
-      'distil.source': 'teacher',
+      'distil.response_source': 'teacher',
       'distil.rollout_dtype': 'int8',
       'distil.steps': 1,
       'eval.prompts': 8,
@@ -236,7 +236,7 @@ def test_a_model_can_begin_as_another_one(make_tiny, tmp_path, start, apart):
     **{
       'stages': ('distil',),
       'distil.student': 'teacher',
-      'distil.start': start,
+      'distil.init_from': start,
       'distil.teachers': {'teacher': 'student'},
       'distil.steps': 1,
       'eval.prompts': 8,
@@ -256,10 +256,10 @@ def test_a_teacher_may_read_more_than_the_student(make_tiny, tmp_path):
       'stages': ('distil',),
       'distil.steps': 1,
       'distil.teachers': {'teacher': 'student'},
-      'distil.contexts': {
+      'distil.teacher_contexts': {
         'teacher': {'name': 'with_system', 'prompt': 'Be brief.'}
       },
-      'distil.max_context_tokens': 48,
+      'distil.max_teacher_prompt_tokens': 48,
     }
   )
   _, rows = _train(built, tmp_path)
@@ -272,34 +272,34 @@ def test_a_teacher_may_read_more_than_the_student(make_tiny, tmp_path):
 
 GRPO = dict(
   objective='policy_gradient',
-  surrogate=dict(name='clipped', low=0.2, high=0.28),
-  credit='group_advantage',
-  anchor='sampler',
+  surrogate=dict(name='ppo_clip', low=0.2, high=0.28),
+  advantage='group_advantage',
+  old_policy='sampler',
 )
 EVERYTHING = {
   'stages': ('distil',),
   'distil.steps': 4,
-  'distil.updates': 2,
+  'distil.num_minibatches': 2,
   'distil.group_size': 4,
   'distil.teachers': {
     'teacher': 'student',
     'slow': 'student',
     'old': 'student',
   },
-  'distil.moving': {
+  'distil.teacher_sync': {
     'slow': {'name': 'ema', 'decay': 0.9},
     'old': {'name': 'snapshot', 'every': 3},
   },
-  'distil.terms': {
+  'distil.loss': {
     'grpo': GRPO,
-    'stay': {'objective': 'sampled', 'penalty': 'k3', 'coef': 0.1},
+    'stay': {'objective': 'kl_estimate', 'penalty': 'k3', 'coef': 0.1},
     'slow': {
-      'objective': 'matching',
+      'objective': 'divergence',
       'divergence': 'reverse_kl',
       'target': {'name': 'teacher', 'role': 'slow'},
     },
     'old': {
-      'objective': 'matching',
+      'objective': 'divergence',
       'divergence': 'reverse_kl',
       'target': {'name': 'teacher', 'role': 'old'},
     },
@@ -350,10 +350,10 @@ def test_a_follower_may_speak(make_tiny, tmp_path):
     **{
       'stages': ('distil',),
       'distil.steps': 3,
-      'distil.source': 'slow',
+      'distil.response_source': 'slow',
       'distil.teachers': {'slow': 'student'},
-      'distil.moving': {'slow': {'name': 'ema', 'decay': 0.5}},
-      'distil.terms': {'imitate': {'objective': 'negative_log_likelihood'}},
+      'distil.teacher_sync': {'slow': {'name': 'ema', 'decay': 0.5}},
+      'distil.loss': {'imitate': {'objective': 'negative_log_likelihood'}},
       'distil.learning_rate': 1e-2,
     }
   )
@@ -386,9 +386,9 @@ def test_rewards_are_learnt(make_tiny, tmp_path):
       'stages': ('distil',),
       'distil.steps': 15,
       'distil.teachers': {},
-      'distil.terms': {'grpo': GRPO},
+      'distil.loss': {'grpo': GRPO},
       'distil.group_size': 8,
-      'distil.updates': 2,
+      'distil.num_minibatches': 2,
       'distil.learning_rate': 1e-2,
     }
   )
@@ -409,8 +409,8 @@ def test_rewards_that_teach_nothing_are_told_once(make_tiny, tmp_path):
         'stages': ('distil',),
         'distil.steps': 22,
         'distil.teachers': {},
-        'distil.terms': {'grpo': GRPO},
-        'distil.select': 'mixed_rewards',
+        'distil.loss': {'grpo': GRPO},
+        'distil.filter': 'nonzero_reward_std',
         **options,
       }
     )
@@ -437,14 +437,14 @@ def test_rewards_that_teach_nothing_are_told_once(make_tiny, tmp_path):
 def test_updates_that_are_not_finite_stop_the_run(make_tiny, tmp_path):
   said = []
   built = make_tiny(
-    **{'stages': ('warm',), 'warm.steps': 4, 'warm.max_skipped': 3}
+    **{'stages': ('warm',), 'warm.steps': 4, 'warm.max_consecutive_skips': 3}
   )
   built = built._replace(run=built.run._replace(say=said.append))
   head = built.params['student']['layers']['mlp']['down']
   built.params['student']['layers']['mlp']['down'] = head.at[0, 1, 2].set(
     np.nan
   )
-  with pytest.raises(BrokenDown) as caught:
+  with pytest.raises(NonFiniteLossError) as caught:
     _train(built, tmp_path)
   assert str(caught.value).startswith(
     'warm: 3 updates in a row were skipped, the last one at step 3: loss is nan'
@@ -514,15 +514,15 @@ def test_families_learn_from_one_another(make_tiny, tmp_path, learner):
 
 MIXED = {
   'stages': ('distil',),
-  'distil.source': ('student', 'teacher', 'dataset'),
+  'distil.response_source': ('student', 'teacher', 'dataset'),
   'distil.group_size': 1,
-  'distil.micro_batches': 1,
-  'distil.contexts': {'teacher': {'name': 'with_answer'}},
-  'distil.max_context_tokens': 96,
+  'distil.gradient_accumulation_steps': 1,
+  'distil.teacher_contexts': {'teacher': {'name': 'with_answer'}},
+  'distil.max_teacher_prompt_tokens': 96,
   'distil.teachers': {'teacher': 'student', 'judge': 'student'},
-  'distil.terms': {
+  'distil.loss': {
     'match': {
-      'objective': 'matching',
+      'objective': 'divergence',
       'divergence': 'reverse_kl',
       'on': 'student',
     },
@@ -531,8 +531,8 @@ MIXED = {
   'distil.steps': 3,
   'eval.prompts': 8,
 }
-MIXED['distil.contexts']['judge'] = {'name': 'with_attempt'}
-MIXED['distil.max_context_tokens'] = 128
+MIXED['distil.teacher_contexts']['judge'] = {'name': 'with_attempt'}
+MIXED['distil.max_teacher_prompt_tokens'] = 128
 
 
 # Kills: a writer whose rows are the student's, for its weights are; a teacher

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from jopd import build, overrides
 from jopd.models import hf
+from jopd.run import build, overrides
 from jopd.train import pipeline
 
 TINY = pathlib.Path(__file__).parents[1] / 'tiny.py'
 SETTINGS = [
-  '--config.distil.updates=2',
+  '--config.distil.num_minibatches=2',
   '--config.distil.group_size=2',
   '--config.distil.steps=3',
   '--config.checkpoint.every=1',
@@ -27,8 +27,8 @@ SETTINGS = [
 # that is taken away, or it is asked to end.
 WORKER = """
 import os, signal, sys
-from jopd.main import run
-from jopd.train.phases import Phases
+from jopd.cli.main import run
+from jopd.train.steps import Phases
 update, number, *arguments = sys.argv[1:]
 learn = Phases.learn
 def learn_and_signal(self, state, *rest):

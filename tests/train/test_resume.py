@@ -8,16 +8,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jopd import config as configs
-from jopd.exits import Stopped
+from jopd.run import config as configs
 from jopd.train import pipeline
+from jopd.train.errors import Stopped
 
-MATCH = dict(match=dict(objective='matching', divergence='reverse_kl'))
+MATCH = dict(match=dict(objective='divergence', divergence='reverse_kl'))
 GRPO = dict(
   objective='policy_gradient',
-  surrogate=dict(name='clipped', low=0.2, high=0.28),
-  credit='group_advantage',
-  anchor='sampler',
+  surrogate=dict(name='ppo_clip', low=0.2, high=0.28),
+  advantage='group_advantage',
+  old_policy='sampler',
 )
 STAGES = dict(
   warm=dict(
@@ -40,7 +40,7 @@ STAGES = dict(
     teachers=dict(teacher='student'),
     moving=dict(teacher=dict(name='ema', decay=0.9)),
     contexts=dict(teacher=dict(name='with_system', prompt='Be brief.')),
-    max_context_tokens=48,
+    max_teacher_prompt_tokens=48,
     terms=MATCH,
   ),
   adapt=dict(

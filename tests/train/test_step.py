@@ -12,7 +12,7 @@ import pytest
 from jopd import losses, sharding
 from jopd.models import lora
 from jopd.models.decoder import DecoderConfig, make_model
-from jopd.train import followers
+from jopd.train import teacher_sync
 from jopd.train.state import init_state, state_shardings
 from jopd.train.step import Batch, Reduction, make_learn, make_teach
 
@@ -66,7 +66,7 @@ def _batch():
 def _terms(step):
   return {
     'match': losses.Term(
-      losses.matching(
+      losses.divergence(
         losses.stop_gradient_reverse_kl, support=partial(losses.top_k, k=4)
       )
     ),
@@ -224,10 +224,10 @@ def test_the_state_stays_where_it_was_put():
 
 GRADED = {
   'grpo': losses.Term(
-    losses.policy_gradient(losses.reinforce, credit=losses.group_advantage)
+    losses.policy_gradient(losses.reinforce, advantage=losses.group_advantage)
   ),
   'match': losses.Term(
-    losses.matching(losses.reverse_kl),
+    losses.divergence(losses.reverse_kl),
     partial(losses.gate, of='reward', high=0.5),
   ),
 }
@@ -238,7 +238,7 @@ GRADED = {
 def test_rewards_are_of_the_row_wherever_it_is_learnt(monkeypatch):
   monkeypatch.setitem(globals(), '_terms', lambda step: GRADED)
   rewards = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.5, 0.25, 0.0, 0.0]])
-  row = jax.device_get(losses.group_rows(rewards))
+  row = jax.device_get(losses.group_reward_stats(rewards))
   batch = _batch()._replace(row=row)
   monkeypatch.setitem(globals(), '_batch', lambda: batch)
   whole = _learn()
@@ -252,7 +252,7 @@ COMPARED = {
   'right': losses.Term(
     losses.negative_log_likelihood(),
     partial(losses.group_softmax, of='student_logp', scale=-1.0),
-    on=partial(losses.among, origins=(1,)),
+    on=partial(losses.rows_where, origins=(1,)),
   ),
 }
 
@@ -310,7 +310,7 @@ def test_followers_move_with_the_student_on_eight_devices():
       _terms,
       tx,
       reduction=TOKENS,
-      moving={'teacher': partial(followers.ema, decay=0.75)},
+      moving={'teacher': partial(teacher_sync.ema, decay=0.75)},
     ),
     out_shardings=(where, sharding.replicated(mesh)),
   )
@@ -357,7 +357,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
   )
   params = _params(1)
   tx = optax.sgd(1.0)
-  terms = {'match': losses.Term(losses.matching(losses.reverse_kl))}
+  terms = {'match': losses.Term(losses.divergence(losses.reverse_kl))}
   learn = make_learn(
     STUDENT, TEACHERS, lambda step: terms, tx, reduction=TOKENS
   )
@@ -424,7 +424,7 @@ def test_a_poisoned_update_is_as_if_it_had_not_been(kind):
     'also': losses.Term(losses.policy_gradient(losses.reinforce))
   }
   tx = optax.adamw(0.1, weight_decay=0.1)
-  half = partial(followers.ema, decay=0.5)
+  half = partial(teacher_sync.ema, decay=0.5)
   learn = jax.jit(
     make_learn(
       STUDENT,
@@ -439,7 +439,7 @@ def test_a_poisoned_update_is_as_if_it_had_not_been(kind):
   rewards = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.5, 0.25, 0.0, 0.0]])
   batch = _batch()._replace(
     teacher_prompts=_batch().teacher_prompts | prompts,
-    row=jax.device_get(losses.group_rows(rewards)),
+    row=jax.device_get(losses.group_reward_stats(rewards)),
   )
   frozen, start = {'teacher': _params(2)}, _params(1)
   teach = jax.jit(make_teach(TEACHERS | {'slow': STUDENT}))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jopd.data import rows
+from jopd.data import jsonl_rows
 from jopd.data.examples import Example, Lazy, Rejected
 
 
@@ -23,7 +23,7 @@ def jsonl(
   answer or id may be a number. Null counts as absent, blank lines are skipped.
 
   A row that is not UTF-8 or no JSON object, or has a field that is missing,
-  empty or of a wrong type, is `Rejected`; see data/quarantine.py.
+  empty or of a wrong type, is `Rejected`; see data/filtering.py.
 
   Args:
     path: the file, UTF-8.
@@ -44,7 +44,7 @@ def jsonl(
       if not line.strip():
         continue
       try:
-        example = rows.parse(line, f'{path.name}:{row}', fields)
+        example = jsonl_rows.parse(line, f'{path.name}:{row}', fields)
         found.append(example._replace(row=row))
       except (ValueError, RecursionError) as error:
         text = line.decode('utf-8', 'backslashreplace').rstrip('\r\n')

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
-from jopd.losses.ranges import check_range
-from jopd.losses.stats import TokenStats, stat_named
+from jopd.losses.token_stats import TokenStats, stat_named
+from jopd.losses.validation import check_range
 
 
 def top_fraction(

@@ -3,17 +3,17 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jopd.losses.credits import reward
+from jopd.losses.advantages import reward
 from jopd.losses.groups import (
   group_sum,
   live_rows,
   row_mean,
   same_group,
 )
-from jopd.losses.stats import TokenStats, scope, stat_named
+from jopd.losses.token_stats import TokenStats, reads, stat_named
 
 
-@scope('group')
+@reads('group')
 def group_softmax(
   stats: TokenStats,
   *,
@@ -70,7 +70,7 @@ def group_softmax(
   return jnp.broadcast_to(weight[:, None], stats.mask.shape)
 
 
-@scope('group')
+@reads('group')
 def best_row(stats: TokenStats, *, least: float = 1.0) -> Float[Array, 'B T']:
   """The one row of a group to learn from: right, and near to the student.
 

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
-from jopd.losses.ranges import check_range
-from jopd.losses.stats import TokenStats, scope, stat_named
+from jopd.losses.token_stats import TokenStats, reads, stat_named
+from jopd.losses.validation import check_range
 
 
-@scope('row')
+@reads('row')
 def ahead_of_disagreement(
   stats: TokenStats, *, most: Scalar = 1.5
 ) -> Float[Array, 'B T']:
@@ -48,7 +48,7 @@ def ahead_of_disagreement(
   return 1 + (most - 1) * (1 - share)
 
 
-@scope('row')
+@reads('row')
 def before_drop(
   stats: TokenStats, *, of: str = 'margin', segment: int = 16, least: int = 3
 ) -> Float[Array, 'B T']:
@@ -98,7 +98,7 @@ def before_drop(
   return (own < first[:, None]).astype(jnp.float32)
 
 
-@scope('row')
+@reads('row')
 def freshness(
   stats: TokenStats, *, alpha: Scalar = 1.0, least: Scalar = 0.0
 ) -> Float[Array, 'B T']:
@@ -147,7 +147,7 @@ def _drift(stats: TokenStats):
   return jnp.maximum(jnp.expm1(gap) - gap, 0.0)
 
 
-@scope('row')
+@reads('row')
 def prefix_importance(
   stats: TokenStats, *, high: float = 2.0
 ) -> Float[Array, 'B T']:

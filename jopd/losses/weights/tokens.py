@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
-from jopd.losses.stats import TokenStats, scope, stat_named
+from jopd.losses.token_stats import TokenStats, reads, stat_named
 
 
-@scope('token')
+@reads('token')
 def uniform(stats: TokenStats) -> Float[Array, '*B']:
   """Every token counts 1.
 
@@ -22,7 +22,7 @@ def uniform(stats: TokenStats) -> Float[Array, '*B']:
   return jnp.ones_like(stats.student_logp)
 
 
-@scope('token')
+@reads('token')
 def gate(
   stats: TokenStats,
   *,
@@ -55,7 +55,7 @@ def gate(
   return ((low <= value) & (value <= high)).astype(jnp.float32)
 
 
-@scope('token')
+@reads('token')
 def importance(
   stats: TokenStats, *, low: Scalar = 0.0, high: Scalar = 2.0
 ) -> Float[Array, '*B']:
@@ -73,7 +73,7 @@ def importance(
   Returns:
     [*B] weights in [0, high], without unit.
 
-  Gradients: none; a weight is a constant. For the ratio's own gradient anchor a
+  Gradients: none; a weight is a constant. For the ratio's own gradient old_policy a
     policy gradient to the sampler.
 
   Example: ratios of 1/2 and 4.

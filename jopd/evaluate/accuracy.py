@@ -1,0 +1,232 @@
+"""Accuracy of a policy: greedy, avg@k and pass@k, with intervals; and less."""
+
+from collections.abc import Callable
+import sys
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jopd import sharding
+from jopd.data.batching import PromptBatch
+from jopd.data.examples import Example
+from jopd.evaluate import statistics
+from jopd.rollout.continuous_batching import STOP
+from jopd.rollout.engine import decode
+from jopd.rollout.sampler import Rollout
+
+# Batches of rows that a call asks for, so that most of its rows begin as soon
+# as another one has ended: the last ones of a call wait for the longest.
+_BATCHES = 4
+
+
+def make_evaluate(
+  generate: Callable[..., Rollout],
+  tokenizer,
+  grade: Callable[[str, Example], float],
+  prompts: PromptBatch,
+  *,
+  batch_size: int,
+  samples: int,
+  temperature: float = 1.0,
+  top_p: float = 1.0,
+  record: Callable[[dict], None] | None = None,
+):
+  """A function from parameters to the accuracy on fixed prompts.
+
+  A prompt is answered 1 + samples times in the same call, the first time
+  greedily. The numbers do not depend on batch_size: the key of a response
+  comes from its prompt's place among all prompts.
+
+  Args:
+    generate: of `rollout.engine.make_generate`, with its stops bound; made for
+      groups of 1 + samples and with batch_size slots.
+    tokenizer: decodes responses.
+    grade: (response text, example) -> reward; 1 is right.
+    prompts: of `data.batching.encode_batch`.
+    batch_size: rows decoded at once. A call has as many prompts, and more if
+      its rows would be less than four times as many.
+    samples: responses per prompt for avg@k and pass@k; 0 for greedy only.
+    temperature: of those samples.
+    top_p: of those samples.
+    record: takes each response that this process has graded, as it comes: a
+      dictionary of id, sample (0 is the greedy one), text, reward,
+      response_length and truncated.
+
+  Returns:
+    `evaluate(params, key) -> dict` of numbers: prompts (how many);
+    greedy_accuracy with _low and _high (Wilson, 95 %), response_length
+    (tokens) and truncated (share of rows) of the greedy responses; with
+    samples = n also avg_at_n and pass_at_k for k = 1, 2, 4, ... and n
+    (unbiased), each with _low and _high (prompts are the independent unit).
+  """
+  count, group = len(prompts.examples), 1 + samples
+  size = batch_size * _batches_per_call(-(-count // batch_size), group)
+  # The last call is filled up with prompts that are thrown away again.
+  asked = np.arange(-(-count // size) * size) % count
+
+  def respond(params, key, start):
+    """[processes, 3, rows]: reward, length and truncation of each response."""
+    # Each host answers and grades its part of the call.
+    places = np.split(np.arange(start, start + size), jax.process_count())
+    places = places[jax.process_index()]
+    part = asked[places]
+    rollout = sharding.local_rows(
+      generate(
+        params,
+        prompts.prompt[part],
+        prompts.prompt_length[part],
+        key,
+        first_row=start * group,
+        temperature=np.tile([0.0] + [temperature] * samples, len(part)),
+        top_p=top_p,
+      )
+    )
+    texts = decode(tokenizer, rollout)
+    rewards = [
+      grade(text, prompts.examples[i])
+      for text, i in zip(texts, np.repeat(part, group), strict=True)
+    ]
+    measured = (rewards, rollout.response_length, rollout.end != STOP)
+    if record:
+      real = np.count_nonzero(places < count) * group
+      for row, (text, *values) in enumerate(
+        zip(texts[:real], *measured, strict=False)
+      ):
+        example = prompts.examples[part[row // group]]
+        record(_row(example.id, row % group, text, *values))
+    return sharding.from_hosts(np.stack(measured))
+
+  def evaluate(params, key) -> dict[str, float | int]:
+    outcomes = []
+    for start in _progress(range(0, len(asked), size)):
+      outcomes.extend(respond(params, key, start))
+    outcomes = np.concatenate(outcomes, axis=1).reshape(3, -1, group)[:, :count]
+    result = {'prompts': count, **_greedy(*outcomes[..., 0])}
+    if samples:
+      correct = np.sum(outcomes[0, :, 1:] == 1, axis=1)
+      result |= _sampled(correct, samples)
+    return result
+
+  return evaluate
+
+
+def make_measure(
+  generate: Callable[..., Rollout],
+  tokenizer,
+  grade: Callable[[str, Example], float],
+  prompts: PromptBatch,
+):
+  """A function from parameters to what one response to each prompt shows.
+
+  For decisions while a stage trains: cheaper than an evaluation, and on prompts
+  of its own. Everything is asked in one call, sampled from the model as it is,
+  with the same keys each time: two results differ by the parameters alone.
+
+  Args:
+    generate: of `rollout.engine.make_generate`, with its stops bound; made for
+      groups of one.
+    tokenizer: decodes responses.
+    grade: (response text, example) -> reward.
+    prompts: of `data.batching.encode_batch`, as many as the mesh divides.
+
+  Returns:
+    `measure(params, key, limit=None) -> dict` of numbers: reward,
+    response_length (tokens) and truncated (share of rows), each a mean over
+    responses of at most `limit` tokens; entropy, nats a token: the mean of
+    -log p over all sampled tokens, without bias as they are sampled from p.
+  """
+  rows = len(prompts.examples) // jax.process_count()
+  first = jax.process_index() * rows
+  mine = slice(first, first + rows)
+
+  def measure(params, key, limit: int | None = None) -> dict[str, float]:
+    rollout = sharding.local_rows(
+      generate(
+        params,
+        prompts.prompt[mine],
+        prompts.prompt_length[mine],
+        key,
+        first_row=first,
+        limit=limit,
+      )
+    )
+    texts = decode(tokenizer, rollout)
+    rewards = [
+      grade(text, example)
+      for text, example in zip(texts, prompts.examples[mine], strict=True)
+    ]
+    # Zeros stand beyond a response.
+    surprise = -np.sum(rollout.logp, axis=1, dtype=float)
+    length = rollout.response_length
+    found = (rewards, length, rollout.end != STOP, surprise)
+    reward, length, truncated, surprise = sharding.from_hosts(
+      np.array(found, float)
+    ).sum(axis=(0, 2))
+    count = len(prompts.examples)
+    return {
+      'reward': reward / count,
+      'response_length': length / count,
+      'truncated': truncated / count,
+      'entropy': surprise / length,
+    }
+
+  return measure
+
+
+def _row(id: str, sample: int, text: str, reward, length, truncated) -> dict:
+  """One graded response, as plain JSON."""
+  return dict(
+    id=id,
+    sample=sample,
+    text=text,
+    reward=float(reward),
+    response_length=int(length),
+    truncated=bool(truncated),
+  )
+
+
+def _batches_per_call(batches: int, group: int) -> int:
+  """Batches of prompts, so that calls are long and about equally so."""
+  calls = -(-batches // max(1, _BATCHES // group))
+  return -(-batches // calls)
+
+
+def _progress(calls: range) -> tqdm:
+  """A bar for evaluations that take more than a moment, gone at their end."""
+  interval = 0.1 if sys.stderr.isatty() else 30.0
+  return tqdm(
+    calls,
+    desc='evaluation',
+    unit='call',
+    leave=False,
+    delay=2.0,
+    mininterval=interval,
+  )
+
+
+def _greedy(rewards, lengths, truncated) -> dict[str, float]:
+  """Accuracy of one response per prompt, and how long the responses are."""
+  right, count = int(np.sum(rewards == 1)), len(rewards)
+  low, high = statistics.wilson_interval(right, count)
+  return {
+    'greedy_accuracy': right / count,
+    'greedy_accuracy_low': low,
+    'greedy_accuracy_high': high,
+    'response_length': float(np.mean(lengths)),
+    'truncated': float(np.mean(truncated)),
+  }
+
+
+def _sampled(correct: np.ndarray, samples: int) -> dict[str, float]:
+  """avg@n and pass@k from the number of right samples of each prompt."""
+  ks = [2**i for i in range(samples.bit_length()) if 2**i < samples]
+  of_prompts = {f'avg_at_{samples}': correct / samples} | {
+    f'pass_at_{k}': statistics.pass_at_k(samples, correct, k)
+    for k in (*ks, samples)
+  }
+  result = {}
+  for name, values in of_prompts.items():
+    mean, low, high = statistics.mean_interval(values)
+    result |= {name: mean, f'{name}_low': low, f'{name}_high': high}
+  return result

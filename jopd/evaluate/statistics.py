@@ -1,0 +1,197 @@
+"""Statistics of evaluation: pass@k and intervals. NumPy only."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Z95 = 1.96  # two-sided 95 % of a normal distribution
+
+
+def pass_at_k(
+  num_samples: int | np.ndarray, num_correct: int | np.ndarray, k: int
+) -> np.ndarray:
+  """Unbiased pass@k per prompt: 1 - C(n - c, k) / C(n, k).
+
+  The chance that at least one of k samples, drawn without replacement from the
+  n that were taken, is right. Averaged over draws of the n samples it is
+  1 - (1 - p)^k, the chance that one of k fresh samples is right; the plug-in
+  1 - (1 - c/n)^k is biased low. Average the result over prompts.
+
+  Args:
+    num_samples: n, int, [*prompts] or one number for all.
+    num_correct: c, int, [*prompts], 0 <= c <= n.
+    k: 1 <= k <= n. k = 1 gives c / n.
+
+  Returns:
+    [*prompts] float64 in [0, 1].
+
+  Numerics: a product of k factors (n - c - i) / (n - i) in [0, 1]; no factorial
+    is formed, so nothing overflows. Exactly 0 for c = 0, 1 for c > n - k.
+  Raises: ValueError when c is outside [0, n] or k outside [1, n].
+  References: Chen et al., Evaluating Large Language Models Trained on Code,
+    arXiv 2107.03374, equation 1.
+
+  Example:
+    >>> float(pass_at_k(4, 2, k=2))  # 1 - C(2,2)/C(4,2) = 1 - 1/6
+    0.8333333333333334
+  """
+  n, c = np.broadcast_arrays(np.asarray(num_samples), np.asarray(num_correct))
+  if np.any(c < 0) or np.any(c > n):
+    raise ValueError(
+      f'expected 0 <= num_correct <= num_samples, got {num_correct} of '
+      f'{num_samples}'
+    )
+  if k < 1 or np.any(k > n):
+    raise ValueError(
+      f'expected 1 <= k <= num_samples, got k={k} for {num_samples} samples; '
+      'take more samples or a smaller k'
+    )
+  i = np.arange(k)
+  wrong_left = np.maximum((n - c)[..., None] - i, 0)
+  return np.asarray(1.0 - np.prod(wrong_left / (n[..., None] - i), axis=-1))
+
+
+def wilson_interval(
+  successes: int | float, trials: int | float, *, z: float = Z95
+) -> tuple[float, float]:
+  """Wilson's score interval of a proportion: (low, high) within [0, 1].
+
+  All p with |p_hat - p| <= z sqrt(p (1 - p) / n). For greedy accuracy, where
+  one prompt is one trial. Unlike p_hat +- z s it has a width when all or none
+  succeed, and covers well from a handful of trials on.
+
+  Args:
+    successes: between 0 and trials; may be fractional, see `mean_interval`.
+    trials: more than 0.
+    z: half-width in standard deviations.
+
+  Raises: ValueError when trials <= 0 or successes outside [0, trials].
+  References: E. B. Wilson, JASA 22 (1927) 209-212.
+
+  Example:
+    >>> low, high = wilson_interval(0, 10)  # (0, z^2 / (n + z^2))
+    >>> round(low, 4), round(high, 4)
+    (0.0, 0.2775)
+  """
+  if not trials > 0 or not 0 <= successes <= trials:
+    raise ValueError(
+      'expected 0 <= successes <= trials and trials > 0, got '
+      f'{successes} of {trials}'
+    )
+  p = successes / trials
+  shrink = 1 + z**2 / trials
+  centre = (p + z**2 / (2 * trials)) / shrink
+  half = z * math.sqrt(p * (1 - p) / trials + (z / (2 * trials)) ** 2) / shrink
+  # Rounding may leave the ends a hair outside, or off 0 and 1 themselves.
+  low = 0.0 if p == 0 else max(0.0, centre - half)
+  high = 1.0 if p == 1 else min(1.0, centre + half)
+  return low, high
+
+
+def mean_interval(
+  values: ArrayLike, *, z: float = Z95
+) -> tuple[float, float, float]:
+  """Mean over prompts of their success rates (avg@k), with its interval.
+
+  Samples of one prompt share its difficulty, so they are not independent
+  trials: 30 prompts with 16 samples each say much less than 480 prompts.
+  Counting them as 480 trials gives an interval that is too narrow (with rates
+  spread evenly over [0, 1], about 2.4 times). The prompt is the unit here:
+  the variance of the mean is s^2 / P, with s^2 the variance of `values`. It
+  enters as an effective number of trials, the n for which m (1 - m) / n equals
+  s^2 / P, in Wilson's interval; so the ends stay in [0, 1]. Rates that are all
+  the same show no variance, and count as one trial per prompt. With one sample
+  per prompt this is Wilson's interval on P - 1 trials.
+
+  Args:
+    values: [P] success rates in [0, 1], one per prompt.
+    z: half-width in standard deviations.
+
+  Returns:
+    (mean, low, high), for prompts drawn like these. The noise of sampling these
+    very prompts again is smaller.
+
+  Raises: ValueError when values is empty, not one-dimensional or outside
+    [0, 1].
+  References: E. L. Korn, B. I. Graubard, Survey Methodology 24 (1998) 193-201
+    (effective sample size in an interval of a proportion).
+  """
+  values = np.asarray(values, np.float64)
+  if values.ndim != 1 or not values.size:
+    raise ValueError(
+      f'expected one success rate per prompt, got shape {values.shape}'
+    )
+  if not np.all((values >= 0) & (values <= 1)):
+    raise ValueError(
+      'expected success rates in [0, 1], got values from '
+      f'{values.min()} to {values.max()}'
+    )
+  prompts, mean = values.size, float(np.mean(values))
+  if np.all(values == values[0]):
+    trials = float(prompts)
+  else:
+    variance = float(np.var(values, ddof=1))
+    trials = prompts * mean * (1 - mean) / variance
+  return mean, *wilson_interval(mean * trials, trials, z=z)
+
+
+def gap_recovery(before: float, after: float, teacher: float) -> float:
+  """(after - before) / (teacher - before); NaN without a gap to recover.
+
+  Args:
+    before: accuracy of the student before training.
+    after: its accuracy afterwards.
+    teacher: accuracy of the teacher.
+
+  References: Li et al., "Rethinking On-Policy Distillation of LLMs", arXiv
+    2604.13016, section 4.1 of its recipe metrics.
+
+  Example:
+    >>> gap_recovery(0.5, 0.9, 1.0)
+    0.8
+  """
+  gap = teacher - before
+  return (after - before) / gap if gap > 0 else float('nan')
+
+
+def seeds_interval(values: ArrayLike) -> tuple[float, float, float]:
+  """Mean over seeds with Student's interval of 95 %: (mean, low, high).
+
+  For a figure that a whole run gives, or a difference between two runs of one
+  seed. With two or three seeds the interval is wide, as it should be: 4.3
+  standard errors with three.
+
+  Args:
+    values: one for each seed, at least two.
+
+  Returns:
+    (mean, low, high), low and high not cut to any range.
+
+  Raises: ValueError for fewer than two values.
+  References: Student, The Probable Error of a Mean, Biometrika 6 (1908); the
+    quantile by the expansion in Abramowitz and Stegun, 26.7.5, from five
+    degrees of freedom on.
+
+  Example: deviation 0.1 of three values, 4.303 * 0.1 / sqrt(3) = 0.248.
+    >>> [round(x, 3) for x in seeds_interval([0.8, 0.9, 1.0])]
+    [0.9, 0.652, 1.148]
+  """
+  values = np.asarray(values, np.float64)
+  if len(values) < 2:
+    raise ValueError(f'an interval needs two seeds, got {len(values)}')
+  mean = float(values.mean())
+  half = _student(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+  return mean, mean - float(half), mean + float(half)
+
+
+def _student(free: int) -> float:
+  """The quantile 0.975 of Student's t."""
+  small = (12.7062, 4.3027, 3.1824, 2.7764)
+  if free <= len(small):
+    return small[free - 1]
+  z = Z95
+  first = (z**3 + z) / 4
+  second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+  third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+  return z + first / free + second / free**2 + third / free**3

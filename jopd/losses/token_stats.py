@@ -1,0 +1,310 @@
+"""Scalars known of each token, for weights, advantages and metrics to read."""
+
+from collections.abc import Callable, Collection
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jopd.losses.distributions import entropy, finite, pick, top_indices
+from jopd.losses.divergences import reverse_kl
+
+SCOPES = ('token', 'row', 'group', 'batch')  # from near to far
+TOP = 16  # As in Rethinking On-Policy Distillation, arXiv 2604.13016.
+
+
+class Row(NamedTuple):
+  """What is known of a response beside its tokens: who wrote it, how it did.
+
+  [B], one of each row, or [*B] where each token carries that of its row. What
+  nobody knows is None.
+
+  Attributes:
+    reward: of the response.
+    group_mean: the mean reward of the responses to its prompt, itself included.
+    group_std: their standard deviation, of the group as a population.
+    group: int, the same for all responses to one prompt, and for no other.
+    origin: int, who wrote it: its place among the sources of a stage.
+    domain: int, what its prompt is about: its place among the domains that
+      terms name; -1 for all others.
+    lag: updates of the student since the response was sampled.
+  """
+
+  reward: Float[Array, '*B'] | None = None
+  group_mean: Float[Array, '*B'] | None = None
+  group_std: Float[Array, '*B'] | None = None
+  group: Int[Array, '*B'] | None = None
+  origin: Int[Array, '*B'] | None = None
+  domain: Int[Array, '*B'] | None = None
+  lag: Float[Array, '*B'] | None = None
+
+
+class TokenStats(NamedTuple):
+  """Per-token scalars, [*B] float32, all under stop-gradient.
+
+  Those that compare with a target are None when there is none, so is the
+  mismatch where nothing was recorded, and what is not known of the row. Where
+  the mask is False the scalars mean nothing, but are finite.
+
+  Attributes:
+    student_logp: log-prob of the token under the student, nats.
+    target_logp: the same under the target.
+    sampler_logp: the same under the distribution that sampled it.
+    student_entropy: entropy of the student, nats.
+    target_entropy: entropy of the target, nats.
+    entropy_gap: |target_entropy - student_entropy|.
+    reverse_kl: KL(student || target), exact, over the whole vocabulary.
+    overlap: share of the student's top 16 that is in the target's top 16.
+    overlap_mass: the student's probability on the tokens that the two share.
+    overlap_advantage: mean over these of p (log q - log p), both renormalised
+      on them, nats; 0 is agreement, and says nothing of what is not shared.
+    in_top: 1 where the token is in the student's top 16, else 0.
+    target_mass: the student's probability on the target's top 16. When it falls
+      while the loss falls, the student is fleeing the support.
+    mismatch: |log p - log p'| of the token, p' the student as the sampler ran
+      it: another precision, kernel or step. Nats.
+    mask: bool, True where the token counts.
+    reward: of the token's response; it and the next are those of `Row`.
+    group_mean: mean reward of the responses to the same prompt.
+    group_std: their standard deviation.
+    lag: updates of the student since its response was sampled.
+    margin: how much the target prefers one of the student's top 16 to the rest
+      of them, the largest of its log-probs there less their mean; nats. It
+      falls where the target can no longer tell the student's ideas apart.
+    group: which responses are to the same prompt.
+    origin: who wrote the response.
+    domain: what its prompt is about.
+  """
+
+  student_logp: Float[Array, '*B']
+  target_logp: Float[Array, '*B'] | None
+  sampler_logp: Float[Array, '*B']
+  student_entropy: Float[Array, '*B']
+  target_entropy: Float[Array, '*B'] | None
+  entropy_gap: Float[Array, '*B'] | None
+  reverse_kl: Float[Array, '*B'] | None
+  overlap: Float[Array, '*B'] | None
+  overlap_mass: Float[Array, '*B'] | None
+  overlap_advantage: Float[Array, '*B'] | None
+  in_top: Float[Array, '*B'] | None
+  target_mass: Float[Array, '*B'] | None
+  mismatch: Float[Array, '*B'] | None
+  mask: Bool[Array, '*B']
+  reward: Float[Array, '*B'] | None = None
+  group_mean: Float[Array, '*B'] | None = None
+  group_std: Float[Array, '*B'] | None = None
+  group: Int[Array, '*B'] | None = None
+  origin: Int[Array, '*B'] | None = None
+  domain: Int[Array, '*B'] | None = None
+  lag: Float[Array, '*B'] | None = None
+  margin: Float[Array, '*B'] | None = None
+
+  @property
+  def log_ratio(self) -> Float[Array, '*B'] | None:
+    """The token's log q - log p, nats; None without a target."""
+    if self.target_logp is None:
+      return None
+    return self.target_logp - self.student_logp
+
+
+def stat_named(stats: TokenStats, of: str) -> Float[Array, '*B']:
+  """One of the scalars, by its name; ValueError when it is not there."""
+  fields = stats._asdict().items()
+  known = [n for n, x in fields if n != 'mask' and x is not None]
+  if stats.target_logp is not None:
+    known.append('log_ratio')
+  if of not in known:
+    raise ValueError(f'of must be a known stat, one of {known}; got {of!r}')
+  return getattr(stats, of)
+
+
+def group_reward_stats(rewards: Float[Array, 'b G']) -> Row:
+  """What is known of each response from the rewards of its group.
+
+  Args:
+    rewards: [b, G] of the G responses to each of b prompts.
+
+  Returns:
+    Row of [b * G], without origin and domain.
+
+  Gradients: none are meant.
+  References: Shao et al., DeepSeekMath, arXiv 2402.03300. Where released code
+    takes the standard deviation of a sample, it is sqrt(G / (G - 1)) larger.
+
+  Example: one right answer of four, mean 1/4, deviation sqrt(3) / 4.
+    >>> row = group_reward_stats(jnp.array([[1.0, 0.0, 0.0, 0.0]]))
+    >>> [round(float(x[0]), 4) for x in row[:3]]
+    [1.0, 0.25, 0.433]
+  """
+  mean = rewards.mean(axis=1, keepdims=True)
+  std = rewards.std(axis=1, keepdims=True)
+  rows = lambda x: jnp.broadcast_to(x, rewards.shape).reshape(-1)
+  group = rows(jnp.arange(len(rewards), dtype=jnp.int32)[:, None])
+  return Row(rows(rewards), rows(mean), rows(std), group)
+
+
+def rows_where(
+  row: Row, *, origins: Collection[int] = (), domains: Collection[int] = ()
+) -> Bool[Array, '*B']:
+  """True for the rows of one of the origins and of one of the domains.
+
+  Args:
+    row: Row of [*B].
+    origins: static; empty for all.
+    domains: static; empty for all.
+
+  Returns:
+    [*B] bool.
+
+  Raises: ValueError when both are empty: then there is nothing to ask.
+
+  Example:
+    >>> row = Row(origin=jnp.array([0, 1, 1]), domain=jnp.array([0, 0, 2]))
+    >>> rows_where(row, origins=[1], domains=[0, 1]).tolist()
+    [False, True, False]
+  """
+  if not origins and not domains:
+    raise ValueError('expected origins or domains, got none of them')
+  one_of = lambda of, some: jnp.any(
+    jnp.stack([of == each for each in some]), axis=0
+  )
+  asked = ((row.origin, origins), (row.domain, domains))
+  found = [one_of(of, some) for of, some in asked if some]
+  return jnp.all(jnp.stack(found), axis=0)
+
+
+def reads(what: str) -> Callable:
+  """Marks a weight or an advantage with what it looks at.
+
+  'token': what it returns for a token depends on that token's stats alone, so
+  it may be called on any part of a batch, and the chunked loss needs one pass.
+  'row': it looks along the response, so it is called on whole rows, [B, T].
+  'group': it looks at the responses to one prompt, so micro-batches keep these
+  together. One without a mark may look at the whole batch. It is called on
+  [B, T] too, but micro-batches change its result, so that a recipe refuses
+  them.
+
+  Args:
+    what: 'token', 'row' or 'group'.
+
+  Returns:
+    A decorator that returns its function, marked.
+
+  Example:
+    >>> @reads('token')
+    ... def certain(stats):
+    ...   return stats.student_entropy < 0.1
+    >>> reads_of(certain), reads_of(lambda stats: stats.student_entropy)
+    ('token', 'batch')
+  """
+
+  def mark(function):
+    function.scope = what
+    return function
+
+  return mark
+
+
+def reads_of(function: Callable) -> str:
+  """What a weight or an advantage looks at, one of `SCOPES`.
+
+  An advantage made of another one looks at whatever either of them does.
+  """
+  scopes = [getattr(function, 'reads', 'batch')]
+  if isinstance(function, functools.partial):
+    inner = [x for x in function.keywords.values() if callable(x)]
+    scopes = [reads_of(x) for x in (function.func, *inner)]
+  return max(scopes, key=SCOPES.index)
+
+
+def token_stats(
+  student_logp: Float[Array, '*B V'],
+  target_logp: Float[Array, '*B V'] | None,
+  token: Int[Array, '*B'],
+  sampler_logp: Float[Array, '*B'],
+  *,
+  rollout_logp: Float[Array, '*B'] | None = None,
+  mask: Bool[Array, '*B'] | None = None,
+  row: Row | None = None,
+) -> TokenStats:
+  """The stats of each token.
+
+  Under `jit`, those that nobody reads are not computed.
+
+  Args:
+    student_logp: [*B, V] log-probs of the student.
+    target_logp: [*B, V] log-probs of the target, or None.
+    token: [*B] the sampled ids.
+    sampler_logp: [*B] their log-probs when they were sampled.
+    rollout_logp: [*B] the same under the student of that time, temperature 1
+      and no filter; None if it was not recorded.
+    mask: [*B], True counts. Default: every token does.
+    row: Row of [*B], that of each token, or None.
+
+  Returns:
+    TokenStats.
+
+  Gradients: none.
+
+  Example: of three tokens all are in the top 16.
+    >>> p = jnp.log(jnp.array([0.2, 0.3, 0.5]))
+    >>> stats = token_stats(p, p, jnp.array(2), jnp.array(-1.0))
+    >>> float(stats.reverse_kl), float(stats.overlap)
+    (0.0, 1.0)
+  """
+  student_logp = finite(jax.lax.stop_gradient(student_logp))
+  stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    student_logp=pick(student_logp, token),
+    sampler_logp=finite(jax.lax.stop_gradient(sampler_logp)),
+    student_entropy=entropy(student_logp),
+    mask=jnp.ones(token.shape, bool) if mask is None else mask,
+    **jax.lax.stop_gradient(row._asdict() if row else {}),
+  )
+  if rollout_logp is not None:
+    gap = stats.student_logp - finite(jax.lax.stop_gradient(rollout_logp))
+    stats = stats._replace(mismatch=jnp.abs(gap))
+  if target_logp is None:
+    return stats
+  target_logp = finite(jax.lax.stop_gradient(target_logp))
+  k = min(TOP, target_logp.shape[-1])
+  student_top = top_indices(student_logp, k)
+  target_top = top_indices(target_logp, k)
+  shared = (student_top[..., :, None] == target_top[..., None, :]).any(-1)
+  on_target = jnp.take_along_axis(student_logp, target_top, axis=-1)
+  target_entropy = entropy(target_logp)
+  target_there = jnp.take_along_axis(target_logp, student_top, axis=-1)
+  mass, advantage = _on_shared(
+    jnp.take_along_axis(student_logp, student_top, axis=-1),
+    target_there,
+    shared,
+  )
+  return stats._replace(
+    target_logp=pick(target_logp, token),
+    target_entropy=target_entropy,
+    entropy_gap=jnp.abs(target_entropy - stats.student_entropy),
+    reverse_kl=reverse_kl(student_logp, target_logp),
+    overlap=jnp.mean(shared, axis=-1, dtype=jnp.float32),
+    overlap_mass=mass,
+    overlap_advantage=advantage,
+    in_top=jnp.any(student_top == token[..., None], axis=-1).astype(float),
+    target_mass=jnp.sum(jnp.exp(on_target), axis=-1),
+    margin=jnp.max(target_there, axis=-1) - jnp.mean(target_there, axis=-1),
+  )
+
+
+def _on_shared(student_logp, target_logp, shared):
+  """Mass and advantage of the student on the tokens that it shares, [*B]."""
+  count = jnp.maximum(jnp.sum(shared, axis=-1), 1)
+  p, q = (
+    jnp.where(shared, jnp.exp(logp), 0.0)
+    for logp in (student_logp, target_logp)
+  )
+  mass, target_mass = jnp.sum(p, axis=-1), jnp.sum(q, axis=-1)
+  # sum of p (log q - log p), all over the sum of p: then both are normalised.
+  gap = jnp.sum(p * jnp.where(shared, target_logp - student_logp, 0.0), axis=-1)
+  none = mass == 0
+  least = lambda x: jnp.where(none, 1.0, jnp.maximum(x, 1e-30))
+  advantage = gap / least(mass) + jnp.log(least(mass) / least(target_mass))
+  return mass, jnp.where(none, 0.0, advantage) / count

@@ -1,0 +1,1 @@
+"""What one paper alone needs, one module per paper."""

@@ -1,0 +1,267 @@
+"""Every setting of a run, with its default and its meaning.
+
+A config file in `configs/` starts from `base()` and adds one `stage(...)` per
+stage; a key that is not here is refused, with the nearest one that is. All
+keys exist before the command line is read, so each can be overridden:
+`--config.distil.steps=100`.
+"""
+
+from collections.abc import Mapping
+import contextlib
+import difflib
+
+from ml_collections import ConfigDict
+
+# The last four are what becomes of a value of an unexpected kind.
+_WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+
+
+def base() -> ConfigDict:
+  """The settings of a run that are not a stage's."""
+  config = ConfigDict()
+  # One seed gives the weights, the data order and every sampled token.
+  config.seed = 0
+  # The stages to run, in order; each name is a section made by `stage`.
+  config.stages = ()
+
+  # Name of a model -> either dict(path='hugging/face/folder'), where a name of
+  # the hub will do, with a revision if need be, or the sizes of a fresh one:
+  # the fields of its config.json, dict(model_type='qwen3', ...).
+  config.models = ConfigDict()
+  # 'builtin', or a folder with a Hugging Face tokenizer and chat template.
+  # Empty: the one in the first model folder.
+  config.tokenizer = ''
+  # Extra arguments of the chat template, such as dict(enable_thinking=False).
+  config.chat_template_kwargs = ConfigDict()
+
+  # Where prompts come from: a function of data/sources/ and its arguments.
+  config.data = ConfigDict(dict(name='running_sum'))
+  # The prompts that evaluations use; the same form.
+  config.eval_data = ConfigDict(dict(name='running_sum'))
+  # Name -> prompts of the same form, such as dict(amc=dict(name='amc')), that
+  # `jopd eval` answers instead; training evaluates on eval_data alone.
+  config.eval_tasks = ConfigDict()
+  # Largest share of bad rows in one source: they are left out, counted and
+  # written to quarantine.jsonl in the run's folder. Beyond it the run stops.
+  config.max_bad_row_fraction = 0.01
+  # What a model reads of an example, in training and evaluation: a function of
+  # data/contexts.py, such as dict(name='with_template', template='{prompt} !').
+  config.context = ConfigDict(dict(name='same'))
+  # How an answer is found and graded: a function of rewards/.
+  config.reward = ConfigDict(dict(name='exact_match'))
+  # Longer prompts are dropped and counted; shapes are padded to these. Both
+  # together must fit max_position_embeddings of every model.
+  config.max_prompt_tokens = 32
+  config.max_response_tokens = 32
+  # Sizes that a batch is cut to where all of it is shorter: the two maxima, a
+  # half of them, a quarter, ... Each costs a compilation when it is first met.
+  config.num_length_buckets = 1
+  # Texts that end a response, beside the tokens that do.
+  config.stop_strings = ()
+
+  # Devices by axis; -1 for one of them means all that remain.
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+  # Rollouts, teachers and the learner's products run in this; master weights,
+  # optimizer and losses stay float32.
+  config.compute_dtype = 'float32'
+  # What the backward pass recomputes instead of having it kept: '' nothing,
+  # 'dots' all but the products with weights, 'full' all but each layer's input.
+  config.remat = ''
+
+  config.eval = ConfigDict(
+    dict(
+      prompts=256,  # of eval_data
+      samples=4,  # per prompt, for avg@k and pass@k; 0 for greedy only
+      temperature=1.0,
+      top_p=1.0,
+      # Responses decoded at once; the others wait for one to end. Greedy and
+      # sampled ones alike. The numbers do not depend on it.
+      batch_size=256,
+    )
+  )
+  # Where rows of the logs are shown, beside their files; see train/loggers.py.
+  config.loggers = ('tensorboard',)
+  # Steps between checkpoints, and how many are kept.
+  config.checkpoint = ConfigDict(dict(every=100, keep=2))
+  return config
+
+
+def stage(**settings) -> ConfigDict:
+  """One stage: `base`-like defaults overridden by `settings`.
+
+  Raises:
+    ValueError: a setting that no stage has; the message names the nearest.
+  """
+  config = ConfigDict()
+  # Which of `models` learns.
+  config.student = 'student'
+  # Which of `models` it is a copy of when the stage starts; empty: itself. So a
+  # teacher can be made from the student: student='teacher', start='student'.
+  config.init_from = ''
+  # Empty: all its parameters are trained. dict(rank=16, alpha=32.0): adapters
+  # of its matrices, and the rest is frozen; targets=('q', 'v') for some of
+  # them, base='int8' to keep what is frozen in eight bits. See models/lora.py;
+  # ten times the learning rate suits. What the stage leaves is whole again.
+  config.lora = ConfigDict()
+  # Role -> which of `models` plays it: dict(teacher='teacher'). It is frozen as
+  # it is at the stage's start; a model that teaches itself is copied.
+  config.teachers = ConfigDict()
+  # Role -> how that teacher then follows the student, a function of
+  # train/teacher_sync.py: dict(teacher=dict(name='ema', decay=0.99)), or
+  # dict(name='periodic', every=10), both counted in updates.
+  config.teacher_sync = ConfigDict()
+  # Who writes responses: 'student' (on-policy), 'dataset' (the rows' own) or a
+  # teacher's role. ('student', 'teacher') names the writer of each response to
+  # a prompt; dict(student=0.75, dataset=0.25) draws one for all of a step.
+  config.response_source = 'student'
+  # Role of one teacher -> how it has a say in every token that the student
+  # writes, a function of rollout/teacher_mixing.py: dict(teacher=dict(name='mixed',
+  # share=0.2)). It reads the student's prompt and decodes along: time and cache
+  # of a second model. Anchor policy gradients to the 'sampler'.
+  config.teacher_mixing = ConfigDict()
+  # The stage's own prompts and responses, like config.data; empty: config.data.
+  config.data = ConfigDict()
+  # What the student reads in this stage, if not config.context, like that one.
+  config.context = ConfigDict()
+  # Role -> what that teacher reads before the response, a function of
+  # data/contexts.py. One that is not named here reads the student's prompt.
+  config.teacher_contexts = ConfigDict()
+  config.max_teacher_prompt_tokens = 0  # slots of such a prompt
+  # Teachers are kept and run in this instead of compute_dtype: another dtype,
+  # or 'int8' for matrices rounded to eight bits, of those that do not move.
+  config.teacher_dtype = ''
+  # 'host': layers of teachers that do not move wait in the memory of the hosts,
+  # and are on the devices while their model scores. Empty: always there.
+  config.teacher_memory = ''
+  # The loss, a sum of terms; see run/resolve.py and docs/losses.md.
+  config.loss = ConfigDict()
+  # How tokens become one number: a function of losses/aggregation.py, or
+  # dict(name='fixed_length', length=512).
+  config.loss_aggregation = 'token_mean'
+  # The loss divides both models' logits by it; no factor is put back.
+  config.loss_temperature = 1.0
+  config.steps = 100  # batches of prompts, each with its responses
+  config.batch_size = 64  # prompts a step, over all hosts
+  config.group_size = 1  # responses per prompt; a tuple of sources says it
+  # Into how many parts a step's prompts are cut, each for one update, in order.
+  # All but the first learn from responses of an older student: anchor policy
+  # gradients to the 'sampler'. Schedules count updates.
+  config.num_minibatches = 1
+  # Which responses are learnt from, a function of train/filters.py: 'keep_all',
+  # 'nonzero_reward_std', 'not_truncated', dict(name='min_reward', also='not_truncated').
+  config.filter = 'keep_all'
+  # Texts of one token each that are learnt nowhere in a response, such as
+  # '<think>'. Masked, like what is not selected: not in the loss's denominator.
+  config.mask_tokens = ()
+  # Responses decoded at a time; the others wait for one to end. 0: all at once.
+  config.max_num_seqs = 0
+  # Rollouts run in this instead of compute_dtype: another dtype, or 'int8' for
+  # matrices rounded to eight bits. The metric `mismatch` shows what it costs.
+  config.rollout_dtype = ''
+  config.gradient_accumulation_steps = (
+    1  # gradient accumulation; exact, see reductions
+  )
+  # Which responses a step learns, a function of train/replay_buffer.py: those that the
+  # student wrote `lag` steps ago, or with dict(name='buffer', size=16,
+  # fresh=0.5) new ones in half of the steps, old ones in the rest. Then anchor
+  # policy gradients to the 'sampler'.
+  config.replay = ConfigDict(dict(name='fixed_staleness', lag=0))
+  # How responses are sampled; limit is the most tokens of one, 0 for
+  # max_response_tokens. Each may be a schedule of the step, or controlled.
+  config.rollout = ConfigDict(
+    dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_new_tokens=0)
+  )
+  # Name -> scalar that follows what is measured, a function of train/controllers.py;
+  # dict(controlled=NAME) may then stand wherever a schedule may.
+  config.controllers = ConfigDict()
+  # The last examples of the stage's data, which are kept apart: not learnt
+  # from, but answered and graded every so many steps, for what reacts to it.
+  config.held_out = 0
+  config.held_out_every = 0  # steps; 0: only where something else asks
+  # How far to go on in the direction that was learnt, while the held-out reward
+  # improves: a function of train/weight_extrapolation.py. A copy of the weights is kept.
+  config.weight_extrapolation = ''
+  # An optimizer of optax by name, and its arguments; mu_dtype='bfloat16' halves
+  # the memory of Adam's first moment. The second cannot follow: with b2 = 0.999
+  # its changes are below what bfloat16 resolves.
+  config.optimizer = ConfigDict(dict(name='adamw', b2=0.98, weight_decay=0.0))
+  config.learning_rate = 1e-3
+  config.warmup_steps = 0  # updates
+  config.lr_schedule = 'constant'  # 'constant', 'linear' or 'cosine', to 0
+  config.max_grad_norm = 1.0  # of the gradient; 0 leaves it alone
+  # An update whose loss or gradient is not finite is skipped, as if it had not
+  # been; so is one whose gradient norm is more than `spike` times the median of
+  # the last 32, if that is not 0.
+  config.grad_norm_spike = 0.0
+  # So many skipped updates in a row stop the run, which then says where the
+  # first number that is not finite arose.
+  config.max_consecutive_skips = 3
+  # Tokens per chunk of the loss, on each of the devices that divide the batch.
+  # 256 suits CPUs; accelerators want more, until memory binds.
+  config.loss_chunk_tokens = 256
+  config.eval_every = 0  # steps; 0 evaluates before and after only
+  refuse_unknown(settings, config, 'a stage')
+  for name, value in settings.items():
+    if name in (
+      'loss_aggregation',
+      'filter',
+      'response_source',
+      'weight_extrapolation',
+    ):
+      del config[name]  # which would insist on being a string
+    config[name] = ConfigDict(value) if isinstance(value, dict) else value
+  return config
+
+
+@contextlib.contextmanager
+def about(where: str):
+  """Puts a name before whatever is found wrong inside."""
+  try:
+    yield
+  except _WRONG as error:
+    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+    raise ValueError(f'{where}: {kind}{error}') from error
+
+
+def refuse_unknown(given, known, where: str) -> None:
+  """Raises a ValueError for a key of `given` that is not in `known`."""
+  for name in given:
+    if name not in known:
+      raise ValueError(
+        f'{where} has no setting {name!r}{did_you_mean(name, known)}'
+      )
+
+
+def check_arguments(arguments, parameters: Mapping, where: str) -> None:
+  """Refuses arguments that a signature does not have, or has and misses.
+
+  Raises:
+    ValueError: the message names the first of them.
+  """
+  refuse_unknown(arguments, parameters, where)
+  for name, parameter in parameters.items():
+    if parameter.default is parameter.empty and name not in arguments:
+      raise ValueError(f'{where} needs {name!r}')
+  for name, value in arguments.items():
+    check_kind(f'{where}: {name}', value, parameters[name].annotation)
+
+
+def check_kind(name: str, value, kind) -> None:
+  """Refuses a value that is not of a plain type, or a union of these."""
+  kinds = {*getattr(kind, '__args__', [kind])}
+  plain = {bool, int, float, str, type(None)}
+  if hasattr(value, 'dtype') or not kinds <= plain:  # arrays are numbers, too
+    return
+  if type(value) not in (kinds | {int} if float in kinds else kinds):
+    kind = getattr(kind, '__name__', kind)
+    raise ValueError(f'{name} must be {kind}, got {value!r:.60}')
+  if value != value or (type(value) is int and abs(value) >= 2**63):
+    raise ValueError(f'{name} is out of range, got {value!r:.60}')
+
+
+def did_you_mean(name: str, known) -> str:
+  """The end of an error message: the nearest known name, or all of them."""
+  near = difflib.get_close_matches(str(name), list(known), n=1)
+  if near:
+    return f'; did you mean {near[0]!r}?'
+  return f'; choose from {", ".join(sorted(known))}' if known else ''

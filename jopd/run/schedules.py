@@ -1,0 +1,66 @@
+"""Numbers that follow the step, or what is measured, in settings."""
+
+from collections.abc import Callable, Mapping
+import inspect
+from types import MappingProxyType
+
+import optax
+
+from jopd.run.config import check_arguments, did_you_mean
+
+
+def at_step(settings, step, controlled: Mapping = MappingProxyType({})):
+  """Settings in which what changes has become its value at a step.
+
+  A schedule is dict(schedule='linear_schedule', init_value=..., ...): the name
+  of an optax schedule and its arguments. dict(controlled='name') is the scalar of
+  that name. Both may stand for any number of a term, however deep. The step may
+  be traced; from a Python int come Python floats.
+
+  Args:
+    settings: plain data.
+    step: of the schedules.
+    controlled: name -> scalar, which may be traced: of `train/controllers.py`.
+
+  Raises:
+    ValueError: optax has no such schedule, or it no such argument; no scalar of
+      that name is controlled.
+
+  Example:
+    >>> ramp = dict(schedule='linear_schedule', init_value=0.0, end_value=1.0)
+    >>> ramp |= dict(transition_steps=4)
+    >>> credit = dict(name='discounted_return', gamma=ramp)
+    >>> at_step(dict(credit=credit, coef=dict(controlled='pull')), 1, dict(pull=2.0))
+    {'credit': {'name': 'discounted_return', 'gamma': 0.25}, 'coef': 2.0}
+  """
+  if not isinstance(settings, Mapping):
+    return settings
+  if 'schedule' in settings:
+    value = _schedule(settings)(step)
+    return float(value) if isinstance(step, int) else value
+  if set(settings) == {'controlled'}:
+    name = settings['controlled']
+    if name not in controlled:
+      raise ValueError(f'pace has no {name!r}{did_you_mean(name, controlled)}')
+    return controlled[name]
+  return {name: at_step(value, step, controlled) for name, value in settings.items()}
+
+
+def _schedule(spec: Mapping) -> Callable:
+  """The schedule of optax that a spec names."""
+  arguments = dict(spec)
+  name = arguments.pop('schedule')
+  known = {n for n in vars(optax) if n.endswith('_schedule')}
+  if name not in known:
+    raise ValueError(
+      f'optax has no schedule {name!r}{did_you_mean(name, known)}'
+    )
+  schedule = getattr(optax, name)
+  check_arguments(
+    arguments, inspect.signature(schedule).parameters, f'optax.{name}'
+  )
+  if 'boundaries_and_scales' in arguments:
+    # Keys of a config, and of its file, are text.
+    scales = arguments['boundaries_and_scales'].items()
+    arguments['boundaries_and_scales'] = {int(at): x for at, x in scales}
+  return schedule(**arguments)

@@ -1,0 +1,141 @@
+"""Every config of the repository can run, in both of its sizes."""
+
+import importlib.util
+import inspect
+import pathlib
+
+from ml_collections import ConfigDict
+import pytest
+
+from jopd import rewards
+from jopd.data import contexts, sources
+from jopd.data.examples import Example
+from jopd.run import build, checks, overrides, presets, resolve
+from jopd.run.response_sources import make_rows, members
+
+ROOT = pathlib.Path(__file__).parents[2] / 'configs'
+FILES = sorted(ROOT.glob('*/*.py'))
+SCALE = sorted((ROOT / 'scale').glob('*.py'))
+VARIANTS = sorted((ROOT / 'variants').glob('*.py'))
+PAPERS = [file for file in FILES if file not in (*SCALE, *VARIANTS)]
+named = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+
+
+# Kills: a setting that no stage has, a loss that is refused, a model that no
+# stage knows. Their data and weights are nobody's here.
+@named
+def test_the_published_size_is_sound(file):
+  config = overrides.load(str(file))
+  checks.check(config)
+  checks.check_stages(config)
+  for name in config.stages:
+    resolve.make_terms(
+      config[name].loss.to_dict(),
+      tuple(config[name].teachers),
+      384,
+      micro_batches=config[name].gradient_accumulation_steps,
+      rows=make_rows(members(config[name]), config[name].loss.to_dict()),
+    )
+
+
+def few(spec):
+  """Settings in which every source has few examples: encoding takes time."""
+  if not hasattr(spec, 'items'):
+    return spec
+  cut = lambda name, value: 96 if name == 'count' else few(value)
+  return {name: cut(name, value) for name, value in spec.items()}
+
+
+# Kills: a small form that leaves paths, lengths or templates of the large one.
+@named
+def test_the_small_size_can_be_built(file, monkeypatch):
+  monkeypatch.setattr(build, '_params', lambda *_: {})
+  config = overrides.load(f'{file}:tiny')
+  for section in (config, *(config[name] for name in config.stages)):
+    section.data = ConfigDict(few(section.data.to_dict()))
+  built = build.build(config, say=lambda line: None)
+  recipe_stages = [s for s in built.stages if not s.name.startswith('learn_')]
+  large = overrides.load(str(file))
+  assert tuple(stage.name for stage in recipe_stages) == large.stages
+  for stage in recipe_stages:
+    full = large[stage.name]
+    assert stage.student == full.student
+    rows = make_rows(members(full), full.loss.to_dict())
+    assert tuple(stage.sources) == rows.sources
+    assert set(stage.teachers) == set(full.teachers)
+
+
+# Kills: a docstring that goes without a command, or without a result.
+@pytest.mark.parametrize('file', PAPERS, ids=lambda file: file.stem)
+def test_a_config_says_what_it_is(file):
+  text = ' '.join(file.read_text().split('"""')[1].split())
+  name = file.relative_to(ROOT.parent).as_posix()
+  assert f'jopd train --config={name}:tiny' in text
+  assert 'arXiv' in text
+  assert 'one difference' in text or name.endswith('/opd.py')
+  assert 'Measured, tiny, seed 0: ' in text and '@' not in text
+  assert 'not yet measured' in text
+
+
+# Kills: a variant that names no paper or does not say how to start it, and one
+# of the size of a program.
+@pytest.mark.parametrize('file', VARIANTS, ids=lambda file: file.stem)
+def test_a_variant_says_what_it_changes(file):
+  text = ' '.join(file.read_text().split('"""')[1].split())
+  name = file.relative_to(ROOT.parent).as_posix()
+  assert f'jopd train --config={name}:tiny' in text.replace(' \\', '')
+  assert 'arXiv' in text
+  assert 25 <= len(file.read_text().splitlines()) <= 70
+
+
+def test_a_size_that_is_none_is_refused():
+  with pytest.raises(ValueError, match="no size 'tin'; did you mean 'tiny'"):
+    presets.mathematics('tin')
+
+
+# Heads of the keys, which `tensor` divides; of all models in configs/scale.
+_KV_HEADS = 8
+
+
+def machines(file):
+  spec = importlib.util.spec_from_file_location('scale', file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.MACHINES
+
+
+@pytest.mark.parametrize('file', SCALE, ids=lambda file: file.stem)
+def test_a_machine_is_used_whole_and_divides_the_work(file):
+  # Kills: a mesh of other devices than the machine has, and rows that it
+  # cannot divide, which would be found on the machine, after the loading.
+  for name, machine in machines(file).items():
+    config = overrides.load(f'{file}:{name}')
+    checks.check(config)
+    checks.check_stages(config)
+    mesh, stage = config.mesh, config.distil
+    assert mesh.data * mesh.fsdp * mesh.tensor == machine['devices']
+    assert _KV_HEADS % mesh.tensor == 0
+    rows = (
+      stage.batch_size * stage.group_size // stage.gradient_accumulation_steps
+    )
+    for divided in (rows, stage.max_num_seqs, config.eval.batch_size):
+      assert divided % (mesh.data * mesh.fsdp) == 0
+    for spec in (config.data, config.eval_data, *config.eval_tasks.values()):
+      function = getattr(sources, spec.name)
+      settings = {key for key in spec if key != 'name'}
+      assert settings <= set(inspect.signature(function).parameters)
+    resolve.resolve(rewards, config.reward)
+    context = resolve.resolve(contexts, config.context)
+    turns = [{'role': 'user', 'content': 'What is $1+1$?'}]
+    [turn] = context(Example('a', turns))
+    assert turn['content'].endswith('your final answer within \\boxed{}.')
+
+
+@pytest.mark.parametrize('file', SCALE, ids=lambda file: file.stem)
+def test_a_config_of_scale_says_what_it_is(file):
+  text = ' '.join(file.read_text().split('"""')[1].split())
+  name = file.relative_to(ROOT.parent).as_posix()
+  assert f'jopd train --config={name}:tiny' in text
+  assert 'not yet measured' in text
+  with pytest.raises(ValueError, match="no machine 'v2-8'"):
+    overrides.load(f'{file}:v2-8')
