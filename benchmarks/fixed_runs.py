@@ -6,9 +6,12 @@ tests/fixed_runs.json, which were made before the code was rearranged.
 
   python benchmarks/fixed_runs.py             # all configs, 20 minutes
   python benchmarks/fixed_runs.py opd scope   # those whose file has such a name
+
+They run on one core: with several, sums are taken in another order.
 """
 
 import json
+import os
 import pathlib
 import sys
 import tempfile
@@ -75,6 +78,7 @@ def difference(rows: list[dict], kept: list[dict]) -> float:
 
 
 def main(names: list[str]) -> int:
+  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   kept, wrong = json.loads(KEPT.read_text()), 0
   for file in kept:
     if names and pathlib.Path(file).stem not in names:

@@ -229,7 +229,7 @@ def make_terms(
 
 def _check_anchor(spec: Mapping, updates: int, others: str) -> None:
   """Refuses a policy gradient that takes others' tokens for the student's."""
-  name = spec.get('anchor', 'student')
+  name = spec.get('old_policy', 'student')
   if updates > 1 and not others:
     others = (
       f'with {updates} updates on the same responses all but the first are of'
@@ -237,8 +237,8 @@ def _check_anchor(spec: Mapping, updates: int, others: str) -> None:
     )
   if others and not trial.reads_sampler(resolve(losses.old_policies, name)):
     raise ValueError(
-      f'the anchor {name!r} does not know the sampler, but {others}: use'
-      " anchor='sampler'"
+      f'old_policy {name!r} does not know the sampler, but {others}: use'
+      " old_policy='sampler'"
     )
 
 
