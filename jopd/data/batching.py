@@ -29,6 +29,7 @@ class PromptBatch(NamedTuple):
     response_length: [B] int32, stop token included; 0 where an example brings
       no demonstration, or when none was asked for (T = 0).
     examples: the examples themselves, for rewards and for other contexts.
+    messages: the chat turns of each prompt.
   """
 
   ids: list[str]
@@ -37,6 +38,7 @@ class PromptBatch(NamedTuple):
   response: Int32[np.ndarray, 'B T']
   response_length: Int32[np.ndarray, ' B']
   examples: list[Example]
+  messages: list[list[dict]]
 
 
 def encode_batch(
@@ -71,7 +73,7 @@ def encode_batch(
   rows = _encode(examples, tokenizer, *options)
   shape = (max_prompt_tokens, max_response_tokens)
   rows = _fitting(rows, shape)
-  return _stack(rows, examples, shape)
+  return _stack(rows, examples, shape, context)
 
 
 def make_iterator(
@@ -134,7 +136,9 @@ def make_iterator(
   mine = slice(process_index * part, (process_index + 1) * part)
   return PromptIterator(
     _order(len(rows), batch_size, seed if shuffle else None),
-    lambda order: _stack([rows[i] for i in order[mine]], source, shape),
+    lambda order: _stack(
+      [rows[i] for i in order[mine]], source, shape, context
+    ),
     {
       'data': _digest(rows),
       'batch_size': batch_size,
@@ -252,17 +256,21 @@ def _fitting(rows: list[_Row], shape, reject=None) -> list[_Row]:
   return fitting
 
 
-def _stack(rows: list[_Row], source: Sequence[Example], shape) -> PromptBatch:
+def _stack(
+  rows: list[_Row], source: Sequence[Example], shape, context
+) -> PromptBatch:
   """Encoded examples as the arrays of one batch."""
   prompt, prompt_length = pad([row.prompt for row in rows], shape[0])
   response, response_length = pad([row.response for row in rows], shape[1])
+  examples = [source[row.index] for row in rows]
   return PromptBatch(
     ids=[row.id for row in rows],
     prompt=prompt,
     prompt_length=prompt_length,
     response=response,
     response_length=response_length,
-    examples=[source[row.index] for row in rows],
+    examples=examples,
+    messages=[context(example) for example in examples],
   )
 
 

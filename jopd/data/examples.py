@@ -1,6 +1,6 @@
 """What sources yield: examples, rows that are none, and a sequence of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ class Example(NamedTuple):
     row: number of its row in the source, from 1, where that is not its place
       among the examples; else 0.
     domain: what it is about, where several are mixed; terms may ask for it.
+    columns: all columns of its row, by name.
   """
 
   id: str
@@ -26,6 +27,7 @@ class Example(NamedTuple):
   response: str | None = None
   row: int = 0
   domain: str = ''
+  columns: Mapping[str, object] = {}
 
 
 class Rejected(NamedTuple):
@@ -55,12 +57,14 @@ class ScoredResponse(NamedTuple):
   Attributes:
     text: of the response, special tokens left out.
     reward: None where there is no answer to grade by.
-    source: who wrote it: 'student', 'dataset', or a teacher's role.
+    source: 'student', 'dataset', or the role of a teacher.
+    end_reason: 'stop' or 'length'.
   """
 
   text: str
   reward: float | None
   source: str = 'student'
+  end_reason: str = 'stop'
 
 
 @dataclasses.dataclass(frozen=True)

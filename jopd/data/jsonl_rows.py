@@ -45,6 +45,7 @@ def parse(line: bytes, name: str, fields: tuple[str, str, str]) -> Example:
     messages=messages,
     answer=_label(row, answer_field),
     response=response,
+    columns=row,
   )
 
 

@@ -7,10 +7,12 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
+from jopd.data.batching import PromptBatch
 from jopd.data.examples import Example
 from jopd.evaluate import statistics
+from jopd.rewards import Response, Reward
 from jopd.rollout.continuous_batching import STOP
-from jopd.rollout.engine import decode
+from jopd.rollout.engine import responses
 
 
 class Answers(NamedTuple):
@@ -46,8 +48,8 @@ class Answers(NamedTuple):
 
 def graded(
   rollout,
-  examples: Sequence[Example],
-  grade: Callable[[str, Example], float],
+  prompts: PromptBatch,
+  reward: Callable[[Response, Example], Reward],
   tokenizer,
   *,
   prefix: Answers | None = None,
@@ -57,8 +59,8 @@ def graded(
 
   Args:
     rollout: of `rollout.engine.make_generate`, on the host.
-    examples: B, that were asked.
-    grade: (response text, example) -> reward.
+    prompts: B, that were asked.
+    reward: of a response to an example.
     tokenizer: decodes.
     prefix: the responses that were continued: their first `prefix_length`
       tokens stand before the rollout's, and are graded with them.
@@ -74,13 +76,16 @@ def graded(
       )
     ]
     response, length = np.stack(rows), prefix_length + length
-  answers = Answers(response, length, rollout.end != STOP, np.empty(0))
-  texts = decode(tokenizer, answers)
+  rollout = rollout._replace(response=response, response_length=length)
   rewards = [
-    math.nan if example.answer is None else grade(text, example)
-    for text, example in zip(texts, examples, strict=True)
+    reward(response, example).value
+    for response, example in zip(
+      responses(tokenizer, rollout, prompts.messages),
+      prompts.examples,
+      strict=True,
+    )
   ]
-  return answers._replace(reward=np.array(rewards))
+  return Answers(response, length, rollout.end != STOP, np.array(rewards))
 
 
 def cut(

@@ -140,8 +140,8 @@ class Examination:
   def _grade(self, rollout: Rollout, **prefix) -> Answers:
     return answers.graded(
       rollout,
-      self.prompts.examples,
-      self._run.grade,
+      self.prompts,
+      self._run.reward,
       self._run.tokenizer,
       **prefix,
     )
@@ -266,5 +266,6 @@ def _take(stage: Stage, most: int, parts: int) -> PromptBatch:
   return PromptBatch(
     ids=[batch.ids[i] for batch, i in rows],
     examples=[batch.examples[i] for batch, i in rows],
+    messages=[batch.messages[i] for batch, i in rows],
     **{f: np.stack([getattr(b, f)[i] for b, i in rows]) for f in fields},
   )

@@ -11,8 +11,9 @@ from jopd import sharding
 from jopd.data.batching import PromptBatch
 from jopd.data.examples import Example
 from jopd.evaluate import statistics
+from jopd.rewards import Response, Reward
 from jopd.rollout.continuous_batching import STOP
-from jopd.rollout.engine import decode
+from jopd.rollout.engine import responses
 from jopd.rollout.sampler import Rollout
 
 # Batches of rows that a call asks for, so that most of its rows begin as soon
@@ -23,7 +24,7 @@ _BATCHES = 4
 def make_evaluate(
   generate: Callable[..., Rollout],
   tokenizer,
-  grade: Callable[[str, Example], float],
+  reward: Callable[[Response, Example], Reward],
   prompts: PromptBatch,
   *,
   batch_size: int,
@@ -42,7 +43,9 @@ def make_evaluate(
     generate: of `rollout.engine.make_generate`, with its stops bound; made for
       groups of 1 + samples and with batch_size slots.
     tokenizer: decodes responses.
-    grade: (response text, example) -> reward; 1 is right.
+    reward: of a response to an example, such as `partial(rewards.grade,
+      rewards.exact_match)`; 1 is right, and an example that cannot be graded
+      is wrong.
     prompts: of `data.batching.encode_batch`.
     batch_size: rows decoded at once. A call has as many prompts, and more if
       its rows would be less than four times as many.
@@ -82,19 +85,20 @@ def make_evaluate(
         top_p=top_p,
       )
     )
-    texts = decode(tokenizer, rollout)
+    rows = np.repeat(part, group)
+    graded = responses(tokenizer, rollout, [prompts.messages[i] for i in rows])
     rewards = [
-      grade(text, prompts.examples[i])
-      for text, i in zip(texts, np.repeat(part, group), strict=True)
+      reward(response, prompts.examples[i]).value
+      for response, i in zip(graded, rows, strict=True)
     ]
     measured = (rewards, rollout.response_length, rollout.end != STOP)
     if record:
       real = np.count_nonzero(places < count) * group
-      for row, (text, *values) in enumerate(
-        zip(texts[:real], *measured, strict=False)
+      for row, (response, *values) in enumerate(
+        zip(graded[:real], *measured, strict=False)
       ):
         example = prompts.examples[part[row // group]]
-        record(_row(example.id, row % group, text, *values))
+        record(_row(example.id, row % group, response.text, *values))
     return sharding.from_hosts(np.stack(measured))
 
   def evaluate(params, key) -> dict[str, float | int]:
@@ -114,7 +118,7 @@ def make_evaluate(
 def make_measure(
   generate: Callable[..., Rollout],
   tokenizer,
-  grade: Callable[[str, Example], float],
+  reward: Callable[[Response, Example], Reward],
   prompts: PromptBatch,
 ):
   """A function from parameters to what one response to each prompt shows.
@@ -127,7 +131,7 @@ def make_measure(
     generate: of `rollout.engine.make_generate`, with its stops bound; made for
       groups of one.
     tokenizer: decodes responses.
-    grade: (response text, example) -> reward.
+    reward: of a response to an example.
     prompts: of `data.batching.encode_batch`, as many as the mesh divides.
 
   Returns:
@@ -151,21 +155,21 @@ def make_measure(
         limit=limit,
       )
     )
-    texts = decode(tokenizer, rollout)
+    graded = responses(tokenizer, rollout, prompts.messages[mine])
     rewards = [
-      grade(text, example)
-      for text, example in zip(texts, prompts.examples[mine], strict=True)
+      reward(response, example).value
+      for response, example in zip(graded, prompts.examples[mine], strict=True)
     ]
     # Zeros stand beyond a response.
     surprise = -np.sum(rollout.logp, axis=1, dtype=float)
     length = rollout.response_length
     found = (rewards, length, rollout.end != STOP, surprise)
-    reward, length, truncated, surprise = sharding.from_hosts(
+    total, length, truncated, surprise = sharding.from_hosts(
       np.array(found, float)
     ).sum(axis=(0, 2))
     count = len(prompts.examples)
     return {
-      'reward': reward / count,
+      'reward': total / count,
       'response_length': length / count,
       'truncated': truncated / count,
       'entropy': surprise / length,

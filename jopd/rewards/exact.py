@@ -5,6 +5,9 @@ Nothing is evaluated or parsed as mathematics: '1/2' is not '0.5' here.
 
 import re
 
+from jopd.data.examples import Example
+from jopd.rewards.grading import Response
+
 _NUMBER = re.compile(r'([+-]?)([0-9]*)(?:\.([0-9]*))?')
 _GROUPED = re.compile(r'[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?')
 # Not '!': 5! is an answer.
@@ -35,8 +38,8 @@ def marked_answer(text: str, *, marker: str = '####') -> str | None:
   """
   if not marker:
     raise ValueError("marker must be text such as '####', got ''")
-  _, found, rest = text.rpartition(marker)
-  if not found:
+  _, present, rest = text.rpartition(marker)
+  if not present:
     return None
   line = _SPECIAL.split(rest, maxsplit=1)[0].partition('\n')[0]
   return line.rstrip(_END).lstrip() or None
@@ -52,8 +55,8 @@ def boxed_answer(text: str) -> str | None:
     >>> boxed_answer(r'so \boxed{\frac{1}{2}}.')
     '\\frac{1}{2}'
   """
-  _, found, rest = text.rpartition(r'\boxed{')
-  if not found:
+  _, present, rest = text.rpartition(r'\boxed{')
+  if not present:
     return None
   depth = 1
   for match in re.finditer(r'\\.|[{}]', rest, re.DOTALL):
@@ -63,55 +66,65 @@ def boxed_answer(text: str) -> str | None:
   return None
 
 
-def spoken(text: str, *, after: str) -> str:
-  """What follows the last `after` in a text, '' where it is missing.
+def text_after(text: str, mark: str) -> str:
+  """What follows the last `mark` in a text, '' without one.
 
-  For models that think aloud first: with after='</think>' a box in the thoughts
-  is no answer, and a response cut off in its thoughts has none. An empty
-  `after` leaves the whole text.
+  For models that think before they answer: with the mark '</think>' a box in
+  the thoughts is not an answer, and a response that was cut off while thinking
+  has none. An empty mark leaves the whole text.
 
   Example:
-    >>> spoken('<think>4? No.</think>5', after='</think>')
+    >>> text_after('<think>4? No.</think>5', '</think>')
     '5'
   """
-  if not after:
+  if not mark:
     return text
-  _, found, rest = text.rpartition(after)
-  return rest if found else ''
+  _, present, rest = text.rpartition(mark)
+  return rest if present else ''
 
 
 def exact_match(
-  response_text: str, answer: str, *, marker: str = '####', after: str = ''
-) -> float:
-  """1.0 if the marked answer of the response is `answer`, else 0.0.
+  response: Response, example: Example, *, marker: str = '####', after: str = ''
+) -> float | None:
+  """1.0 if the marked answer of the response is the example's, else 0.0.
 
   Both are compared after `normalized`. A response without the marker earns
-  nothing, whatever it says.
+  nothing.
 
   Args:
-    response_text: what the student wrote, decoded.
-    answer: the reference; may be a whole solution with its own marker.
+    response: what the student wrote.
+    example: its answer may be a whole solution with its own marker; None
+      without an answer.
     marker: as in `marked_answer`.
-    after: what ends the thoughts of a model that thinks aloud, '</think>': only
-      what follows is read, as in `spoken`. Empty: all of the response.
+    after: text that ends the thoughts of a model, such as '</think>': only what
+      follows is read. Empty: the whole response.
 
-  Raises: ValueError when the reference is empty, which nothing could match.
+  Raises: ValueError if the answer is empty, which nothing could match.
 
   Example:
-    >>> exact_match('1,000 and 234 more #### 1,234', '1234')
+    >>> example = Example('a', [], answer='1234')
+    >>> exact_match(Response('1,000 and 234 more #### 1,234'), example)
     1.0
   """
+  answer = example.answer
+  if answer is None:
+    return None
   reference = (
     marked_answer(answer, marker=marker) if marker in answer else answer
   )
-  said = spoken(response_text, after=after)
-  return _same(marked_answer(said, marker=marker), reference)
+  text = text_after(response.text, after)
+  return _same(marked_answer(text, marker=marker), reference)
 
 
-def boxed_match(response_text: str, answer: str, *, after: str = '') -> float:
+def boxed_match(
+  response: Response, example: Example, *, after: str = ''
+) -> float | None:
   r"""Like `exact_match`, with the answer in '\boxed{...}'."""
+  answer = example.answer
+  if answer is None:
+    return None
   reference = boxed_answer(answer) if r'\boxed{' in answer else answer
-  return _same(boxed_answer(spoken(response_text, after=after)), reference)
+  return _same(boxed_answer(text_after(response.text, after)), reference)
 
 
 def normalized(answer: str) -> str:
@@ -139,8 +152,15 @@ def normalized(answer: str) -> str:
   return f'-{value}' if number[1] == '-' and value != '0' else value
 
 
-def _same(found: str | None, reference: str | None) -> float:
-  """1.0 if both are answers and have one spelling."""
+def check_reference(reference: str | None) -> None:
+  """Raises: ValueError for an answer that nothing could match."""
   if reference is None or not normalized(reference):
     raise ValueError('the reference answer is empty; nothing could match it')
-  return float(found is not None and normalized(found) == normalized(reference))
+
+
+def _same(stated: str | None, reference: str | None) -> float:
+  """1.0 if both are answers and have one spelling."""
+  check_reference(reference)
+  return float(
+    stated is not None and normalized(stated) == normalized(reference)
+  )

@@ -17,74 +17,75 @@ import subprocess
 import sys
 import threading
 
+from jopd.data.examples import Example
 from jopd.rewards import exact
+from jopd.rewards.grading import NoVerdictError, Response
 
 _log = logging.getLogger(__name__)
-_UNJUDGED = [0]  # answers without a verdict
 _INTEGER = re.compile(r'-?[0-9]+')
 
 
 def math_match(
-  response_text: str,
-  answer: str,
+  response: Response,
+  example: Example,
   *,
   marker: str = '',
   after: str = '',
-  limit: float = 5.0,
-) -> float:
-  r"""1.0 if the stated answer is the reference as mathematics, else 0.0.
+  timeout: float = 5.0,
+) -> float | None:
+  r"""1.0 if the stated answer is the example's as mathematics, else 0.0.
 
   So 1/2, \frac12 and 0.5 are one answer, as are \{1, 2\} and \{2, 1\}. Answers
   of one spelling, and integers, are compared here, at once and exactly; all
   others by math-verify in a child process, which takes from one to some
-  hundreds of milliseconds for a new pair of answers and nothing for one that
-  was met before. Where math-verify errs (units, numbers that agree to six
-  decimals) is listed in tests/rewards/math_corpus.jsonl.
+  hundreds of milliseconds for a new pair of answers and nothing for a pair that
+  it has seen. tests/rewards/math_corpus.jsonl lists where math-verify errs
+  (units, numbers that agree to six decimals).
 
-  An answer without a verdict in time counts as wrong, and so does one that the
-  child does not survive; each is logged, and `unjudged` counts them. The time
-  is that of a clock: on a machine that is busy, a response may lose its
+  The timeout is wall-clock time: on a busy machine a response may lose its
   reward.
 
   Args:
-    response_text: what the student wrote, decoded.
-    answer: the reference, or a whole solution that states it likewise.
+    response: what the student wrote.
+    example: its answer may be a whole solution that states it likewise; None
+      without an answer.
     marker: what stands before the answer, such as 'Answer:' or '####', as in
       `marked_answer`; a box behind it is opened. Empty: the answer is in the
       last '\boxed{...}' of the response.
     after: as in `exact_match`.
-    limit: seconds for one answer, above 0.
+    timeout: seconds for one answer, above 0.
 
-  Raises: ValueError when the reference is empty, the limit is not above 0 or
-    the package math-verify is missing.
+  Raises:
+    NoVerdictError: the child took too long over the answer, or died.
+    ValueError: the example's answer is empty, the timeout is not above 0 or the
+      package math-verify is missing.
 
   Example:
-    >>> math_match(r'so \boxed{0.5}', r'\frac{1}{2}')
+    >>> example = Example('a', [], answer=r'\frac{1}{2}')
+    >>> math_match(Response(r'so \boxed{0.5}'), example)
     1.0
   """
   _check_installed()
-  if not limit > 0:
-    raise ValueError(f'limit is in seconds and above 0, got {limit}')
-  reference = _stated(answer, marker) if _states(answer, marker) else answer
-  if reference is None or not exact.normalized(reference):
-    raise ValueError('the reference answer is empty; nothing could match it')
-  found = _stated(exact.spoken(response_text, after=after), marker)
-  if found is None:
+  if not timeout > 0:
+    raise ValueError(f'timeout must be above 0 seconds, got {timeout}')
+  answer = example.answer
+  if answer is None:
+    return None
+  states_it = (marker or r'\boxed{') in answer
+  reference = _stated(answer, marker) if states_it else answer
+  exact.check_reference(reference)
+  stated = _stated(exact.text_after(response.text, after), marker)
+  if stated is None:
     return 0.0
-  pair = exact.normalized(found), exact.normalized(reference)
+  pair = exact.normalized(stated), exact.normalized(reference)
   if pair[0] == pair[1]:
     return 1.0
   if all(_INTEGER.fullmatch(text) for text in pair):
     return 0.0
-  verdict = _compare(*pair, limit)
+  verdict = _compare(*pair, timeout)
   if verdict is None:
-    _UNJUDGED[0] += 1
-  return float(bool(verdict))
-
-
-def unjudged() -> int:
-  """Answers of this process so far that got no verdict and counted as wrong."""
-  return _UNJUDGED[0]
+    raise NoVerdictError(f'no verdict on {stated:.80}')
+  return float(verdict)
 
 
 @functools.cache
@@ -93,10 +94,6 @@ def _check_installed() -> None:
     raise ValueError(
       "math_match needs the package math-verify: pip install 'jopd[math]'"
     )
-
-
-def _states(text: str, marker: str) -> bool:
-  return (marker or r'\boxed{') in text
 
 
 def _stated(text: str, marker: str) -> str | None:
@@ -113,13 +110,16 @@ def _stated(text: str, marker: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=2**16)
-def _compare(found: str, reference: str, limit: float) -> bool | None:
+def _compare(stated: str, reference: str, timeout: float) -> bool | None:
   """The child's verdict; None without one."""
-  verdict = _CHILD.ask(found, reference, limit)
+  verdict = _CHILD.compare(stated, reference, timeout)
   if verdict is None:
     _log.warning(
-      'no verdict within %g s on %.80r, counted as wrong (%d so far)',
-      *(limit, found, _CHILD.lost),
+      'no verdict within %g s on %.80r; its reward is 0 (%d such answers so'
+      ' far)',
+      timeout,
+      stated,
+      _CHILD.lost,
     )
   return verdict
 
@@ -132,15 +132,15 @@ class _Child:
     self._process = None
     self.lost = 0  # answers without a verdict
 
-  def ask(self, found: str, reference: str, limit: float) -> bool | None:
-    """Whether the two are the same; None if it died over the question."""
+  def compare(self, stated: str, reference: str, timeout: float) -> bool | None:
+    """Whether the two are the same; None if the process died over them."""
     with self._lock:
       if self._process is None or self._process.poll() is not None:
         self.stop()
         self._start()
       process = self._process
       try:
-        question = json.dumps([found, reference, limit])
+        question = json.dumps([stated, reference, timeout])
         print(question, file=process.stdin, flush=True)
         reply = process.stdout.readline()
       except BrokenPipeError:

@@ -2,10 +2,10 @@
 
 `math.py` starts it, `python -m jopd.rewards.worker`, and sends one JSON line
 per question, [answer, reference, seconds]; it replies 'true' or 'false'. When
-the seconds are over the system ends it, also in the middle of one huge power,
-where no Python handler would run; and it ends itself when nobody asks any
-more. What it reads are answers of a model: they are parsed as LaTeX, and the
-`eval` that sympy reads numbers with is taken out.
+the seconds are over the system ends it, even in the middle of one huge power,
+where no Python handler would run; it ends by itself when its input closes. It
+reads answers of a model: they are parsed as LaTeX, and the `eval` with which
+sympy reads numbers is replaced.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _LITERAL = re.compile(
 
 
 def main() -> None:
-  """Answers the questions of standard input until it closes."""
+  """Answers the questions on standard input until it closes."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
   signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process
   with contextlib.suppress(ValueError, OSError):  # not on every system
@@ -51,7 +51,7 @@ def main() -> None:
 
 def _make_same():
   """(answer, reference) -> whether they are the same mathematics."""
-  # The one door from text to `eval` in sympy.
+  # The only call of `eval` on text in sympy.
   sympy_parser.eval_expr = _literal
   latex = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
 
@@ -73,10 +73,10 @@ def _literal(code: str, local_dict, global_dict):
   """Instead of sympy's `eval`: numbers, symbols and e, and nothing else."""
   if code.strip() == 'E':
     return sympy.E
-  found = _LITERAL.fullmatch(code.strip())
-  if not found:
+  literal = _LITERAL.fullmatch(code.strip())
+  if not literal:
     raise ValueError('answers are not evaluated as Python')
-  return getattr(sympy, found['kind'])(found['text'])
+  return getattr(sympy, literal['kind'])(literal['text'])
 
 
 if __name__ == '__main__':

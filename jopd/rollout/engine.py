@@ -10,6 +10,8 @@ import numpy as np
 from jopd import sharding
 from jopd.compilation import Program, bucket
 from jopd.models.api import Model
+from jopd.rewards import Response
+from jopd.rollout.continuous_batching import STOP
 from jopd.rollout.decode import MixingTeacher
 from jopd.rollout.sampler import Rollout, sample
 from jopd.rollout.sampling import sampling
@@ -156,6 +158,27 @@ def _limits(limit, most: int, count: int) -> np.ndarray:
 def _check_range(name: str, values, most: int) -> None:
   if np.min(values) < 1 or np.max(values) > most:
     raise ValueError(f'{name} must be in [1, {most}], got {values}')
+
+
+def responses(tokenizer, rollout, messages) -> list[Response]:
+  """The responses as reward functions read them.
+
+  Args:
+    tokenizer: of transformers.
+    rollout: as in `decode`, with its `end` [B].
+    messages: B lists of chat messages, which the model read.
+  """
+  return [
+    Response(text, row[:n], prompt, 'stop' if end == STOP else 'length')
+    for text, row, n, prompt, end in zip(
+      decode(tokenizer, rollout),
+      rollout.response,
+      rollout.response_length,
+      messages,
+      rollout.end,
+      strict=True,
+    )
+  ]
 
 
 def decode(tokenizer, rollout) -> list[str]:

@@ -193,7 +193,7 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
     max_response_tokens=config.max_response_tokens,
     num_length_buckets=config.num_length_buckets,
     compute_dtype=jnp.dtype(config.compute_dtype),
-    grade=lambda text, example: reward(text, example.answer),
+    reward=partial(rewards.grade, reward),
     evaluate=None,
     checkpoint=dict(config.checkpoint),
     loggers=_trackers(config.loggers),
@@ -217,7 +217,7 @@ def _eval_prompts(
   config, spec, run: Run, encoding, quarantine: Quarantine
 ) -> batching.PromptBatch:
   """The prompts that an evaluation asks, with an answer each."""
-  check = partial(checks.check_answer, grade=run.grade, required=True)
+  check = partial(checks.check_answer, reward=run.reward, required=True)
   sieve = quarantine.sieve(spec)
   examples = sieve.sift(make_examples(spec), check, most=config.eval.prompts)
   return batching.encode_batch(
@@ -293,7 +293,7 @@ def _evaluator(config, run: Run, prompts: batching.PromptBatch, *, record=None):
     return make_evaluate(
       generate,
       run.tokenizer,
-      run.grade,
+      run.reward,
       prompts,
       batch_size=config.eval.batch_size,
       samples=config.eval.samples,

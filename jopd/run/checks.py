@@ -5,6 +5,7 @@ Each check raises a ValueError of one line, or does nothing.
 
 from collections.abc import Callable, Iterable, Mapping
 import inspect
+import math
 
 import jax
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from jopd.data.rollout_contexts import reads_rollouts
 from jopd.models.api import Model
 from jopd.models.decoder import REMAT
 from jopd.models.lora import Lora
+from jopd.rewards import Response, Reward
 from jopd.rollout.sampling import sampling
 from jopd.run.config import (
   about,
@@ -234,7 +236,7 @@ def check_positions(
 
 def check_answer(
   example: Example,
-  grade: Callable[[str, Example], float],
+  reward: Callable[[Response, Example], Reward],
   *,
   required: bool,
 ) -> None:
@@ -242,12 +244,11 @@ def check_answer(
 
   Args:
     example: to be graded.
-    grade: (response text, example) -> reward.
-    required: whether it needs an answer.
+    reward: of a response to it.
+    required: whether it needs a reward.
   """
-  if example.answer is not None:
-    grade('', example)
-  elif required:
+  value = reward(Response('', prompt=example.messages), example).value
+  if required and math.isnan(value):
     raise ValueError(
       'no answer to grade by; add it, or name its field: answer_field'
     )

@@ -146,7 +146,7 @@ def make_held_out(config, index: int, run: Run, encoding, examples):
   settings = config[config.stages[index]]
   for example in examples:
     with about(f'example {example.id}'):
-      checks.check_answer(example, run.grade, required=True)
+      checks.check_answer(example, run.reward, required=True)
   sharding.check_batch(run.mesh, len(examples))
   generate = run.make_generate(
     run.models[settings.student], f'{config.stages[index]}: held-out rollout'
@@ -154,7 +154,7 @@ def make_held_out(config, index: int, run: Run, encoding, examples):
   measure = make_measure(
     generate,
     run.tokenizer,
-    run.grade,
+    run.reward,
     batching.encode_batch(
       examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
     ),

@@ -68,7 +68,7 @@ def _suits(settings, run: Run, encoding, rows: Rows, graded) -> Callable:
     if DATASET in rows.sources:
       checks.check_response(example)
     if {*rows.sources} != {DATASET}:
-      checks.check_answer(example, run.grade, required=graded)
+      checks.check_answer(example, run.reward, required=graded)
     for role, context in told.items():
       with about(f'contexts.{role}'):
         messages = context(example, *_some_attempts(context))

@@ -9,6 +9,7 @@ import numpy as np
 
 from jopd.data.examples import Example, ScoredResponse
 from jopd.losses import Row, group_reward_stats
+from jopd.rewards import Response
 from jopd.rollout.continuous_batching import STOP
 from jopd.train.metrics import Metrics
 from jopd.train.stage import Stage
@@ -69,23 +70,24 @@ def in_groups(
 
 
 def scored_responses(
-  texts: Sequence[str], rewards: np.ndarray, members: tuple[str, ...]
+  responses: Sequence[Response], rewards: np.ndarray, members: tuple[str, ...]
 ) -> list[list[ScoredResponse]]:
   """The responses of each group, as a context may tell of them.
 
   Args:
-    texts: of b * G responses.
+    responses: b * G of them.
     rewards: [b, G]; NaN where there is no answer to grade by.
     members: who wrote each of a group.
   """
-  texts = np.array(texts, object).reshape(rewards.shape)
+  size = len(members)
+  groups = [responses[i : i + size] for i in range(0, len(responses), size)]
   known = lambda reward: None if np.isnan(reward) else float(reward)
   return [
     [
-      ScoredResponse(t, known(r), m)
-      for t, r, m in zip(*row, members, strict=True)
+      ScoredResponse(x.text, known(reward), source, x.end_reason)
+      for x, reward, source in zip(*row, members, strict=True)
     ]
-    for row in zip(texts, rewards, strict=True)
+    for row in zip(groups, rewards, strict=True)
   ]
 
 

@@ -13,6 +13,7 @@ from jopd.data.batching import PromptBatch, PromptIterator
 from jopd.data.examples import Example
 from jopd.models.api import Model
 from jopd.models.lora import Lora
+from jopd.rewards import Response, Reward
 from jopd.rollout.engine import make_generate
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.stop_criteria import Stops
@@ -32,7 +33,7 @@ class Run(NamedTuple):
   max_response_tokens: int
   num_length_buckets: int  # sizes that batches are cut to
   compute_dtype: jnp.dtype
-  grade: Callable[[str, Example], float]  # response text -> reward
+  reward: Callable[[Response, Example], Reward]
   evaluate: Callable[[str, dict], dict[str, float]]  # model name, params
   checkpoint: Mapping[str, int]  # every, keep
   loggers: Mapping[str, Callable]  # name -> (folder, log) -> tracker

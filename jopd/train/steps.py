@@ -12,10 +12,9 @@ from jopd.compilation import Program, bucket
 from jopd.data.batching import PromptBatch
 from jopd.losses import rows_where
 from jopd.models.lora import attach, merge
-from jopd.rewards.math import unjudged
 from jopd.rollout.continuous_batching import STOP
 from jopd.rollout.decode import MixingTeacher
-from jopd.rollout.engine import decode
+from jopd.rollout.engine import responses
 from jopd.train.metrics import Metrics
 from jopd.train.rollout_batch import (
   SAID,
@@ -152,26 +151,22 @@ class Phases:
     """The reward of each answer, whether it is learnt from, who is told."""
     stage = self._stage
     groups = len(prompts.examples), len(answers.members)
-    rewards, told, before = None, {}, unjudged()
+    rewards, told, unjudged = None, {}, 0
     if set(answers.members) != {'dataset'}:
       examples = [x for x in prompts.examples for _ in range(groups[1])]
-      texts = decode(self._run.tokenizer, answers)
-      rewards = np.array(
-        [
-          # Without a reference it can be learnt from, but not graded.
-          np.nan if example.answer is None else self._run.grade(text, example)
-          for text, example in zip(texts, examples, strict=True)
-        ],
-        np.float32,
-      ).reshape(groups)
+      messages = [x for x in prompts.messages for _ in range(groups[1])]
+      graded = responses(self._run.tokenizer, answers, messages)
+      each = list(map(self._run.reward, graded, examples))
+      rewards = np.float32([reward.value for reward in each]).reshape(groups)
+      unjudged = sum(not reward.judged for reward in each)
       if stage.told:
-        attempts = scored_responses(texts, rewards, answers.members)
+        attempts = scored_responses(graded, rewards, answers.members)
         told = {
           role: tell(prompts, attempts) for role, tell in stage.told.items()
         }
     lengths = answers.response_length.reshape(groups)
     keep = stage.filter(rewards, lengths, answers.end.reshape(groups))
-    return Grades(rewards, keep, told, unjudged() - before)
+    return Grades(rewards, keep, told, unjudged)
 
   def measure(self, answers: Answers, grades: Grades) -> Metrics:
     """What became of the answers, over all hosts; see responses.py."""

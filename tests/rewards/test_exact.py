@@ -1,14 +1,19 @@
 """Exact-match rewards: what counts as the answer, and what as the same."""
 
 import fractions
-from functools import partial
 import time
 
 import numpy as np
 import pytest
 
 from jopd import rewards
+from jopd.data.examples import Example
 from jopd.rewards import exact
+
+
+def reward(function, text, answer, **settings):
+  response, example = rewards.Response(text), Example('a', [], answer=answer)
+  return function(response, example, **settings)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,7 @@ def test_the_answer_is_in_the_last_closed_box(text, answer):
 
 
 @pytest.mark.parametrize(
-  'said, answer, reward',
+  'said, answer, value',
   [
     ('#### 3', '3', 1.0),
     ('3', '3', 0.0),  # without the marker nothing counts
@@ -85,14 +90,14 @@ def test_the_answer_is_in_the_last_closed_box(text, answer):
     ('#### ٣', '3', 0.0),  # other digits are other text
   ],
 )
-def test_the_reward_is_one_for_the_same_answer_only(said, answer, reward):
-  assert exact.exact_match(said, answer) == reward
+def test_the_reward_is_one_for_the_same_answer_only(said, answer, value):
+  assert reward(exact.exact_match, said, answer) == value
 
 
 def test_boxes_are_compared_like_marked_answers():
-  assert exact.boxed_match(r'so \boxed{1,000}', '1000') == 1.0
-  assert exact.boxed_match(r'\boxed{2}', r'thus \boxed{2}.') == 1.0
-  assert exact.boxed_match('#### 2', '2') == 0.0
+  assert reward(exact.boxed_match, r'so \boxed{1,000}', '1000') == 1.0
+  assert reward(exact.boxed_match, r'\boxed{2}', r'thus \boxed{2}.') == 1.0
+  assert reward(exact.boxed_match, '#### 2', '2') == 0.0
 
 
 def test_numbers_are_equal_exactly_when_their_values_are():
@@ -114,7 +119,10 @@ def test_numbers_are_equal_exactly_when_their_values_are():
       one, two = (x + tail if '.' in x else x for x in (one, two))
     same = fractions.Fraction(one) == fractions.Fraction(two)
     equal += same
-    assert exact.exact_match(f'#### {one}', two) == float(same), (one, two)
+    assert reward(exact.exact_match, f'#### {one}', two) == float(same), (
+      one,
+      two,
+    )
   assert equal > 200
 
 
@@ -122,7 +130,7 @@ def test_an_empty_reference_is_refused():
   # Kills: a reward that is 0 for ever and looks like a weak student.
   for answer in ('', ' . ', 'solution without the number ####'):
     with pytest.raises(ValueError, match='reference answer is empty'):
-      exact.exact_match('#### 3', answer)
+      reward(exact.exact_match, '#### 3', answer)
 
 
 def test_a_hostile_response_is_graded_at_once():
@@ -130,13 +138,13 @@ def test_a_hostile_response_is_graded_at_once():
   start = time.monotonic()
   for piece in ('#### ', r'\boxed{', '1,111', ' ', '{', '\\', '<', '.'):
     text = piece * 100_000
-    exact.exact_match('#### ' + text + 'x', '3')
-    exact.boxed_match(r'\boxed{' + text, '3')
+    reward(exact.exact_match, '#### ' + text + 'x', '3')
+    reward(exact.boxed_match, r'\boxed{' + text, '3')
   assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(
-  'said, reward',
+  'said, value',
   [
     (r'<think>\boxed{4}?</think>\boxed{5}', 1.0),
     (r'<think>\boxed{5}?</think>no', 0.0),  # kills: a box in the thoughts
@@ -146,14 +154,20 @@ def test_a_hostile_response_is_graded_at_once():
     (r'\boxed{5}</think>', 0.0),
   ],
 )
-def test_only_what_follows_the_thoughts_is_read(said, reward):
-  assert rewards.boxed_match(said, '5', after='</think>') == reward
+def test_only_what_follows_the_thoughts_is_read(said, value):
+  assert reward(exact.boxed_match, said, '5', after='</think>') == value
 
 
 def test_every_reward_can_leave_the_thoughts_out():
   pytest.importorskip('math_verify')
-  assert exact.exact_match('#### 4</think>#### 5', '5', after='</think>') == 1.0
-  assert exact.exact_match('#### 5', '5', after='</think>') == 0.0
-  grade = partial(rewards.math_match, after='</think>')
-  assert grade(r'<think>\boxed{1}</think>\boxed{2.0}', '2') == 1.0
-  assert grade(r'<think>\boxed{2}', '2') == 0.0
+  assert (
+    reward(exact.exact_match, '#### 4</think>#### 5', '5', after='</think>')
+    == 1.0
+  )
+  assert reward(exact.exact_match, '#### 5', '5', after='</think>') == 0.0
+  for said, value in (
+    (r'\boxed{1}</think>\boxed{2.0}', 1.0),
+    (r'\boxed{2}', 0.0),
+  ):
+    found = reward(rewards.math_match, said, '2', after='</think>')
+    assert found == value

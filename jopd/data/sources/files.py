@@ -120,9 +120,21 @@ def tfds(
     except ValueError as error:
       return Rejected(f'{name}: {error}', str(row))
     prompt = texts.pop('prompt')
-    return Example(name, [{'role': 'user', 'content': prompt}], **texts)
+    messages = [{'role': 'user', 'content': prompt}]
+    columns = {field: _plain(value) for field, value in row.items()}
+    return Example(name, messages, **texts, columns=columns)
 
   return Lazy(len(table), make)
+
+
+def _plain(value):
+  """A feature as TFDS holds it, with text decoded where it is text."""
+  if isinstance(value, bytes):
+    try:
+      return value.decode('utf-8')
+    except UnicodeDecodeError:
+      pass
+  return value
 
 
 def _decoded(row: dict, field: str) -> str:

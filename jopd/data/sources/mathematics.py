@@ -266,7 +266,7 @@ def _row(id: str, row: dict, make) -> Example | Rejected:
     return Rejected(f'{id}: {error}', str(row))
   if fields is None:
     return Rejected(f'{id}: no prompt or no answer', str(row), bad=False)
-  return Example(id=id, **fields)
+  return Example(id=id, **fields, columns=row)
 
 
 def _example(prompt, answer, response=None) -> dict | None:

@@ -24,7 +24,7 @@ def read(
       Face hub, 'owner/name', whose files are downloaded if they are not in its
       cache. Nothing of a dataset is ever run.
     pattern: which files of the folder, at any depth: 'main/train-*'.
-    columns: those to read; a row may have more.
+    columns: those that a row must have; all are read.
     revision: of the hub: a branch, a tag or a commit.
     once: (column, field) of a struct: of rows that agree on it the first one
       is read.
@@ -94,7 +94,7 @@ def _parquet(file: Path, columns: list[str], once) -> list[dict | Rejected]:
   try:
     names = parquet.read_schema(file).names
     _check_columns(file, columns, names)
-    table = parquet.read_table(file, columns=columns)
+    table = parquet.read_table(file)
   except (pyarrow.ArrowException, OSError) as error:
     raise ValueError(f'{file} is no whole Parquet file: {error}') from error
   if once:
@@ -125,7 +125,7 @@ def _jsonl(file: Path, columns: list[str], once) -> list[dict | Rejected]:
       try:
         row = json.loads(line)
         _check_columns('the row', columns, row)
-        rows.append({name: row[name] for name in columns})
+        rows.append(row)
       except (ValueError, TypeError, RecursionError) as error:
         text = line.decode('utf-8', 'backslashreplace')
         rows.append(Rejected(f'{file}, line {number}: {error}', text))
