@@ -1,6 +1,6 @@
 """How well models answer: from the prompt, and from the student's own text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import math
 from typing import NamedTuple
 
