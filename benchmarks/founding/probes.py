@@ -63,16 +63,16 @@ def gradients(config, *, replicas: int) -> np.ndarray:
   frozen = freeze(stage, run, params)
   params = params['student']
   where = jax.tree.map(lambda p: p.sharding, params)
-  shardings = state_shardings(run.mesh, where, params, stage.tx)
+  shardings = state_shardings(run.mesh, where, params, stage.update.tx)
   phases = Phases(stage, run, frozen, shardings)
-  start = jax.jit(lambda p: init_state(p, stage.tx), out_shardings=shardings)
+  start = jax.jit(lambda p: init_state(p, stage.update.tx), out_shardings=shardings)
   found = []
   for replica in range(replicas):
     state = start(jax.tree.map(lambda p: p.copy(), params))
     before = _flat(state.params)
-    prompts = next(stage.batches)
+    prompts = next(stage.prompts.batches)
     key = jax.random.fold_in(run.key, replica)
-    how = stage.sampling(0, {})
+    how = stage.rollouts.sampling(0, {})
     rollouts = phases.respond(state, prompts, key, how)
     grades = phases.grade(prompts, rollouts)
     [batch] = phases.pack(prompts, rollouts, grades)

@@ -39,12 +39,14 @@ class _Say(logging.Handler):
   """Says what the rooms below log: rows that were dropped, and how many."""
 
   def emit(self, record):
-    say(f'{record.levelname.lower()}: {record.getMessage()}')
+    level = '' if record.levelno == logging.INFO else record.levelname.lower()
+    say(level + ': ' * bool(level) + record.getMessage())
 
 
 def _prepare() -> None:
   log = logging.getLogger('jopd')
   log.handlers = [_Say()]
+  log.setLevel(logging.INFO)
   log.propagate = False  # or a library's handler says it again
   cache_compilations()
 
@@ -86,14 +88,14 @@ def run(config, workdir: pathlib.Path, *, strict: bool = False) -> dict:
   left_out = workdir / 'quarantine.jsonl'
   built = build.build(config, left_out=left_out, say=say)
   distributed.check_same(
-    'data of ', {s.name: s.batches.get_state() for s in built.stages}
+    'data of ', {s.name: s.prompts.batches.get_state() for s in built.stages}
   )
   workdir.mkdir(parents=True, exist_ok=True)
   if jax.process_index() == 0:
     (workdir / 'config.json').write_text(_json(config))
   with signals.noted(say) as stop:
     return pipeline.train(
-      built.run._replace(stop=stop),
+      built.run._replace(should_stop=stop),
       built.stages,
       built.params,
       workdir,

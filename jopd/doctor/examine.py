@@ -52,7 +52,7 @@ def examine(
   built = build.build(config, say=say)
   for stage in built.stages:
     findings += examine_data(config, stage, built.run)
-    if stage.teachers:
+    if stage.teachers.models:
       params, missing = _weights(built, stage, workdir)
       if missing:
         findings.append(_not_yet(built, stage, missing))
@@ -86,7 +86,7 @@ def examine_stage(
     stage=stage,
     settings=settings,
     vocab_size=run.vocab_size,
-    response_tokens=run.max_response_tokens,
+    response_tokens=run.max_new_tokens,
   )
 
 
@@ -109,12 +109,14 @@ def _agreement(config) -> list[Finding]:
 def _weights(built, stage: Stage, workdir) -> tuple[dict, list[str]]:
   """Model name -> parameters at the stage's start; stages yet to make some."""
   params, missing = {}, []
-  for name in {stage.student, *stage.teachers.values()}:
+  for name in {stage.student.model, *stage.teachers.models.values()}:
     # A student may begin as a copy of another model.
-    own = (stage.init_from or name) if name == stage.student else name
+    own = (
+      (stage.student.init_from or name) if name == stage.student.model else name
+    )
     params[name] = built.params[own]
     earlier = built.stages[: stage.index]
-    makers = [before.name for before in earlier if before.student == own]
+    makers = [before.name for before in earlier if before.student.model == own]
     if not makers:
       continue
     folder = pathlib.Path(workdir or '', makers[-1], 'model')
@@ -156,7 +158,7 @@ def examine_data(config, stage: Stage, run: Run) -> list[Finding]:
       longest=max(lengths),
     )
   ]
-  if set(stage.sources) == {'dataset'}:
+  if set(stage.rollouts.sources) == {'dataset'}:
     wrong = sum(not _as_chat(row, read, run, template) for row in rows)
     findings.append(
       judged('demonstrations', wrong / len(rows), f'{of} differ from the chat')

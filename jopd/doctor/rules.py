@@ -94,7 +94,7 @@ def judge_stage(
   """
   names = dict(
     stage=stage.name,
-    student=stage.student,
+    student=stage.student.model,
     vocab_size=vocab_size,
     longer=2 * response_tokens,
     shorter=max(1, response_tokens // 4),
@@ -103,8 +103,8 @@ def judge_stage(
   findings = []
   for role, teacher in seen.teachers.items():
     of = f'{role}: ' if len(seen.teachers) > 1 else ''
-    own = dict(teacher=stage.teachers[role], role=role)
-    itself = own['teacher'] == stage.student and teacher.privilege is not None
+    own = dict(teacher=stage.teachers.models[role], role=role)
+    itself = own['teacher'] == stage.student.model and teacher.privilege is not None
     alone = dict(mechanism=UNREAD, fix=READABLE) if itself else {}
     about = _About(seen, teacher, why, alone, of, names | own)
     if not findings:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jopd.rollout.score import score
 from jopd.train.controllers import Pace
 from jopd.train.stage import Run, Stage
 
+_log = logging.getLogger(__name__)
 _GROUP = 4  # most responses to a prompt
 _PRIVILEGES = 8  # in the place of an example's own, its own included
 _CUTS = (0.25, 0.5, 0.75)  # shares of the student's responses
@@ -54,28 +56,30 @@ class Examination:
     self._put = partial(sharding.put, sharding=rows)
     self.prompts = _take(stage, prompts, sharding.batch_parts(run.mesh))
     self._key = jax.random.fold_in(run.key, stage.index)
-    names = {stage.student, *stage.teachers.values()}
+    names = {stage.student.model, *stage.teachers.models.values()}
     self._generate = {
       name: run.make_generate(run.models[name], f'{name}: rollout')
       for name in names
     }
     self._score = {
       name: Program(
-        f'{name}: score', partial(score, run.models[name]), say=run.say
+        f'{name}: score', partial(score, run.models[name]), say=_log.info
       )
       for name in names
     }
 
   def observe(self) -> Seen:
     """What the models say, and what they think of it."""
-    stage, name = self._stage, self._stage.student
+    stage, name = self._stage, self._stage.student.model
     own = self.prompts.prompt, self.prompts.prompt_length
     # As at first, but whole: a limit is no fault of the answers.
-    how = stage.sampling(0, Pace(stage.controllers).values()) | {'limit': None}
+    how = stage.rollouts.sampling(0, Pace(stage.controllers).values()) | {
+      'limit': None
+    }
     greedy = self._grade(self._ask(name, *own, temperature=0.0))
     rollouts = [
       self._ask(name, *own, seed=seed, **how)
-      for seed in range(min(stage.group_size, _GROUP))
+      for seed in range(min(stage.rollouts.group_size, _GROUP))
     ]
     # The states of all that follows: the student's first responses.
     rollout = rollouts[0]
@@ -86,7 +90,7 @@ class Examination:
         self._hidden(teacher, *self._read(role, self.prompts), rollout),
         self._head(teacher),
       )
-      for role, teacher in stage.teachers.items()
+      for role, teacher in stage.teachers.models.items()
     }
     seen = {
       role: self._see(role, student, teacher, rollout)
@@ -105,7 +109,7 @@ class Examination:
 
   def _see(self, role: str, student, teacher, rollout: Rollout) -> OfTeacher:
     """What is observed of one teacher."""
-    name = self._stage.teachers[role]
+    name = self._stage.teachers.models[role]
     read = self._read(role, self.prompts)
     again = self._hidden(name, *read, rollout)
     return OfTeacher(
@@ -121,8 +125,8 @@ class Examination:
 
   def _read(self, role: str, prompts: PromptBatch):
     """What that teacher reads: ids [B, P'] and lengths [B]."""
-    if role in self._stage.teacher_contexts:
-      return self._stage.teacher_contexts[role](prompts)
+    if role in self._stage.teachers.contexts:
+      return self._stage.teachers.contexts[role](prompts)
     return prompts.prompt, prompts.prompt_length
 
   def _head(self, name: str) -> jax.Array:
@@ -148,7 +152,7 @@ class Examination:
 
   def _continued(self, name: str, prompt, length, given: Answers):
     """The teacher's greedy answers: alone, and where the student has begun."""
-    room = self._run.max_response_tokens
+    room = self._run.max_new_tokens
     found = []
     for share in (0.0, *_CUTS):
       longer, lengths, kept = answers.cut(prompt, length, given, share)
@@ -172,7 +176,7 @@ class Examination:
         token_statistics.read,
         vocab_size=vocab,
         k=min(k, vocab),
-        chunk_tokens=self._stage.loss_chunk_tokens,
+        chunk_tokens=self._stage.loss.chunk_tokens,
       )
     )
     arrays = self._put((rollout.response, _mask(rollout)))
@@ -183,9 +187,9 @@ class Examination:
 
     NaN where no other example's privilege fits in the place of the own one.
     """
-    if role not in self._stage.teacher_contexts:
+    if role not in self._stage.teachers.contexts:
       return None
-    name, count = self._stage.teachers[role], len(self.prompts.examples)
+    name, count = self._stage.teachers.models[role], len(self.prompts.examples)
     hidden = []
     for shift in range(count):
       try:
@@ -201,7 +205,7 @@ class Examination:
       partial(
         token_statistics.privilege,
         vocab_size=self._run.vocab_size,
-        chunk_tokens=self._stage.loss_chunk_tokens,
+        chunk_tokens=self._stage.loss.chunk_tokens,
       )
     )
     (mask,) = self._put((_mask(rollout),))
@@ -211,7 +215,7 @@ class Examination:
   def _pulls(self, student, teachers, rollout: Rollout, samples):
     """Each term's pull, as host floats."""
     stage, row = self._stage, Row()
-    if stage.reads_rewards:
+    if stage.loss.reads.reward:
       rewards = np.stack([graded.reward for graded in samples], axis=1)
       groups = group_reward_stats(jnp.asarray(rewards, jnp.float32))
       first = lambda x: np.asarray(x).reshape(rewards.shape)[:, 0]
@@ -222,10 +226,12 @@ class Examination:
     pull = jax.jit(
       partial(
         token_statistics.pulls,
-        terms=stage.make_terms(0, Pace(stage.controllers).values()),
-        reduction=stage.reduction,
-        chunk_tokens=stage.loss_chunk_tokens,
-        temperature=stage.loss_temperature,
+        terms=stage.loss.terms(
+          stage.loss.scalars(0, Pace(stage.controllers).values())
+        ),
+        reduction=stage.loss.aggregation,
+        chunk_tokens=stage.loss.chunk_tokens,
+        temperature=stage.loss.temperature,
         vocab_size=self._run.vocab_size,
       )
     )
@@ -254,7 +260,7 @@ def _take(stage: Stage, most: int, parts: int) -> PromptBatch:
   """Different prompts of the stage, as many as the mesh divides."""
   rows = {}  # name -> where it is
   while len(rows) < max(most, parts):
-    batch, before = next(stage.batches), len(rows)
+    batch, before = next(stage.prompts.batches), len(rows)
     rows |= {n: (batch, i) for i, n in enumerate(batch.ids) if n not in rows}
     if len(rows) == before:
       break  # the source has no more

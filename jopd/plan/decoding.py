@@ -85,11 +85,11 @@ def _decoding(
   """The two phases of a rollout, as they are compiled."""
   shards = sharding.batch_parts(run.mesh)
   prompts, width = asked[0].shape
-  rows = prompts * stage.group_size
-  slots = min(stage.decoding['slots'] or rows, rows)
-  longest = run.max_response_tokens
+  rows = prompts * stage.rollouts.group_size
+  slots = min(stage.rollouts.decoding['slots'] or rows, rows)
+  longest = run.max_new_tokens
   plan = Plan(
-    rows // shards, slots // shards, shards, stage.group_size, longest
+    rows // shards, slots // shards, shards, stage.rollouts.group_size, longest
   )
   sizes = cache_sizes(width, longest)
 
@@ -108,8 +108,8 @@ def _decoding(
       limit=limit,
       cache_size=sizes[-1],
       vocab_size=run.vocab_size,
-      dtype=stage.decoding['compute_dtype'],
-      int8=stage.decoding['int8'],
+      dtype=stage.rollouts.decoding['compute_dtype'],
+      int8=stage.rollouts.decoding['int8'],
     )
 
   first = compiled('prefill', jax.jit(begin), policy, *asked)

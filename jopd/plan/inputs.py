@@ -9,6 +9,7 @@ import numpy as np
 from jopd import losses, sharding
 from jopd.models import lora
 from jopd.rollout.sampling import sampling
+from jopd.train.controllers import Pace
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
 from jopd.train.step import Batch
@@ -39,22 +40,27 @@ def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
     run: whose mesh it lies on.
     params: model name -> shapes of its parameters.
   """
-  own = cast(params[stage.student], jnp.float32)
-  if stage.lora:
-    model = run.models[stage.student]
-    make = partial(lora.init, model, stage.lora)
+  own = cast(params[stage.student.model], jnp.float32)
+  if stage.student.lora:
+    model = run.models[stage.student.model]
+    make = partial(lora.init, model, stage.student.lora)
     own = jax.eval_shape(make, jax.random.key(0))
-    axes = lora.adapter_axes(model, stage.lora)
+    axes = lora.adapter_axes(model, stage.student.lora)
     own = place(own, sharding.param_shardings(run.mesh, axes, own))
   where = jax.tree.map(lambda x: x.sharding, own)
   looks_ahead = stage.weight_extrapolation is not None
   shardings = state_shardings(
-    run.mesh, where, own, stage.tx, stage.teacher_sync, looks_ahead=looks_ahead
+    run.mesh,
+    where,
+    own,
+    stage.update.tx,
+    stage.teachers.sync,
+    looks_ahead=looks_ahead,
   )
   shapes = jax.eval_shape(
-    partial(init_state, tx=stage.tx),
+    partial(init_state, tx=stage.update.tx),
     own,
-    followers=dict.fromkeys(stage.teacher_sync, own),
+    followers=dict.fromkeys(stage.teachers.sync, own),
     origin=own if looks_ahead else None,
   )
   return place(shapes, shardings)
@@ -65,12 +71,12 @@ def frozen(stage: Stage, run: Run, params: dict[str, dict]) -> Frozen:
 
   On the devices all of it, as it is while a program reads it.
   """
-  there = stage._replace(teacher_memory='')
+  there = stage._replace(teachers=stage.teachers._replace(memory=''))
   base, teachers = jax.eval_shape(partial(freeze, there, run), params)
   return Frozen(
-    base and _beside(params[stage.student], base),
+    base and _beside(params[stage.student.model], base),
     {
-      role: _beside(params[stage.teachers[role]], kept)
+      role: _beside(params[stage.teachers.models[role]], kept)
       for role, kept in teachers.items()
     },
   )
@@ -104,7 +110,7 @@ def prompts(stage: Stage, run: Run, rows: int, width: int) -> tuple:
     rows: prompts, b.
     width: P.
   """
-  count = rows * stage.group_size
+  count = rows * stage.rollouts.group_size
   array = jax.ShapeDtypeStruct
   by_row = (
     array((rows, width), jnp.int32),
@@ -129,7 +135,7 @@ def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
     rows: B.
     widths: P of each model's prompt, by role; '' is the student's.
   """
-  length = run.max_response_tokens
+  length = run.max_new_tokens
   array = jax.ShapeDtypeStruct
   prompt = lambda role: (
     array((rows, widths[role]), jnp.int32),
@@ -141,24 +147,25 @@ def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
   shapes = Batch(
     prompt=own,
     prompt_length=own_length,
-    teacher_prompts={role: prompt(role) for role in stage.teachers},
+    teacher_prompts={role: prompt(role) for role in stage.teachers.models},
     response=of_tokens(jnp.int32),
     mask=of_tokens(jnp.bool_),
     sampler_logp=of_tokens(jnp.float32),
-    rollout_logp=of_tokens(jnp.float32) if 'student' in stage.sources else None,
+    rollout_logp=of_tokens(jnp.float32)
+    if 'student' in stage.rollouts.sources
+    else None,
     row=losses.Row(
-      *[row if stage.reads_rewards else None] * 3, *[whole] * 3, row
+      *[row if stage.loss.reads.reward else None] * 3, *[whole] * 3, row
     ),
   )
   return place(shapes, sharding.batch_sharding(run.mesh))
 
 
-def controlled(stage: Stage, run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+def scalars(stage: Stage, run: Run) -> dict[str, jax.ShapeDtypeStruct]:
   """The scalars that the learner reads beside the batch."""
   one = jax.ShapeDtypeStruct((), jnp.float32)
-  return place(
-    dict.fromkeys(stage.controllers, one), sharding.replicated(run.mesh)
-  )
+  names = stage.loss.scalars(0, Pace(stage.controllers).values())
+  return place(dict.fromkeys(names, one), sharding.replicated(run.mesh))
 
 
 def local_bytes(tree) -> float:

@@ -56,7 +56,7 @@ def measure(
     say(f'compiled {stage.name}: {name} in {seconds:.1f} s')
     return Compiled(args, traced, program, seconds)
 
-  for role in stage.teacher_mixing:
+  for role in stage.rollouts.mixing:
     say(
       f'note: {stage.name}: {role} decodes along with the student; its cache'
       ' and its time are not in this plan'
@@ -64,50 +64,55 @@ def measure(
   where = jax.tree.map(lambda x: x.sharding, state)
   phases = Phases(stage, run, frozen, where)
   teachers = frozen.teachers | state.followers
-  for role, responses in stage.sources.items():
+  for role, responses in stage.rollouts.sources.items():
     if role == 'dataset':
       continue
-    name = {'student': stage.student, **stage.teachers}[role]
+    name = {'student': stage.student.model, **stage.teachers.models}[role]
     policy = {'student': state.params, **teachers}[role]
-    if role == 'student' and stage.lora:
+    if role == 'student' and stage.student.lora:
       # Adapters are added to their matrices before anything is sampled.
       policy = inputs.cast(params[name], run.compute_dtype)
-    own = stage._replace(group_size=responses)
+    own = stage._replace(rollouts=stage.rollouts._replace(group_size=responses))
     asked = inputs.prompts(own, run, prompts, widths.get(role, widths['']))
     here = 0.0 if role == 'student' else inputs.local_bytes(waiting)
     yield from rollout(own, run, name, policy, asked, held + here, compiled)
 
-  rows = prompts * stage.group_size // stage.num_minibatches
+  rows = prompts * stage.rollouts.group_size // stage.update.num_minibatches
   batch = inputs.batch(stage, run, rows, widths)
-  models = {r: run.models[name] for r, name in stage.teachers.items()}
+  models = {r: run.models[name] for r, name in stage.teachers.models.items()}
   hidden = {}
   if models:
     program = compiled('teacher', phases.teacher, teachers, batch)
     yield program.phase(
-      'teacher', stage.num_minibatches, held, (batch, waiting)
+      'teacher', stage.update.num_minibatches, held, (batch, waiting)
     )
     hidden = program.results
   args = state, frozen.teachers, hidden, batch, frozen.base
-  args += (inputs.controlled(stage, run),)
+  args += (inputs.scalars(stage, run),)
   program = compiled('learner', phases.learner, *args)
-  own = run.models[stage.student]
+  own = run.models[stage.student.model]
   tokens = batch.response.size
-  whole = params[stage.student]
+  whole = params[stage.student.model]
   forward = _scoring(own, whole, batch) + _head(own, whole, tokens)
   # Backward, to activations and to matrices; adapters leave these alone.
-  useful = forward * (2 if stage.lora else 3)
+  useful = forward * (2 if stage.student.lora else 3)
   useful += sum(_head(models[r], teachers[r], tokens) for r in models)
   size = min(
-    run.max_response_tokens,
-    max(1, stage.loss_chunk_tokens * stage.gradient_accumulation_steps // rows),
+    run.max_new_tokens,
+    max(
+      1,
+      stage.loss.chunk_tokens
+      * stage.update.gradient_accumulation_steps
+      // rows,
+    ),
   )
   yield program.phase(
     'learner',
-    stage.num_minibatches,
+    stage.update.num_minibatches,
     held,
     (hidden, batch),
     useful=useful,
-    turns=-(-run.max_response_tokens // size),
+    turns=-(-run.max_new_tokens // size),
   )
 
 
@@ -128,20 +133,22 @@ def _held(stage: Stage, frozen: Frozen, params) -> float:
   """Bytes of what stays on a device beside the state, each array once."""
   kept = {}  # by model and dtype: adapters and teachers may share
   if frozen.base is not None:
-    kept[stage.student, stage.lora.base] = frozen.base
+    kept[stage.student.model, stage.student.lora.base] = frozen.base
   for role, tree in frozen.teachers.items():
-    kept[stage.teachers[role], stage.teacher_dtype] = tree
+    kept[stage.teachers.models[role], stage.teachers.dtype] = tree
   # One that is kept as it was loaded is there once.
-  loaded = {name for name, dtype in kept if not dtype} | {stage.student}
-  if stage.teacher_memory:
-    loaded = {stage.student}
+  loaded = {name for name, dtype in kept if not dtype} | {stage.student.model}
+  if stage.teachers.memory:
+    loaded = {stage.student.model}
   others = [params[name] for name in stage.later - loaded]
   return inputs.local_bytes((list(kept.values()), others))
 
 
 def _waiting(stage: Stage, frozen: Frozen) -> list:
   """Layers of teachers that devices have for a moment, each model's once."""
-  if not stage.teacher_memory:
+  if not stage.teachers.memory:
     return []
-  trees = {stage.teachers[r]: tree for r, tree in frozen.teachers.items()}
+  trees = {
+    stage.teachers.models[r]: tree for r, tree in frozen.teachers.items()
+  }
   return [tree['layers'] for tree in trees.values()]

@@ -70,7 +70,7 @@ def plan(
       role: settings.max_teacher_prompt_tokens
       if role in settings.teacher_contexts
       else config.max_prompt_tokens
-      for role in stage.teachers
+      for role in stage.teachers.models
     } | {'': config.max_prompt_tokens}
     phases, refused = [], None
     try:
@@ -85,7 +85,7 @@ def plan(
         phases.append(phase)
     except TooLarge as error:
       refused = error.args
-    responses = settings.batch_size * stage.group_size
+    responses = settings.batch_size * stage.rollouts.group_size
     stages.append(
       StagePlan(
         stage.name, responses, config.max_response_tokens, phases, refused

@@ -5,6 +5,7 @@ All that can be known before a weight is loaded is checked first.
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+import logging
 import os
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from jopd.train import loggers
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
+_log = logging.getLogger(__name__)
 # One random stream each, so that none repeats another's draws.
 _WEIGHTS, _EVALUATION, _STAGES = range(3)
 
@@ -187,10 +189,9 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
     },
     mesh=mesh,
     tokenizer=tokenizer,
-    stop_ids=stop_ids,
     stops=stops,
     vocab_size=len(tokenizer),
-    max_response_tokens=config.max_response_tokens,
+    max_new_tokens=config.max_response_tokens,
     num_length_buckets=config.num_length_buckets,
     compute_dtype=jnp.dtype(config.compute_dtype),
     reward=partial(rewards.grade, reward),
@@ -199,7 +200,6 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
     loggers=_trackers(config.loggers),
     key=jax.random.fold_in(jax.random.key(config.seed), _STAGES),
     clock=Clock(),
-    say=say,
   )
   return run, encoding
 
@@ -270,7 +270,7 @@ def _params(config, run: Run) -> dict[str, dict]:
     model, key = run.models[name], jax.random.fold_in(root, index)
     if 'path' in spec:
       folder = hub.find(**spec)
-      run.say(f'loading {name} from {folder}')
+      _log.info('loading %s from %s', name, folder)
       params[name] = hf.load(folder, shardings=place)[1]
       continue
     with about(f'config.models.{name}'):

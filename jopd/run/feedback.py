@@ -67,7 +67,7 @@ def _make_pace(settings) -> dict[str, Callable]:
 def _make_sampling(settings, run: Run, controlled) -> Callable:
   """(step, controlled scalars) -> settings of the sampler, plain numbers."""
   spec = settings.rollout.to_dict()
-  most = run.max_response_tokens
+  most = run.max_new_tokens
 
   def at(step: int, controlled) -> dict:
     now = dict(at_step(spec, step, controlled))

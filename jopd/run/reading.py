@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+import logging
 
 import jax
 
@@ -14,6 +15,9 @@ from jopd.run.config import about
 from jopd.run.resolve import make_examples, resolve
 from jopd.run.response_sources import DATASET, Rows
 from jopd.train.stage import Run
+
+
+_log = logging.getLogger(__name__)
 
 
 def make_batches(
@@ -41,7 +45,7 @@ def make_batches(
       )
     examples, apart = examples[:learnt], examples[learnt:]
     if imitates:
-      checks.note_boundary(examples[0], run.say, **encoding)
+      checks.note_boundary(examples[0], _log.info, **encoding)
     checks.check_domains(examples, rows)
     batches = batching.make_iterator(
       examples,

@@ -22,7 +22,7 @@ from jopd.run.config import about, check_arguments, did_you_mean, refuse_unknown
 from jopd.run.response_sources import ALONE, Rows, rows_on
 from jopd.run.schedules import at_step
 from jopd.train import filters
-from jopd.train.step import Reduction
+from jopd.train.stage import Aggregation as Reduction
 
 _OBJECTIVES = {
   'divergence': losses.divergence,
@@ -166,10 +166,10 @@ def make_terms(
   last: int = 0,
   controlled: Mapping[str, float] = _NONE,
   others: str = '',
-) -> Callable:
-  """A function from the step to the terms of a loss; `make(step, controlled)`.
+) -> tuple[Callable, Callable]:
+  """From scalars to terms, and from (update, controlled) to scalars.
 
-  The step and the controlled scalars may be traced.
+  The scalars of the terms may be traced.
 
   The loss is traced here on shapes alone, for what only its own code refuses
   and would otherwise wait for the first step: a k beyond the vocabulary, a tail
@@ -222,9 +222,35 @@ def make_terms(
           'its weight or credit looks at the whole batch, which'
           f' {micro_batches} micro_batches cut up: use 1'
         )
-  return lambda step, controlled=_NONE: {
-    n: make_term(spec, step, controlled, rows) for n, spec in specs.items()
+  changing = dict(_changing(specs, ()))
+  terms = lambda scalars: {
+    n: make_term(_put(spec, scalars, (n,)), 0, rows=rows)
+    for n, spec in specs.items()
   }
+  scalars = lambda update, controlled=_NONE: {
+    name: float(at_step(spec, update, controlled))
+    for name, spec in changing.items()
+  }
+  return terms, scalars
+
+
+def _changing(settings, path: tuple[str, ...]):
+  """The name and the settings of each schedule and controlled number."""
+  if isinstance(settings, Mapping):
+    if 'schedule' in settings or set(settings) == {'controlled'}:
+      yield '/'.join(path), settings
+    else:
+      for name, value in settings.items():
+        yield from _changing(value, (*path, name))
+
+
+def _put(settings, scalars: Mapping, path: tuple[str, ...]):
+  """The settings with scalars where something changes."""
+  if (name := '/'.join(path)) in scalars:
+    return scalars[name]
+  if not isinstance(settings, Mapping):
+    return settings
+  return {n: _put(x, scalars, (*path, n)) for n, x in settings.items()}
 
 
 def _check_anchor(spec: Mapping, updates: int, others: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -32,23 +33,17 @@ from jopd.run.response_sources import (
 from jopd.run.schedules import at_step
 from jopd.train import filters as selection
 from jopd.train import teacher_sync
-from jopd.train.stage import Run, Stage
-
-# Settings that a stage has under the same names.
-_AS_THEY_ARE = (
-  'student',
-  'init_from',
-  'teacher_dtype',
-  'teacher_memory',
-  'grad_norm_spike',
-  'max_consecutive_skips',
-  'steps',
-  'num_minibatches',
-  'gradient_accumulation_steps',
-  'loss_temperature',
-  'eval_every',
-  'held_out_every',
+from jopd.train.stage import (
+  Loss,
+  Prompts,
+  Rollouts,
+  Run,
+  Stage,
+  Student,
+  Teachers,
+  Update,
 )
+
 _BLENDED = 'with a blend responses are of a teacher, too'
 
 
@@ -79,9 +74,11 @@ def make_stage(
   if settings.init_from:
     with about('init_from'):
       _check_alike(run, settings.init_from, settings.student)
-  changes, controlled, others = feedback.make_changes(settings, run, rows.sources)
+  changes, controlled, others = feedback.make_changes(
+    settings, run, rows.sources
+  )
   blend = _blend(settings, run, rows)
-  make = make_terms(
+  make, scalars = make_terms(
     terms,
     roles,
     run.vocab_size,
@@ -106,35 +103,55 @@ def make_stage(
   )
   with about('held_out'):
     held_out = feedback.make_held_out(config, index, run, encoding, apart)
+  shards = sharding.batch_parts(run.mesh)
   return Stage(
     name=config.stages[index],
     index=index,
-    **{name: settings[name] for name in _AS_THEY_ARE},
-    lora=_lora(settings, run),
-    teachers=settings.teachers.to_dict(),
-    sources={name: rows.most(name) for name in rows.sources},
-    members=draw(groups),
-    teacher_mixing=blend,
-    domains=rows.domains,
-    teacher_contexts=make_contexts(settings, encoding),
-    told=make_rollout_contexts(settings, encoding),
-    teacher_sync=_moving(settings, run),
-    make_terms=make,
-    reads_rewards=in_terms,
-    reduction=make_reduction(settings.loss_aggregation),
-    tx=tx,
-    learning_rate=learning_rate,
-    group_size=rows.group_size,
-    decoding=_decoding(config, settings),
-    later=_used(config, config.stages[index + 1 :]),
-    together=_together(settings, make(0, controlled), rows),
-    **changes,
-    filter=select,
-    masked_ids=_token_ids(settings.mask_tokens, run.tokenizer),
-    loss_chunk_tokens=settings.loss_chunk_tokens * sharding.batch_parts(run.mesh),
+    steps=settings.steps,
+    eval_every=settings.eval_every,
+    student=Student(settings.student, settings.init_from, _lora(settings, run)),
+    teachers=Teachers(
+      settings.teachers.to_dict(),
+      sync=_moving(settings, run),
+      contexts=make_contexts(settings, encoding),
+      rollout_contexts=make_rollout_contexts(settings, encoding),
+      dtype=settings.teacher_dtype,
+      memory=settings.teacher_memory,
+    ),
+    prompts=Prompts(batches, rows.domains),
+    rollouts=Rollouts(
+      sources={name: rows.most(name) for name in rows.sources},
+      draw=draw(groups),
+      group_size=rows.group_size,
+      sampling=changes.pop('sampling'),
+      decoding=_decoding(config, settings),
+      mixing=blend,
+      filter=select,
+      masked_ids=_token_ids(settings.mask_tokens, run.tokenizer),
+    ),
+    loss=Loss(
+      make,
+      scalars,
+      reads=types.SimpleNamespace(reward=in_terms),
+      aggregation=make_reduction(settings.loss_aggregation),
+      temperature=settings.loss_temperature,
+      chunk_tokens=settings.loss_chunk_tokens * shards,
+    ),
+    update=Update(
+      tx,
+      learning_rate,
+      num_minibatches=settings.num_minibatches,
+      gradient_accumulation_steps=settings.gradient_accumulation_steps,
+      rows_together=_together(settings, make(scalars(0, controlled)), rows),
+      grad_norm_spike=settings.grad_norm_spike,
+      max_consecutive_skips=settings.max_consecutive_skips,
+    ),
+    callbacks={},
     fingerprint=_fingerprint(config, settings),
-    batches=batches,
+    later=_used(config, config.stages[index + 1 :]),
     held_out=held_out,
+    held_out_every=settings.held_out_every,
+    **changes,
   )
 
 
@@ -235,7 +252,7 @@ def _check_contexts(config, settings, run: Run, rows: Rows) -> None:
   for role, spec in settings.teacher_contexts.items():
     with about(f'contexts.{role}'):
       teacher = run.models[settings.teachers[role]]
-      checks.check_positions(teacher, context, run.max_response_tokens)
+      checks.check_positions(teacher, context, run.max_new_tokens)
       if not reads_rollouts(resolve(contexts, spec)):
         continue
       if role in rows.sources:

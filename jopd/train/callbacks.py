@@ -1,6 +1,7 @@
 """What a stage changes by what it measures: its pace, and where it stands."""
 
 from collections.abc import Callable, Mapping
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from jopd.train.metrics import MetricsLog
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
 from jopd.train.weight_extrapolation import extrapolate, look
+
+
+_log = logging.getLogger(__name__)
 
 
 class Course:
@@ -41,7 +45,7 @@ class Course:
       f'{stage.name}: extrapolation',
       extrapolate,
       out_shardings=shardings,
-      say=run.say,
+      say=_log.info,
       clock=run.clock,
     )
 
@@ -61,7 +65,7 @@ class Course:
       The state to go on from.
     """
     stage = self._stage
-    how = stage.sampling(step - 1, self.controlled())
+    how = stage.rollouts.sampling(step - 1, self.controlled())
     if stage.held_out_every and step % stage.held_out_every == 0:
       shown = self._measure(self._student(state), how['limit'])
       self._log.write(stage.name, step, 'held_out', shown)

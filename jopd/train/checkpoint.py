@@ -6,6 +6,7 @@ there whole or not at all, and one that has changed since is found out.
 """
 
 from collections.abc import Callable
+import logging
 import pathlib
 import shutil
 
@@ -16,6 +17,9 @@ import orbax.checkpoint as ocp
 from jopd.models import files
 from jopd.train import distributed, manifest
 from jopd.train.state import TrainState
+
+
+_log = logging.getLogger(__name__)
 
 
 def examine(folder: pathlib.Path) -> tuple[list[int], dict[int, str]]:
@@ -51,7 +55,6 @@ class Checkpoints:
     fingerprint: JSON-able settings that must not change between save and
       restore, such as the sizes of the model. The dtypes of the state follow
       from them, or Orbax would cast without a word.
-    say: takes a line about what is damaged.
     strict: refuses to go back behind a damaged checkpoint.
 
   Raises:
@@ -65,7 +68,6 @@ class Checkpoints:
     every: int,
     keep: int,
     fingerprint: dict,
-    say: Callable[[str], None] = print,
     strict: bool = False,
   ):
     self._folder = folder.resolve()
@@ -81,7 +83,9 @@ class Checkpoints:
         raise ValueError(
           f'{found}; mend it, or go on from {on_from} without --strict'
         )
-      say(f'{found}; it is now {step}.damaged, and {on_from} is gone on from')
+      _log.warning(
+        f'{found}; it is now {step}.damaged, and {on_from} is gone on from'
+      )
     if jax.process_index() == 0:
       self._folder.mkdir(parents=True, exist_ok=True)
       for step in damaged:

@@ -23,7 +23,7 @@ def first_fault(
   state: TrainState,
   hidden,
   batch: Batch,
-  controlled: Mapping[str, float] | None = None,
+  scalars: Mapping[str, float] | None = None,
 ) -> str:
   """Looks along the way of the data, and stops at what is not finite.
 
@@ -36,14 +36,14 @@ def first_fault(
     state: after it was skipped, so as good as before.
     hidden: of the teachers.
     batch: that was not learnt from.
-    controlled: scalars of the step, by name.
+    scalars: of the terms, by name.
 
   Returns:
     The name of the array, with its role and path where it is one of many.
   """
   everywhere = sharding.replicated(run.mesh)
   finite = jax.jit(_finite, out_shardings=everywhere)
-  for name, tree in _along(stage, run, phases, state, hidden, batch, controlled):
+  for name, tree in _along(stage, run, phases, state, hidden, batch, scalars):
     for path, fine in jax.tree.leaves_with_path(jax.device_get(finite(tree))):
       if not fine:
         return name + _readable(path)
@@ -57,42 +57,50 @@ def _along(
   state: TrainState,
   hidden,
   batch: Batch,
-  controlled: Mapping[str, float] | None,
+  scalars: Mapping[str, float] | None,
 ) -> Iterator[tuple[str, dict]]:
   """What an update reads and makes, in order; later things when asked for."""
   yield 'the batch: ', _floats(batch)
   teachers = phases.teachers(state)
-  for role in stage.teachers:
+  for role in stage.teachers.models:
     yield f'parameters of {role}: ', teachers[role]
     yield f'hidden states of {role}', hidden[role]
-  yield f'parameters of {stage.student}: ', state.params
+  yield f'parameters of {stage.student.model}: ', state.params
   base = phases.frozen.base
   look = jax.jit(partial(_student_hidden, stage, run))
-  yield f'hidden states of {stage.student}', look(base, state.params, batch)
+  yield (
+    f'hidden states of {stage.student.model}',
+    look(base, state.params, batch),
+  )
   # The update counted, though it was not made.
   before = state._replace(step=state.step - 1)
   args = (before, phases.frozen.teachers, hidden, batch, base)
-  args += (phases.scalars(controlled),)
+  args += (phases.scalars(scalars),)
   gradients, loss, metrics = jax.jit(phases.gradients)(*args)
   terms = {n: x for n, (x, _) in metrics.items() if n.startswith('loss/')}
   yield 'a term of the loss: ', terms
   yield 'the loss', loss
-  yield f'the gradient of {stage.student}: ', gradients
+  yield f'the gradient of {stage.student.model}: ', gradients
 
 
 def _student_hidden(stage: Stage, run: Run, base, params, batch: Batch):
   dtype = run.compute_dtype
-  if stage.lora:
-    params = attach(cast(base, dtype), params, stage.lora)
+  if stage.student.lora:
+    params = attach(cast(base, dtype), params, stage.student.lora)
   else:
     params = cast(params, dtype)
 
   def of_part(part: Batch):
     read = part.prompt, part.prompt_length, part.response
-    return score(run.models[stage.student], params, *read)
+    return score(run.models[stage.student.model], params, *read)
 
   return lax.map(
-    of_part, split(batch, stage.gradient_accumulation_steps, stage.together)
+    of_part,
+    split(
+      batch,
+      stage.update.gradient_accumulation_steps,
+      stage.update.rows_together,
+    ),
   )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 from functools import partial
+import logging
 import math
 import pathlib
 import sys
@@ -25,6 +26,9 @@ from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
 from jopd.train.steps import Phases
 from jopd.train.teachers import freeze
+
+
+_log = logging.getLogger(__name__)
 
 
 def run_stage(
@@ -73,20 +77,20 @@ def run_stage(
 
     def save(step: int, state: TrainState, *, force: bool) -> None:
       log.sync()
-      kept = dict(iterator=stage.batches, course=course, replay=replay)
+      kept = dict(iterator=stage.prompts.batches, course=course, replay=replay)
       resume = {name: one.get_state() for name, one in kept.items()}
       checkpoints.save(step, state, resume, replay.arrays, force=force)
 
     restored = checkpoints.restore(state)
     if restored:
       state = _resume(stage, run, restored, checkpoints, course, replay)
-    done = int(state.step) // stage.num_minibatches
+    done = int(state.step) // stage.update.num_minibatches
     for rows in (log, timings):
       rows.rewind(stage.name, done if restored else -1)
     if not restored:
-      evaluate(0, stage.student, now(state))
-      for role, name in stage.teachers.items():
-        if name != stage.student:
+      evaluate(0, stage.student.model, now(state))
+      for role, name in stage.teachers.models.items():
+        if name != stage.student.model:
           evaluate(0, name, phases.teachers(state)[role])
 
     notice = Notice(stage, run)
@@ -99,30 +103,31 @@ def run_stage(
         key = jax.random.fold_in(stage_key, number)
         parts, found = _sample(stage, run, phases, state, key, step, controlled)
         measured = merge(measured, found)
-        replay.add(step * stage.num_minibatches, parts)
+        replay.add(step * stage.update.num_minibatches, parts)
       version, parts = replay.take()
-      for lag, batch in enumerate(
-        parts, step * stage.num_minibatches - version
-      ):
+      for minibatch, batch in enumerate(parts):
+        lag = step * stage.update.num_minibatches - version + minibatch
         with clock('data'):
           batch = phases.place(batch, lag)
         with clock('teacher'):
           hidden = phases.teach(state, batch)
         with clock('learner'):
-          state, learned = phases.learn(state, hidden, batch, controlled)
+          update = step * stage.update.num_minibatches + minibatch
+          scalars = stage.loss.scalars(update, controlled)
+          state, learned = phases.learn(state, hidden, batch, scalars)
         measured = merge(measured, learned | {'lag': (lag, 1)})
       row = _finished(means(measured)) | {'lag_max': float(lag)}
-      made = step * stage.num_minibatches - skipped
-      row['learning_rate'] = float(stage.learning_rate(made))
+      made = step * stage.update.num_minibatches - skipped
+      row['learning_rate'] = float(stage.update.learning_rate(made))
       row |= {f'controller/{name}': value for name, value in controlled.items()}
       skipped = int(state.guard.skipped)
       notice(row)
       log.write(stage.name, step + 1, 'train', row)
-      note_skipped(stage, run, phases, row, state, hidden, batch, controlled)
+      note_skipped(stage, run, phases, row, state, hidden, batch, scalars)
       state = course.after(state, step + 1, row)
       last = step + 1 == stage.steps
       if last or (stage.eval_every and (step + 1) % stage.eval_every == 0):
-        evaluate(step + 1, stage.student, now(state))
+        evaluate(step + 1, stage.student.model, now(state))
       with clock('save'):
         save(step + 1, state, force=last)
       timings.write(stage.name, step + 1, 'time', clock.snapshot())
@@ -145,7 +150,6 @@ def _open(
         folder / 'checkpoints',
         **run.checkpoint,
         fingerprint=stage.fingerprint,
-        say=run.say,
         strict=strict,
       )
     ),
@@ -154,20 +158,22 @@ def _open(
 
 def _stop_if_asked(stage: Stage, run: Run, step: int, save: Callable) -> None:
   """Saves and leaves when a signal came, of which all hosts know then."""
-  if number := sharding.largest(np.array([run.stop()])):
+  if number := sharding.largest(np.array([run.should_stop()])):
     save()
     raise Stopped(number, f'{stage.name} is saved at step {step}')
 
 
-def _sample(stage: Stage, run: Run, phases: Phases, state, key, step, controlled):
+def _sample(
+  stage: Stage, run: Run, phases: Phases, state, key, step, controlled
+):
   """The next prompts and what is learnt of the responses to them.
 
   Returns:
     Batches on the host, one for each update, and metrics.
   """
-  clock, how = run.clock, stage.sampling(step, controlled)
+  clock, how = run.clock, stage.rollouts.sampling(step, controlled)
   with clock('data'):
-    prompts = next(stage.batches)
+    prompts = next(stage.prompts.batches)
   with clock('rollout'):
     answers = phases.respond(state, prompts, key, how)
   with clock('reward'):
@@ -182,12 +188,12 @@ def _resume(
 ) -> TrainState:
   """The state of a checkpoint; what else it holds goes where it belongs."""
   state, resume = restored
-  stage.batches.set_state(resume['iterator'])
+  stage.prompts.batches.set_state(resume['iterator'])
   course.set_state(resume['course'])
   waiting = checkpoints.pending(replay.abstract(resume['replay']))
   replay.set_state(resume['replay'], waiting)
-  done = int(state.step) // stage.num_minibatches
-  run.say(f'{stage.name}: resumed at step {done}')
+  done = int(state.step) // stage.update.num_minibatches
+  _log.info('%s: resumed at step %d', stage.name, done)
   return state
 
 
@@ -207,36 +213,45 @@ def _start(stage: Stage, run: Run, params) -> tuple[TrainState, TrainState]:
 
   Consumes the student's parameters. Those of teachers that move are copied.
   """
-  own = _adapters(stage, run) if stage.lora else params[stage.student]
+  own = (
+    _adapters(stage, run) if stage.student.lora else params[stage.student.model]
+  )
   where = jax.tree.map(lambda p: p.sharding, own)
   ahead = stage.weight_extrapolation is not None
   shardings = state_shardings(
-    run.mesh, where, own, stage.tx, stage.teacher_sync, looks_ahead=ahead
+    run.mesh,
+    where,
+    own,
+    stage.update.tx,
+    stage.teachers.sync,
+    looks_ahead=ahead,
   )
   masters = lambda p: jax.tree.map(lambda x: x.astype(jnp.float32), p)
   # A copy, for else two arrays of the state could be one, and donated twice.
   start = jax.jit(
     lambda own, teachers: init_state(
       masters(own),
-      stage.tx,
+      stage.update.tx,
       jax.tree.map(jnp.copy, masters(teachers)),
       jax.tree.map(jnp.copy, masters(own)) if ahead else None,
     ),
     out_shardings=shardings,
   )
-  teachers = {role: params[stage.teachers[role]] for role in stage.teacher_sync}
+  teachers = {
+    role: params[stage.teachers.models[role]] for role in stage.teachers.sync
+  }
   state = start(own, teachers)
-  for name in params.keys() - (stage.later - {stage.student}):
+  for name in params.keys() - (stage.later - {stage.student.model}):
     del params[name]
   return state, shardings
 
 
 def _adapters(stage: Stage, run: Run) -> dict:
   """The adapters that a stage begins with, on the mesh."""
-  make = partial(lora.init, run.models[stage.student], stage.lora)
+  make = partial(lora.init, run.models[stage.student.model], stage.student.lora)
   # No step has that number.
   key = jax.random.fold_in(jax.random.fold_in(run.key, stage.index), 2**32 - 1)
-  axes = lora.adapter_axes(run.models[stage.student], stage.lora)
+  axes = lora.adapter_axes(run.models[stage.student.model], stage.student.lora)
   where = sharding.param_shardings(run.mesh, axes, jax.eval_shape(make, key))
   return jax.jit(make, out_shardings=where)(key)
 
@@ -266,9 +281,9 @@ def _results(stage: Stage, log: MetricsLog, timings: MetricsLog) -> dict:
       if name.startswith('seconds/'):
         phase = name.removeprefix('seconds/')
         seconds[phase] = seconds.get(phase, 0.0) + value
-  teachers = set(stage.teachers.values()) - {stage.student}
-  before = accuracy[stage.student, 0]
-  after = accuracy[stage.student, stage.steps]
+  teachers = set(stage.teachers.models.values()) - {stage.student.model}
+  before = accuracy[stage.student.model, 0]
+  after = accuracy[stage.student.model, stage.steps]
   teacher = max((accuracy[n, 0] for n in teachers), default=None)
   recovered = gap_recovery(before, after, teacher or 0.0)
   return dict(

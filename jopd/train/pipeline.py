@@ -5,6 +5,7 @@ from functools import partial
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -19,6 +20,9 @@ from jopd.models import files, hf
 from jopd.train import checkpoint, distributed, manifest
 from jopd.train.loop import run_stage
 from jopd.train.stage import Run, Stage
+
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -58,22 +62,24 @@ def train(
   for stage in stages:
     folder = workdir / stage.name
     result, model = folder / 'result.json', folder / 'model'
-    if _is_finished(folder, run.say, strict):
-      run.say(f'{stage.name}: already finished')
-      params[stage.student] = _reload(model, params[stage.student])
+    if _is_finished(folder, strict):
+      _log.info('%s: already finished', stage.name)
+      params[stage.student.model] = _reload(model, params[stage.student.model])
     else:
-      if stage.init_from:
-        params[stage.student] = jax.tree.map(jnp.copy, params[stage.init_from])
-      params[stage.student], done = run_stage(
+      if stage.student.init_from:
+        params[stage.student.model] = jax.tree.map(
+          jnp.copy, params[stage.student.init_from]
+        )
+      params[stage.student.model], done = run_stage(
         stage, run, params, folder, strict=strict
       )
-      student = run.models[stage.student]
+      student = run.models[stage.student.model]
       hf.save(
         model,
         student,
-        params[stage.student],
+        params[stage.student.model],
         tokenizer=run.tokenizer,
-        stop_ids=run.stop_ids,
+        stop_ids=[int(i) for i in run.stops.ids if i >= 0],
       )
       _write_json(result, lambda done=done: done)
       # Last: with it the stage is finished.
@@ -84,7 +90,7 @@ def train(
   summary = _overall(results, last.name) | dict(
     stages=results,
     model=str(workdir / last.name / 'model'),
-    params_sha256=params_sha256(params[last.student]),
+    params_sha256=params_sha256(params[last.student.model]),
     process_seconds=time.perf_counter() - start,
     versions={n: importlib.metadata.version(n) for n in _VERSIONS},
     device=jax.devices()[0].device_kind,
@@ -106,9 +112,7 @@ _VERSIONS = (
 )
 
 
-def _is_finished(
-  folder: pathlib.Path, say: Callable[[str], None], strict: bool
-) -> bool:
+def _is_finished(folder: pathlib.Path, strict: bool) -> bool:
   """Whether a stage is finished and whole. What is damaged is moved aside."""
   damage, marked, steps = distributed.broadcast_from_host0(
     partial(_look, folder)
@@ -128,7 +132,7 @@ def _is_finished(
       f' checkpoint of step {steps[-1]} without --strict'
     )
   if marked:
-    say(
+    _log.warning(
       f'{folder} is damaged: {damage}; it is made again from the checkpoint of'
       f' step {steps[-1]}, and the old model is now model.damaged'
     )

@@ -103,10 +103,10 @@ def rows_of(
     stage: whose sources and domains are counted, and who reads rewards.
   """
   row, size = Row(), len(answers.members)
-  if stage.reads_rewards:
+  if stage.loss.reads.reward:
     row = jax.device_get(group_reward_stats(jnp.asarray(grades.rewards)))
-  origin = {name: i for i, name in enumerate(stage.sources)}
-  domain = {name: i for i, name in enumerate(stage.domains)}
+  origin = {name: i for i, name in enumerate(stage.rollouts.sources)}
+  domain = {name: i for i, name in enumerate(stage.prompts.domains)}
   origins = np.int32([origin[name] for name in answers.members])
   domains = np.int32([domain.get(x.domain, -1) for x in examples])
   # A group's number is that of no other, on any host.

@@ -1,7 +1,8 @@
-"""What a run and a stage are: made by run/build.py, run by loop.py."""
+"""What a run and a stage are made of: built by `run/`, executed by the loop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
+import logging
 from typing import NamedTuple
 
 import jax
@@ -10,38 +11,53 @@ import optax
 
 from jopd import losses
 from jopd.data.batching import PromptBatch, PromptIterator
-from jopd.data.examples import Example
 from jopd.models.api import Model
 from jopd.models.lora import Lora
-from jopd.rewards import Response, Reward
 from jopd.rollout.engine import make_generate
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.stop_criteria import Stops
 from jopd.train.metrics import Clock
-from jopd.train.step import Reduction
+
+
+_log = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-  """What the stages of a run share."""
+  """What the stages of a run share.
+
+  Attributes:
+    models: name -> model.
+    mesh: that all arrays live on.
+    tokenizer: of every model.
+    stops: token ids and strings that end a response.
+    vocab_size: ids from here on are padding of the embeddings.
+    max_new_tokens: most tokens of a response.
+    num_length_buckets: lengths that batches are cut to.
+    compute_dtype: of rollouts, teachers and the learner's products.
+    reward: (Response, Example) -> Reward; see `rewards`.
+    evaluate: (model name, parameters) -> name -> accuracy.
+    checkpoint: every, keep.
+    loggers: name -> (folder, log) -> logger.
+    key: root of the random keys of all stages.
+    clock: seconds by phase.
+    should_stop: () -> number of a signal that asks the run to end, or 0.
+  """
 
   models: Mapping[str, Model]
   mesh: jax.sharding.Mesh
   tokenizer: object
-  stop_ids: tuple[int, ...]
-  stops: Stops  # these, and the strings that end a response
-  vocab_size: int  # ids from here on are padding of the embeddings
-  max_response_tokens: int
-  num_length_buckets: int  # sizes that batches are cut to
+  stops: Stops
+  vocab_size: int
+  max_new_tokens: int
+  num_length_buckets: int
   compute_dtype: jnp.dtype
-  reward: Callable[[Response, Example], Reward]
-  evaluate: Callable[[str, dict], dict[str, float]]  # model name, params
-  checkpoint: Mapping[str, int]  # every, keep
-  loggers: Mapping[str, Callable]  # name -> (folder, log) -> tracker
+  reward: Callable
+  evaluate: Callable[[str, dict], dict[str, float]]
+  checkpoint: Mapping[str, int]
+  loggers: Mapping[str, Callable]
   key: jax.Array
-  clock: Clock  # seconds by phase
-  say: Callable[[str], None]
-  # Asked before each step: the number of a signal that wants the run to end.
-  stop: Callable[[], int] = lambda: 0
+  clock: Clock
+  should_stop: Callable[[], int] = lambda: 0
 
   def make_generate(
     self, model: Model, name: str, **options
@@ -50,79 +66,192 @@ class Run(NamedTuple):
     generate = make_generate(
       model,
       self.mesh,
-      max_new_tokens=self.max_response_tokens,
+      max_new_tokens=self.max_new_tokens,
       vocab_size=self.vocab_size,
       buckets=self.num_length_buckets,
       name=name,
-      say=self.say,
+      say=_log.info,
       clock=self.clock,
       **{'compute_dtype': self.compute_dtype, **options},
     )
     return partial(generate, stops=self.stops)
 
 
-class Stage(NamedTuple):
-  """Who learns, from whose tokens, towards what."""
+class Student(NamedTuple):
+  """The model that learns.
 
-  name: str
-  index: int  # among the run's stages; part of every random key
-  student: str  # name of the model that learns
-  lora: Lora | None  # if only adapters of it are trained
-  init_from: str  # name of the model that it is a copy of at first; '' is itself
-  teachers: Mapping[str, str]  # role -> name of a model
-  # Role -> how that teacher follows the student; the others are frozen.
-  teacher_sync: Mapping[str, Callable]
-  # Who writes responses: 'student' first, then teachers' roles, 'dataset' last;
-  # and how many to a prompt at most. A place in it is the origin of a row.
-  sources: Mapping[str, int]
-  # The key of a step -> who writes each response of its groups.
-  members: Callable[[jax.Array], tuple[str, ...]]
-  # Role of one teacher, or of none -> what is sampled of the student and it.
-  teacher_mixing: Mapping[str, Callable]
-  domains: tuple[str, ...]  # that terms name; a place in it is that of a row
+  Attributes:
+    model: its name.
+    init_from: name of the model that it is a copy of at first; '' is itself.
+    lora: its adapters, if only these are trained.
+  """
+
+  model: str
+  init_from: str = ''
+  lora: Lora | None = None
+
+
+class Teachers(NamedTuple):
+  """The models that score the responses, by role.
+
+  Attributes:
+    models: role -> name of a model.
+    sync: role -> (teacher, student, step) -> teacher, for teachers that follow
+      the student; the others are frozen.
+    contexts: role -> (prompts) -> ids [b, P] and lengths [b], where a teacher
+      reads another prompt than the student.
+    rollout_contexts: role -> (prompts, responses of each group) -> ids [B, P],
+      lengths [B], and which rows had a context of their own [B]; for prompts
+      that depend on the responses.
+    dtype: of frozen teachers; '' is the compute dtype, 'int8' quantises.
+    memory: 'host' keeps their layers in host memory; '' on the devices.
+  """
+
+  models: Mapping[str, str]
+  sync: Mapping[str, Callable] = {}
+  contexts: Mapping[str, Callable[[PromptBatch], tuple]] = {}
+  rollout_contexts: Mapping[str, Callable] = {}
+  dtype: str = ''
+  memory: str = ''
+
+
+class Prompts(NamedTuple):
+  """What is asked.
+
+  Attributes:
+    batches: iterator over batches of prompts, with a state.
+    domains: names of domains that terms select rows by; the index of a name
+      is the `domain` of a row.
+    held_out: examples of the data that are not trained on, encoded; None if
+      none are kept apart.
+  """
+
   batches: PromptIterator
-  # Role -> what that teacher reads, [b, P] and [b], where the student reads
-  # something else.
-  teacher_contexts: Mapping[str, Callable[[PromptBatch], tuple]]
-  # Role -> the same where a teacher is told of the responses, [B, P] and [B]
-  # from b x G attempts, and which rows had something to tell that fits, [B].
-  told: Mapping[str, Callable[[PromptBatch, Sequence], tuple]]
-  # (step, controlled scalars) -> terms.
-  make_terms: Callable[..., Mapping[str, losses.Term]]
-  reads_rewards: bool  # do the terms
-  reduction: Reduction
-  tx: optax.GradientTransformation
-  learning_rate: Callable[[int], float]
-  grad_norm_spike: float  # times the usual gradient norm from which one is not learnt
-  max_consecutive_skips: int  # updates in a row that may be skipped
-  steps: int  # batches of prompts
-  num_minibatches: int  # of the student, on the responses to each
+  domains: tuple[str, ...] = ()
+  held_out: PromptBatch | None = None
+
+
+class Rollouts(NamedTuple):
+  """Who answers, and how.
+
+  Attributes:
+    sources: name of a response source -> most responses to a prompt: 'student'
+      first, then roles of teachers, 'dataset' last. The index of a name is the
+      `source` of a row.
+    draw: (key of the step) -> source of each response of a group.
+    group_size: responses per prompt.
+    sampling: (step, scalars) -> settings of the sampler: max_new_tokens,
+      temperature, top_k, top_p, min_p.
+    decoding: options of `rollout.make_generate`: max_num_seqs, precision.
+    mixing: role of one teacher -> (student_logp, teacher_logp) -> logp [B, V]
+      that is sampled from; empty for plain sampling.
+    filter: (rewards, lengths, end reasons) -> keep; see `train/filters.py`.
+    masked_ids: tokens that are not learnt.
+  """
+
+  sources: Mapping[str, int]
+  draw: Callable[[jax.Array], tuple[str, ...]]
   group_size: int
-  decoding: Mapping[str, object]  # of `make_generate`: slots, precision
-  teacher_dtype: str  # what frozen teachers are kept in; see `frozen.freeze`
-  teacher_memory: str  # where their layers wait: 'host', or '' on the devices
-  later: frozenset[str]  # models that the stages after it use
-  gradient_accumulation_steps: int
-  together: int  # rows that micro-batches do not part: 1, or a group's
-  # (step, controlled scalars) -> settings of the sampler: limit, temperature, ...
-  sampling: Callable[[int, Mapping[str, float]], Mapping[str, float]]
-  controllers: Mapping[str, Callable]  # name -> function of `pacing.py`
-  # (parameters, limit) -> what the held-out prompts show.
-  held_out: Callable[[dict, int | None], dict[str, float]] | None
-  held_out_every: int  # steps
-  # (step, controlled scalars) -> function of `replay.py`.
-  replay: Callable[[int, Mapping[str, float]], Callable]
-  weight_extrapolation: Callable | None  # (step, scores) -> where to look; foresight.py
-  filter: Callable  # (rewards, lengths, ends) -> keep; see train/filters.py
-  masked_ids: tuple[int, ...]  # tokens that are not learnt
-  loss_temperature: float
-  loss_chunk_tokens: int
-  eval_every: int
-  fingerprint: Mapping[str, object]  # what a checkpoint must agree on
+  sampling: Callable[[int, Mapping[str, float]], dict]
+  decoding: Mapping[str, object]
+  mixing: Mapping[str, Callable]
+  filter: Callable
+  masked_ids: tuple[int, ...] = ()
 
   @property
   def mixed(self) -> bool:
     """Whether several sources write to one prompt."""
-    return (
-      sum(self.sources.values()) == self.group_size > max(self.sources.values())
-    )
+    counts = self.sources.values()
+    return sum(counts) == self.group_size > max(counts)
+
+
+class Aggregation(NamedTuple):
+  """How tokens become one number, and the denominator that this needs.
+
+  Attributes:
+    reduce: (per_token [B, T], mask, count) -> scalar.
+    count: (mask [B, T] of the whole batch) -> scalar.
+  """
+
+  reduce: Callable
+  count: Callable
+
+
+class Loss(NamedTuple):
+  """What is minimised.
+
+  Attributes:
+    terms: (scalars) -> name -> `losses.Term`. All names are resolved before;
+      it only puts scalars, which may be traced, where settings refer to them.
+    scalars: (update, controlled) -> name -> float: values of schedules at an
+      update, and of controlled settings; computed on the host.
+    reads: what the terms read, `losses.Reads`.
+    aggregation: of tokens.
+    temperature: of student and teachers.
+    chunk_tokens: tokens per chunk of the loss.
+  """
+
+  terms: Callable[[Mapping[str, float]], Mapping[str, losses.Term]]
+  scalars: Callable[[int, Mapping[str, float]], dict[str, float]]
+  reads: object
+  aggregation: Aggregation
+  temperature: float
+  chunk_tokens: int
+
+
+class Update(NamedTuple):
+  """How a loss becomes a step.
+
+  Attributes:
+    tx: optimizer, clipping included.
+    learning_rate: (update) -> rate.
+    num_minibatches: updates on the responses to each batch of prompts.
+    gradient_accumulation_steps: parts of a minibatch whose gradients are added.
+    rows_together: consecutive rows that stay in one part: 1, or a group's.
+    grad_norm_spike: multiple of the usual gradient norm from which an update
+      is skipped; 0 for no bound.
+    max_consecutive_skips: skipped updates in a row that end the run.
+  """
+
+  tx: optax.GradientTransformation
+  learning_rate: Callable[[int], float]
+  num_minibatches: int = 1
+  gradient_accumulation_steps: int = 1
+  rows_together: int = 1
+  grad_norm_spike: float = 0.0
+  max_consecutive_skips: int = 3
+
+
+class Stage(NamedTuple):
+  """One stage of a run.
+
+  Attributes:
+    name: section of the config.
+    index: among the stages of the run; part of every random key.
+    steps: batches of prompts.
+    eval_every: steps between evaluations; 0 for before and after only.
+    student, teachers, prompts, rollouts, loss, update: the components.
+    callbacks: name -> (setup) -> callback; see `train/callbacks.py`.
+    fingerprint: what a checkpoint must agree on.
+    later: models that later stages use.
+  """
+
+  name: str
+  index: int
+  steps: int
+  eval_every: int
+  student: Student
+  teachers: Teachers
+  prompts: Prompts
+  rollouts: Rollouts
+  loss: Loss
+  update: Update
+  callbacks: Mapping[str, Callable]
+  fingerprint: Mapping[str, object]
+  later: frozenset[str]
+  # Until they are callbacks.
+  controllers: Mapping[str, Callable] = {}
+  held_out: Callable[[dict, int | None], dict[str, float]] | None = None
+  held_out_every: int = 0
+  replay: Callable | None = None
+  weight_extrapolation: Callable | None = None

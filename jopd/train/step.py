@@ -17,6 +17,7 @@ import optax
 from jopd import losses
 from jopd.models.api import Model
 from jopd.rollout.score import score
+from jopd.train.stage import Aggregation
 from jopd.train.state import TrainState
 from jopd.train.update_guard import judge, keep_if
 
@@ -35,13 +36,6 @@ class Batch(NamedTuple):
   rollout_logp: jax.Array | None
   # [B] what is known of each response; None where no term asks.
   row: losses.Row | None = None
-
-
-class Reduction(NamedTuple):
-  """How tokens become one number, and the denominator that this needs."""
-
-  reduce: Callable  # (per_token [B, T], mask, count) -> scalar
-  count: Callable  # (mask [B, T] of the whole batch) -> scalar
 
 
 def make_teach(
@@ -89,7 +83,7 @@ def make_gradients(
   teachers: Mapping[str, Model],
   make_terms: Callable[..., Mapping[str, losses.Term]],
   *,
-  reduction: Reduction,
+  reduction: Aggregation,
   micro_batches: int = 1,
   together: int = 1,
   stats_on: Callable | None = None,
@@ -105,8 +99,7 @@ def make_gradients(
   Args:
     student: the model that learns.
     teachers: role -> model; of these, only the heads are used.
-    make_terms: step -> the loss as named terms; scalars may depend on the step.
-      Where anything is controlled, (step, controlled) -> these.
+    make_terms: scalars -> the loss as named terms.
     reduction: how tokens become one number; its denominators, one of each
       term's rows, are taken over the whole batch before it is split, so
       micro-batches add up exactly.
@@ -125,7 +118,7 @@ def make_gradients(
 
   Returns:
     `gradients(state, teacher_params, teacher_hidden, batch, base=None,
-    controlled={}) -> (gradients, loss, metrics)`. Metrics are name -> (sum, count).
+    scalars={}) -> (gradients, loss, metrics)`. Metrics are name -> (sum, count).
   """
   # With several teachers the metrics compare with the one called 'teacher'.
   role = 'teacher' if 'teacher' in teachers else min(teachers, default='')
@@ -137,9 +130,9 @@ def make_gradients(
     teacher_hidden,
     batch: Batch,
     base=None,
-    controlled: Mapping | None = None,
+    scalars: Mapping | None = None,
   ):
-    terms = make_terms(state.step, controlled) if controlled else make_terms(state.step)
+    terms = make_terms(scalars or {})
     all_params = cast(teacher_params | state.followers, compute_dtype)
     heads = {
       name: gather(model.head(all_params[name]))
@@ -192,7 +185,7 @@ def make_learn(
   make_terms: Callable[..., Mapping[str, losses.Term]],
   tx: optax.GradientTransformation,
   *,
-  reduction: Reduction,
+  reduction: Aggregation,
   moving: Mapping[str, Callable] | None = None,
   spike: float = 0.0,
   **options,
@@ -208,9 +201,9 @@ def make_learn(
     options: of `make_gradients`.
 
   Returns:
-    `learn(state, teacher_params, teacher_hidden, batch, base=None, controlled={}) ->
+    `learn(state, teacher_params, teacher_hidden, batch, base=None, scalars={}) ->
     (state, metrics)`. Teacher parameters and base are arguments: frozen, never
-    donated. Paced are the scalars of `pacing.py`, by name.
+    donated. Scalars are those that terms read, by name.
     Metrics are name -> (sum, count). A batch without a token to learn from
     leaves the parameters as they are. An update whose loss or gradient is not
     finite, or jumps, leaves all of the state as it is but for the step and the
@@ -226,10 +219,10 @@ def make_learn(
     teacher_hidden,
     batch: Batch,
     base=None,
-    controlled: Mapping | None = None,
+    scalars: Mapping | None = None,
   ):
     grads, loss, metrics = gradients(
-      state, teacher_params, teacher_hidden, batch, base, controlled
+      state, teacher_params, teacher_hidden, batch, base, scalars
     )
     norm = optax.tree.norm(grads)
     made, guard = judge(state.guard, loss, norm, spike=spike)

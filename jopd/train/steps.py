@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache, partial
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,9 @@ from jopd.train.step import Batch, make_gradients, make_learn, make_teach
 from jopd.train.teachers import Frozen, computes, put_in
 
 
+_log = logging.getLogger(__name__)
+
+
 class Phases:
   """What a step does, in the order of the methods.
 
@@ -49,23 +53,25 @@ class Phases:
   def __init__(self, stage: Stage, run: Run, frozen: Frozen, shardings):
     self._stage, self._run = stage, run
     self.frozen = frozen
-    student = run.models[stage.student]
-    teachers = {r: run.models[name] for r, name in stage.teachers.items()}
-    says = dict(say=run.say, clock=run.clock)
+    student = run.models[stage.student.model]
+    teachers = {
+      r: run.models[name] for r, name in stage.teachers.models.items()
+    }
+    says = dict(say=_log.info, clock=run.clock)
     policies = {'student': student, **teachers}
-    speakers = [name for name in stage.sources if name != 'dataset']
+    speakers = [name for name in stage.rollouts.sources if name != 'dataset']
     beside = [
       MixingTeacher(teachers[r], blend)
-      for r, blend in stage.teacher_mixing.items()
+      for r, blend in stage.rollouts.mixing.items()
     ]
     seconds = {'student': beside[0]} if beside else {}
     self._samplers = {
       name: run.make_generate(
         policies[name],
         f'{stage.name}: rollout' + (f' of {name}' if len(speakers) > 1 else ''),
-        group_size=stage.sources[name],
+        group_size=stage.rollouts.sources[name],
         second=seconds.get(name),
-        **stage.decoding,
+        **stage.rollouts.decoding,
       )
       for name in speakers
     }
@@ -73,32 +79,34 @@ class Phases:
       f'{stage.name}: teacher',
       make_teach(
         teachers,
-        micro_batches=stage.gradient_accumulation_steps,
-        together=stage.together,
-        compute_dtype=computes(run, stage.teacher_dtype),
+        micro_batches=stage.update.gradient_accumulation_steps,
+        together=stage.update.rows_together,
+        compute_dtype=computes(run, stage.teachers.dtype),
       ),
       **says,
     )
     options = dict(
-      reduction=stage.reduction,
-      micro_batches=stage.gradient_accumulation_steps,
-      together=stage.together,
+      reduction=stage.loss.aggregation,
+      micro_batches=stage.update.gradient_accumulation_steps,
+      together=stage.update.rows_together,
       # On its own prefixes, if it writes some of a group; else they are mixed.
-      stats_on=partial(rows_where, origins=(0,)) if stage.mixed else None,
-      temperature=stage.loss_temperature,
+      stats_on=partial(rows_where, origins=(0,))
+      if stage.rollouts.mixed
+      else None,
+      temperature=stage.loss.temperature,
       compute_dtype=run.compute_dtype,
-      chunk_tokens=stage.loss_chunk_tokens,
+      chunk_tokens=stage.loss.chunk_tokens,
       vocab_size=run.vocab_size,
       gather=sharding.gather_width(run.mesh),
-      attach=stage.lora and partial(attach, lora=stage.lora),
+      attach=stage.student.lora and partial(attach, lora=stage.student.lora),
     )
-    models = student, teachers, stage.make_terms
+    models = student, teachers, stage.loss.terms
     self.gradients = make_gradients(*models, **options)
     learn = make_learn(
       *models,
-      stage.tx,
-      moving=stage.teacher_sync,
-      spike=stage.grad_norm_spike,
+      stage.update.tx,
+      moving=stage.teachers.sync,
+      spike=stage.update.grad_norm_spike,
       **options,
     )
     self._merge = cache(partial(_merge, stage, run))
@@ -122,7 +130,7 @@ class Phases:
       key: of this step.
       how: settings of the sampler, of `Stage.sampling`.
     """
-    members = self._stage.members(key)
+    members = self._stage.rollouts.draw(key)
     ask = partial(self._ask, state, prompts, key, how)
     said = {name: ask(name) for name in dict.fromkeys(members)}
     return in_groups(members, said)
@@ -136,13 +144,13 @@ class Phases:
       return response, length, nothing, nothing, end, np.int32(0)
     if name == 'student':
       policy = self.student(state, self._run.compute_dtype)
-      for role in self._stage.teacher_mixing:
+      for role in self._stage.rollouts.mixing:
         policy = policy, self.teachers(state)[role]
       read = prompts.prompt, prompts.prompt_length
     else:
       policy, read = self.teachers(state)[name], self._read(name, prompts)
     # Else two sources of the same weights would say the same.
-    place = list(self._stage.sources).index(name)
+    place = list(self._stage.rollouts.sources).index(name)
     key = jax.random.fold_in(key, 2**32 - place) if place else key
     rollout = self._samplers[name](policy, *read, key, **how)
     return sharding.local_rows([getattr(rollout, f) for f in SAID])
@@ -159,18 +167,19 @@ class Phases:
       each = list(map(self._run.reward, graded, examples))
       rewards = np.float32([reward.value for reward in each]).reshape(groups)
       unjudged = sum(not reward.judged for reward in each)
-      if stage.told:
+      if stage.teachers.rollout_contexts:
         attempts = scored_responses(graded, rewards, answers.members)
         told = {
-          role: tell(prompts, attempts) for role, tell in stage.told.items()
+          role: tell(prompts, attempts)
+          for role, tell in stage.teachers.rollout_contexts.items()
         }
     lengths = answers.response_length.reshape(groups)
-    keep = stage.filter(rewards, lengths, answers.end.reshape(groups))
+    keep = stage.rollouts.filter(rewards, lengths, answers.end.reshape(groups))
     return Grades(rewards, keep, told, unjudged)
 
   def measure(self, answers: Answers, grades: Grades) -> Metrics:
     """What became of the answers, over all hosts; see responses.py."""
-    local = measured(answers, grades, list(self._stage.sources))
+    local = measured(answers, grades, list(self._stage.rollouts.sources))
     total = sharding.from_hosts(np.array(list(local.values()))).sum(axis=0)
     found = {n: tuple(x) for n, x in zip(local, total, strict=True)}
     # Of all tokens that the slots could have written.
@@ -190,7 +199,7 @@ class Phases:
         role: self._cut_prompts(*grades.told[role][:2])
         if role in grades.told
         else self._grouped(*self._read(role, prompts))
-        for role in self._stage.teachers
+        for role in self._stage.teachers.models
       },
       response=cut(answers.response),
       mask=cut(self._mask(answers, grades)),
@@ -200,7 +209,7 @@ class Phases:
     )
     return [
       jax.tree.map(partial(self._part, i), batch)
-      for i in range(self._stage.num_minibatches)
+      for i in range(self._stage.update.num_minibatches)
     ]
 
   def place(self, batch: Batch, lag: int) -> Batch:
@@ -227,17 +236,17 @@ class Phases:
   def teachers(self, state: TrainState) -> dict[str, dict]:
     """Role -> parameters of that teacher now, on the devices."""
     frozen = self.frozen.teachers
-    if self._stage.teacher_memory:
+    if self._stage.teachers.memory:
       frozen = put_in(frozen, 'device')
     return frozen | state.followers
 
   def teach(self, state: TrainState, batch: Batch):
     """Every teacher's hidden states of the responses."""
-    if not self._stage.teachers:
+    if not self._stage.teachers.models:
       return {}
     return jax.block_until_ready(self.teacher(self.teachers(state), batch))
 
-  def learn(self, state: TrainState, hidden, batch: Batch, controlled=None):
+  def learn(self, state: TrainState, hidden, batch: Batch, scalars=None):
     """The next state, and metrics on the host. The state is consumed."""
     state, metrics = self.learner(
       state,
@@ -245,22 +254,24 @@ class Phases:
       hidden,
       batch,
       self.frozen.base,
-      self.scalars(controlled),
+      self.scalars(scalars),
     )
     metrics = jax.device_get(metrics)
-    if 'dataset' in self._stage.sources and batch.rollout_logp is None:
+    if 'dataset' in self._stage.rollouts.sources and batch.rollout_logp is None:
       for name in ('sampler_logp', 'ratio', 'ratio_squared'):
         del metrics[name]  # nobody sampled
     return state, metrics
 
-  def scalars(self, controlled: Mapping[str, float] | None) -> dict[str, jax.Array]:
-    """Paced scalars as the learner reads them, on the mesh."""
-    own = {name: np.float32(x) for name, x in (controlled or {}).items()}
+  def scalars(
+    self, scalars: Mapping[str, float] | None
+  ) -> dict[str, jax.Array]:
+    """The scalars of the terms as the learner reads them, on the mesh."""
+    own = {name: np.float32(x) for name, x in (scalars or {}).items()}
     return sharding.put(own, sharding.replicated(self._run.mesh))
 
   def _read(self, role: str, prompts: PromptBatch):
-    if role in self._stage.teacher_contexts:
-      return self._stage.teacher_contexts[role](prompts)
+    if role in self._stage.teachers.contexts:
+      return self._stage.teachers.contexts[role](prompts)
     return prompts.prompt, prompts.prompt_length
 
   def _mask(self, answers: Answers, grades: Grades) -> np.ndarray:
@@ -268,11 +279,14 @@ class Phases:
     steps = np.arange(answers.response.shape[1])
     mask = steps[None, :] < answers.response_length[:, None]
     mask &= grades.keep.reshape(-1, 1)
-    return mask & ~np.isin(answers.response, self._stage.masked_ids)
+    return mask & ~np.isin(answers.response, self._stage.rollouts.masked_ids)
 
   def _part(self, part: int, rows: np.ndarray) -> np.ndarray:
     """The rows of one update: whole groups, the same on any number of hosts."""
-    updates, group = self._stage.num_minibatches, self._stage.group_size
+    updates, group = (
+      self._stage.update.num_minibatches,
+      self._stage.rollouts.group_size,
+    )
     groups = rows.reshape(-1, updates, group, *rows.shape[1:])
     return groups[:, part].reshape(-1, *rows.shape[1:])
 
@@ -288,19 +302,19 @@ class Phases:
 
   def _grouped(self, rows: np.ndarray, length: np.ndarray):
     """Prompts as often as they have responses."""
-    each = partial(np.repeat, repeats=self._stage.group_size, axis=0)
+    each = partial(np.repeat, repeats=self._stage.rollouts.group_size, axis=0)
     rows, length = self._cut_prompts(rows, length)
     return each(rows), each(length)
 
 
 def _merge(stage: Stage, run: Run, dtype: jnp.dtype) -> Program:
   """(base, adapters) -> all parameters of the student, as arrays."""
-  model = run.models[stage.student]
+  model = run.models[stage.student.model]
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   return Program(
     f'{stage.name}: merging in {dtype.name}',
-    lambda base, own: merge(attach(base, own, stage.lora), dtype),
+    lambda base, own: merge(attach(base, own, stage.student.lora), dtype),
     out_shardings=sharding.param_shardings(run.mesh, model.axes, shapes),
-    say=run.say,
+    say=_log.info,
     clock=run.clock,
   )

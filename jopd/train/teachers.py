@@ -32,7 +32,7 @@ def freeze(stage: Stage, run: Run, params: dict[str, dict]) -> Frozen:
 
   @cache
   def keep(name: str, dtype: str) -> dict:
-    donated = name == stage.student and not stage.lora
+    donated = name == stage.student.model and not stage.student.lora
     own = jax.tree.map(jnp.copy, params[name]) if donated else params[name]
     if dtype == 'int8':
       # Of what was loaded: rounding twice would be further off.
@@ -43,17 +43,19 @@ def freeze(stage: Stage, run: Run, params: dict[str, dict]) -> Frozen:
 
   @cache
   def teacher(name: str) -> dict:
-    own = kept(name, stage.teacher_dtype)
-    if not stage.teacher_memory:
+    own = kept(name, stage.teachers.dtype)
+    if not stage.teachers.memory:
       return own
     return own | {'layers': put_in(own['layers'], 'pinned_host')}
 
   return Frozen(
-    kept(stage.student, stage.lora.base) if stage.lora else None,
+    kept(stage.student.model, stage.student.lora.base)
+    if stage.student.lora
+    else None,
     {
       role: teacher(name)
-      for role, name in stage.teachers.items()
-      if role not in stage.teacher_sync
+      for role, name in stage.teachers.models.items()
+      if role not in stage.teachers.sync
     },
   )
 

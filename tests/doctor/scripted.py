@@ -178,7 +178,7 @@ def _built():
   mesh = sharding.make_mesh(devices=jax.devices()[:1])  # less to compile
   models = dict.fromkeys(config.models, MODEL)
   run = built.run._replace(models=models, mesh=mesh)
-  return config, run, stage, stage.batches.get_state()
+  return config, run, stage, stage.prompts.batches.get_state()
 
 
 def case(learner, guide, context=None):
@@ -190,7 +190,7 @@ def case(learner, guide, context=None):
     context: what the teacher reads, (Example) -> messages.
   """
   config, run, stage, beginning = _built()
-  stage.batches.set_state(beginning)
+  stage.prompts.batches.set_state(beginning)
 
   def read(prompts):
     batch = encode_batch(

@@ -254,7 +254,7 @@ class TestData:
     config.distil.max_teacher_prompt_tokens = 10
     left_out = tmp_path / 'new' / 'rows.jsonl'
     _, [stage] = build._prepare(config, lambda line: None, None, left_out)
-    assert 'rows.jsonl:9' not in next(stage.batches).ids
+    assert 'rows.jsonl:9' not in next(stage.prompts.batches).ids
     [row] = [json.loads(line) for line in left_out.read_text().splitlines()]
     assert (row['row'], row['bad']) == (9, False)
     assert 'contexts.teacher: 14 tokens, more than' in row['reason']
@@ -275,7 +275,7 @@ def test_every_model_reads_what_the_context_makes(config, monkeypatch):
     build, '_evaluator', lambda config, run, prompts: evaluated.append(prompts)
   )
   run, stages, _ = build.build(config)
-  batches = [*evaluated, *(next(stage.batches) for stage in stages)]
+  batches = [*evaluated, *(next(stage.prompts.batches) for stage in stages)]
   assert len(batches) == 3 and not stages[-1].teacher_contexts
   for batch in batches:
     row = batch.prompt[0, : batch.prompt_length[0]]
@@ -290,7 +290,7 @@ def test_prompts_without_answers_can_be_learnt_from(config, tmp_path):
   config.data = ConfigDict(dict(name='jsonl', path=str(path)))
   config.stages = ('distil',)
   run, [stage], _ = build.build(config)
-  prompts = next(stage.batches)
+  prompts = next(stage.prompts.batches)
   zeros = np.zeros((8, 16), np.int32)
   end, members = np.ones(8, bool), ('student',)
   answers = Answers(

@@ -54,9 +54,9 @@ def unanswered(config, tmp_path):
 def test_a_stage_knows_what_its_terms_read(config):
   stage = stage_of(config)
   assert (
-    stage.reads_rewards
-    and stage.num_minibatches == 1
-    and stage.teacher_sync == {}
+    stage.loss.reads.reward
+    and stage.update.num_minibatches == 1
+    and stage.teachers.sync == {}
   )
   config.distil.loss.grpo.credit = 'log_ratio'
   assert not stage_of(config).reads_rewards
@@ -66,7 +66,7 @@ def test_adapters_are_of_matrices_that_are_there(config):
   # Kills: a name of another library that adapts nothing, found out by nobody.
   config.distil.lora = ConfigDict({'rank': 2, 'targets': ('q',)})
   stage = stage_of(config)
-  assert stage.lora == Lora(rank=2, targets=('q',))
+  assert stage.student.lora == Lora(rank=2, targets=('q',))
   assert stage.fingerprint['lora'] == {'rank': 2, 'targets': ['q']}
   config.distil.lora.targets = ('q_proj',)
   assert "lora: targets: 'q_proj' is no matrix of a layer; ch" in refused(
@@ -164,7 +164,7 @@ def test_a_teacher_that_moves(config):
     {'teacher': {'name': 'ema', 'lr_schedule': 0.5}}
   )
   stage = stage_of(config)
-  half = stage.teacher_sync['teacher'](jnp.zeros(1), jnp.ones(1), 1)
+  half = stage.teachers.sync['teacher'](jnp.zeros(1), jnp.ones(1), 1)
   np.testing.assert_array_equal(half, [0.5])
   assert stage.fingerprint['teacher_sync']['teacher']['name'] == 'ema'
 

@@ -160,9 +160,9 @@ def test_no_tracker_changes_the_run(make_tiny, tmp_path, monkeypatch, capsys):
   }
   built = make_tiny(stages=('distil',), **{'distil.steps': 2})
   [stage] = built.stages
-  start, ends = stage.batches.get_state(), []
+  start, ends = stage.prompts.batches.get_state(), []
   for kinds in ({}, bad):
-    stage.batches.set_state(start)
+    stage.prompts.batches.set_state(start)
     run = built.run._replace(trackers=kinds)
     params = jax.tree.map(jnp.copy, built.params)
     folder = tmp_path / str(len(kinds))

@@ -21,34 +21,34 @@ GRPO = dict(
 )
 STAGES = dict(
   warm=dict(
-    source='dataset',
+    response_source='dataset',
     steps=2,
     batch_size=8,
-    terms=dict(demo=dict(objective='negative_log_likelihood')),
+    loss=dict(demo=dict(objective='negative_log_likelihood')),
   ),
   # Two updates a step; one of them is skipped.
   rl=dict(
-    steps=2, batch_size=8, group_size=2, updates=2, terms=dict(grpo=GRPO)
+    steps=2, batch_size=8, group_size=2, num_minibatches=2, loss=dict(grpo=GRPO)
   ),
   distil=dict(
-    steps=1, batch_size=8, teachers=dict(teacher='teacher'), terms=MATCH
+    steps=1, batch_size=8, teachers=dict(teacher='teacher'), loss=MATCH
   ),
   # The student's own average, which reads more.
   own=dict(
     steps=2,
     batch_size=8,
     teachers=dict(teacher='student'),
-    moving=dict(teacher=dict(name='ema', decay=0.9)),
-    contexts=dict(teacher=dict(name='with_system', prompt='Be brief.')),
+    teacher_sync=dict(teacher=dict(name='ema', decay=0.9)),
+    teacher_contexts=dict(teacher=dict(name='with_system', prompt='Be brief.')),
     max_teacher_prompt_tokens=48,
-    terms=MATCH,
+    loss=MATCH,
   ),
   adapt=dict(
     steps=2,
     batch_size=8,
     teachers=dict(teacher='teacher'),
     lora=dict(rank=2, targets=('q', 'up')),
-    terms=MATCH,
+    loss=MATCH,
   ),
 )
 

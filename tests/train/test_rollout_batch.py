@@ -95,11 +95,11 @@ def mixed(**settings):
 def test_each_row_knows_where_it_is_from():
   run, [stage], _ = build.build(mixed(), say=lambda line: None)
   run = run._replace(grade=lambda text, example: 0.5)
-  assert stage.sources == dict(student=2, teacher=1, dataset=1)
-  assert stage.domains == ('sums',) and stage.mixed
-  prompts = next(stage.batches)
+  assert stage.rollouts.sources == dict(student=2, teacher=1, dataset=1)
+  assert stage.prompts.domains == ('sums',) and stage.rollouts.mixed
+  prompts = next(stage.prompts.batches)
   phases = Phases(stage, run, Frozen(None, {}), None)
-  steps = run.max_response_tokens
+  steps = run.max_new_tokens
   source = lambda first, n: (
     np.full((n, steps), first, np.int32),
     np.full(n, 3, np.int32),

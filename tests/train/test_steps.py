@@ -30,7 +30,7 @@ def make_phases(**settings):
   # Every second answer is right; the grader knows them by their order.
   rewards = iter([1.0, 0.0] * ROWS)
   run = run._replace(grade=lambda text, example: next(rewards))
-  return stage, run, next(stage.batches)
+  return stage, run, next(stage.prompts.batches)
 
 
 def answers(**changed):
@@ -76,7 +76,7 @@ def test_what_is_not_selected_has_no_token():
 # Kills a mask of the first occurrence only, or of one of the ids.
 def test_masked_tokens_are_masked_wherever_they_stand():
   stage, run, prompts = make_phases(mask_tokens=('<|im_end|>', '<|im_start|>'))
-  assert stage.masked_ids == (2, 1)
+  assert stage.rollouts.masked_ids == (2, 1)
   response = np.tile([1, 5, 2, 2], (ROWS, SLOTS // 4)).astype(np.int32)
   length = np.full(ROWS, 6, np.int32)
   said = answers(response=response, response_length=length)
@@ -98,7 +98,7 @@ def test_each_update_has_whole_groups_and_their_outcomes(updates):
     )
   )
   stage, run, prompts = make_phases(updates=updates, terms=terms, teachers={})
-  assert stage.reads_rewards
+  assert stage.loss.reads.reward
   batches, _ = placed(stage, run, prompts, answers())
   assert len(batches) == updates
   for i, batch in enumerate(batches):
@@ -157,8 +157,8 @@ def test_batches_are_cut_to_buckets(make_tiny):
   )
   [stage] = built.stages
   phases = Phases(stage, built.run, Frozen(None, {}), None)
-  prompts = next(stage.batches)
-  rows, steps = len(prompts.prompt), built.run.max_response_tokens
+  prompts = next(stage.prompts.batches)
+  rows, steps = len(prompts.prompt), built.run.max_new_tokens
   response = np.arange(rows * steps).reshape(rows, steps)
   logp = np.zeros((rows, steps), np.float32)
   end, slot_steps = np.ones(rows, np.int32), np.int32(0)
@@ -201,9 +201,9 @@ def test_a_teacher_may_have_a_say_in_every_token():
     shardings = jax.tree.map(lambda x: x.sharding, params['student'])
     frozen = freeze(stage, run, params)
     phases = Phases(stage, run, frozen, shardings)
-    state = init_state(params['student'], stage.tx)
-    key, how = jax.random.key(0), stage.sampling(0, {})
-    said.append(phases.respond(state, next(stage.batches), key, how))
+    state = init_state(params['student'], stage.update.tx)
+    key, how = jax.random.key(0), stage.rollouts.sampling(0, {})
+    said.append(phases.respond(state, next(stage.prompts.batches), key, how))
   blended, alone = said
   assert blended.members == ('student',)
   np.testing.assert_array_equal(blended.response, alone.response)
@@ -240,10 +240,10 @@ def test_a_model_is_held_once(settings, shared):
   one, other = (arrays(teachers[role]) for role in roles)
   assert one == other
   loaded = arrays(params['student'])
-  if stage.lora:
+  if stage.student.lora:
     assert (arrays(base) == one) == shared
     # Where nothing is rounded it is what was loaded.
-    assert (arrays(base) == loaded) == (not stage.lora.base)
+    assert (arrays(base) == loaded) == (not stage.student.lora.base)
   else:
     assert not one & loaded
 
