@@ -42,12 +42,12 @@ def measure(lab) -> dict[str, dict[str, float]]:
   start = lab.sft(
     'rules',
     LARGE,
-    run=dict(data=RULES | dict(told=0.5), eval_data=test | dict(told=1.0)),
+    run=dict(data=RULES | dict(hint_fraction=0.5), eval_data=test | dict(hint_fraction=1.0)),
     steps=700,
     lr_schedule='cosine',
   )
   rows = {
-    'before, told': _graded(start, test | dict(told=1.0)),
+    'before, told': _graded(start, test | dict(hint_fraction=1.0)),
     'before': _graded(start, test),
   }
   for kind, rule in (('shared rule', 3), ('fresh rules', None)):

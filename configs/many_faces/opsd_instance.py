@@ -39,7 +39,7 @@ def get_config(size='full'):
   )
   if size == 'tiny':
     rules = dict(name='shift', count=8192, length=4, modulus=10)
-    lesson = dict(data=rules | dict(told=0.5), steps=700, lr_schedule='cosine')
+    lesson = dict(data=rules | dict(hint_fraction=0.5), steps=700, lr_schedule='cosine')
     presets.tiny(config, data=rules, lessons=dict(student=lesson))
     config.models.student.update(presets.LARGE)
     told = dict(name='with_answer', template='{answer} + {prompt}')

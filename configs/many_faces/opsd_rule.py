@@ -43,7 +43,7 @@ def get_config(size='full'):
   if size == 'tiny':
     rules = dict(name='shift', count=8192, length=4, modulus=10, rule=3)
     lesson = dict(
-      data=rules | dict(rule=None, told=0.5), steps=700, lr_schedule='cosine'
+      data=rules | dict(rule=None, hint_fraction=0.5), steps=700, lr_schedule='cosine'
     )
     presets.tiny(config, data=rules, lessons=dict(student=lesson))
     config.models.student.update(presets.LARGE)

@@ -14,7 +14,7 @@ from jopd.cli import generate, signals
 from jopd.compilation import cache_compilations
 from jopd.data import sources
 from jopd.data.examples import Example
-from jopd.data.filtering import Quarantine
+from jopd.data.filtering import RejectedRows, RowFilter
 from jopd.doctor.examine import examine
 from jopd.doctor.findings import worst
 from jopd.doctor.page import as_json, page
@@ -224,9 +224,7 @@ def sample(arguments, overrides) -> None:
     return
   # A row that is left out would shift the answers of those after it.
   rows = sources.jsonl(arguments.input, prompt_field=arguments.field)
-  examples = (
-    Quarantine(max_bad_row_fraction=0.0).sieve(arguments.input).sift(rows)
-  )
+  examples = RowFilter(RejectedRows(0.0), arguments.input).select(rows)
   answers = generate.answers(folder, examples, how, arguments, say=say)
   with _writing(arguments.output) as out:
     bar = tqdm(

@@ -10,7 +10,7 @@ from jaxtyping import Int32
 import numpy as np
 
 from jopd.data import contexts, prompts
-from jopd.data.examples import Example, Unfit
+from jopd.data.examples import Example, ScoredResponse, Unfit
 
 if typing.TYPE_CHECKING:  # imported late: it takes seconds
   import transformers
@@ -22,12 +22,12 @@ class PromptBatch(NamedTuple):
   """B examples as token ids, padded on the right with zeros.
 
   Attributes:
-    ids: the examples' names.
+    ids: of the examples.
     prompt: [B, P] int32.
     prompt_length: [B] int32, at least 1.
     response: [B, T] int32, the demonstration with its stop token.
-    response_length: [B] int32, stop token included; 0 where an example brings
-      no demonstration, or when none was asked for (T = 0).
+    response_length: [B] int32, stop token included; 0 for an example without a
+      demonstration, and if demonstrations are not read (T = 0).
     examples: the examples themselves, for rewards and for other contexts.
     messages: the chat turns of each prompt.
   """
@@ -64,10 +64,10 @@ def encode_batch(
       0 leaves demonstrations unread.
     stop_id: the token that ends a response; None is `prompts.turn_end`.
     template_kwargs: variables of the chat template.
-    context: what is read before the response.
+    context: (example) -> messages, which the model reads.
 
-  Raises: ValueError naming the first example that does not fit or that the
-    chat template refuses. Nothing is ever cut.
+  Raises: ValueError with the first example that does not fit or that the chat
+    template refuses. Nothing is cut.
   """
   options = (max_response_tokens, stop_id, template_kwargs, context)
   rows = _encode(examples, tokenizer, *options)
@@ -94,12 +94,11 @@ def make_iterator(
 ) -> 'PromptIterator':
   """An endless iterator of `PromptBatch`, all of one shape, that can resume.
 
-  Each epoch has every example once, in an order of its own; a batch may run
-  over the edge into the next epoch, so no example is dropped. Every example is
-  encoded here, once (about 0.1 ms each), so that one that does not fit stops
-  the run now and not at hour three. Batch b is rows b * batch_size onwards of
-  an order that depends on the seed and the data alone: with several processes
-  each gets its own consecutive part of it.
+  Each epoch has every example once, in an order of its own; a batch may span
+  two epochs, so no example is dropped. Every example is encoded here, once
+  (about 0.1 ms each): which examples fit decides the order. Batch b is rows
+  b * batch_size onwards of an order that depends on the seed and the data
+  alone; with several processes each gets its own consecutive part of it.
 
   Args:
     source: the examples.
@@ -108,9 +107,9 @@ def make_iterator(
     batch_size: rows per batch over all processes.
     seed: of the order, >= 0. Without shuffle it has no effect.
     shuffle: False keeps the order of the source.
-    reject: takes the index of an example that cannot be used, and why, such as
-      `quarantine.Filter.reject`; the example is left out. None refuses the
-      source.
+    reject: takes the index of an example that cannot be used and the error,
+      such as `filtering.RowFilter.reject`; the example is left out. None
+      refuses the source.
     process_index, process_count: those of `jax`; each process has
       batch_size / process_count rows.
 
@@ -150,8 +149,8 @@ def make_iterator(
 class PromptIterator:
   """Yields `PromptBatch` without end; made by `make_iterator`.
 
-  Its state is the number of batches taken and what they were taken from, the
-  same on every process, so that a run may resume on another number of them.
+  Its state is the number of batches taken and a fingerprint of the data. It is
+  the same on every process, so that a run may resume on another number of them.
   """
 
   def __init__(self, order, make_batch, origin: dict):
@@ -166,14 +165,14 @@ class PromptIterator:
     return self._make_batch(next(self._order))
 
   def get_state(self) -> dict:
-    """What `set_state` needs to go on from here; plain JSON, tiny."""
+    """A small state for `set_state`, plain JSON."""
     return {'order': self._order.get_state(), 'origin': dict(self._origin)}
 
   def set_state(self, state: dict) -> None:
-    """Goes on exactly after the batch that `get_state` followed.
+    """Continues after the batch that `get_state` followed.
 
     Raises: ValueError when the state is of other data, another batch size or
-      another seed, in which case it would name other examples.
+      another seed.
     """
     origin = state['origin']
     if changed := [k for k, v in self._origin.items() if origin.get(k) != v]:
@@ -185,8 +184,48 @@ class PromptIterator:
     self._order.set_state(state['order'])
 
 
+def encode_rollout_contexts(
+  prompts_read: PromptBatch,
+  responses: Sequence[Sequence[ScoredResponse]],
+  context: Callable[..., list[dict] | None],
+  *,
+  tokenizer: 'transformers.PreTrainedTokenizerBase',
+  max_teacher_prompt_tokens: int,
+  template_kwargs: Mapping[str, object] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The prompts of a teacher whose context reads the responses.
+
+  A row keeps the student's prompt where the context returns None, or more
+  tokens than fit.
+
+  Args:
+    prompts_read: b prompts, as the student reads them.
+    responses: the G responses to each.
+    context: a rollout context, see `data/contexts.py`.
+    tokenizer, template_kwargs: as in `encode_batch`.
+    max_teacher_prompt_tokens: P, the places of such a prompt.
+
+  Returns:
+    ids [b * G, P], lengths [b * G], and [b * G] bool: which rows have a context
+    of their own.
+  """
+  rows, has_context = [], []
+  for i, (example, group) in enumerate(
+    zip(prompts_read.examples, responses, strict=True)
+  ):
+    plain = prompts_read.prompt[i, : prompts_read.prompt_length[i]]
+    for j, response in enumerate(group):
+      messages = context(example, response, [*group[:j], *group[j + 1 :]])
+      ids = messages and prompts.encode_prompt(
+        tokenizer, messages, template_kwargs=template_kwargs
+      )
+      has_context.append(bool(ids) and len(ids) <= max_teacher_prompt_tokens)
+      rows.append(np.asarray(ids if has_context[-1] else plain, np.int32))
+  return *pad(rows, max_teacher_prompt_tokens), np.array(has_context)
+
+
 class _Row(NamedTuple):
-  """One encoded example: its place in the source, its name, its tokens."""
+  """One encoded example: its index in the source, its name, its tokens."""
 
   index: int
   id: str
@@ -228,14 +267,14 @@ def _encode(
 
 
 def _fitting(rows: list[_Row], shape, reject=None) -> list[_Row]:
-  """The rows within the shape; the others are refused, or left out and told."""
+  """The rows within the shape; longer ones raise or are rejected."""
   fitting, long = [], []
   for row in rows:
     fits = row.prompt.size <= shape[0] and row.response.size <= shape[1]
     (fitting if fits else long).append(row)
   if not long:
     return fitting
-  found = (
+  summary = (
     f'{len(long)} of {len(rows)} examples do not fit max_prompt_tokens='
     f'{shape[0]} and max_response_tokens={shape[1]}: example {long[0].id} has '
     f'{long[0].prompt.size} and {long[0].response.size}, the longest have '
@@ -243,16 +282,16 @@ def _fitting(rows: list[_Row], shape, reject=None) -> list[_Row]:
     f'{max(row.response.size for row in rows)}'
   )
   if reject is None or not fitting:
-    raise ValueError(f'{found}; raise the limits, or leave such examples out')
+    raise ValueError(f'{summary}; raise the limits, or leave such examples out')
   for row in long:
     reject(
       row.index,
       Unfit(
-        f'{row.prompt.size} and {row.response.size} tokens'
-        f' of prompt and response, at most {shape[0]} and {shape[1]} fit'
+        f'prompt and response have {row.prompt.size} and {row.response.size}'
+        f' tokens, more than {shape[0]} and {shape[1]}'
       ),
     )
-  _log.warning('%s; left out', found)
+  _log.warning('%s; left out', summary)
   return fitting
 
 

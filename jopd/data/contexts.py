@@ -6,21 +6,35 @@ privileged information lives: a teacher that is shown the answer is a context,
 not another loss. A context never changes its example, and the response tokens
 are the same under every context.
 
-A context may also be told of the responses, `(Example, own, others) ->
-messages`: what a teacher reads is then another thing for each of them. `own` is
-the `ScoredResponse` that it scores, `others` are those to the same prompt, and None
-says that there is nothing to tell.
+A rollout context also reads the responses: `(Example, response, others) ->
+messages or None`, marked with `@rollout_context`. What a teacher reads is then
+different for each response. `response` is the `ScoredResponse` that the teacher
+scores, `others` are those to the same prompt; None means that the teacher reads
+the student's prompt.
 
-The same functions serve a run as `config.context`, for what its students read:
-there, `with_template` puts a prompt into the words that a teacher was trained
-on.
+The same functions serve as `config.context`, for what the students of a run
+read: there, `with_template` phrases a prompt as a teacher was trained on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 import hashlib
 import re
 
 from jopd.data.examples import Example, ScoredResponse
+
+
+def rollout_context(context: Callable) -> Callable:
+  """Decorator: marks a context that also reads the responses."""
+  context.reads_rollouts = True
+  return context
+
+
+def reads_rollouts(context: Callable) -> bool:
+  """Whether a context, or the function of a partial, is a rollout context."""
+  while isinstance(context, functools.partial):
+    context = context.func
+  return getattr(context, 'reads_rollouts', False)
 
 
 def same(example: Example) -> list[dict]:
@@ -39,9 +53,6 @@ def with_system(example: Example, *, prompt: str) -> list[dict]:
     example: any example.
     prompt: content of the system turn.
 
-  Returns:
-    New messages; the example is left as it was.
-
   Example:
     >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}])
     >>> [turn['role'] for turn in with_system(example, prompt='Be brief.')]
@@ -52,18 +63,15 @@ def with_system(example: Example, *, prompt: str) -> list[dict]:
 
 
 def with_template(example: Example, *, template: str) -> list[dict]:
-  """The example's messages, its last turn put into other words.
+  """The example's messages, with the last turn put into a template.
 
-  For prompts as a teacher met them when it was trained, such as a question and
-  then the instruction to reason and to box the answer.
+  For prompts as a teacher was trained on them, such as a question and then the
+  instruction to reason and to box the answer.
 
   Args:
     example: any example.
     template: text with '{prompt}', where the content of the last turn goes.
       Other braces are left as they are.
-
-  Returns:
-    New messages; the example is left as it was.
 
   Raises: ValueError for a template without its field.
   References: Li et al., Rethinking On-Policy Distillation, arXiv 2604.13016:
@@ -85,17 +93,14 @@ def with_answer(
     ' your own words, so that your solution reaches this answer.'
   ),
 ) -> list[dict]:
-  """The example's messages, with the answer told in the last turn.
+  """The example's messages, with the answer in the last turn.
 
-  The least that a self-teacher can be told. It knows where to arrive; what it
-  says on the way is still its own.
+  The smallest privilege of a self-teacher: it knows the answer, and still
+  writes the steps itself.
 
   Args:
     example: one with an answer.
     template: text with '{prompt}' and '{answer}'.
-
-  Returns:
-    New messages; the example is left as it was.
 
   Raises: ValueError for a template without one of its fields, or an example
     without an answer.
@@ -118,17 +123,14 @@ def with_solution(
     ' have understood it, solve the problem step by step, in your own words.'
   ),
 ) -> list[dict]:
-  """The example's messages, with its demonstration told in the last turn.
+  """The example's messages, with its demonstration in the last turn.
 
-  The most that a self-teacher can be told. What it says may then be further
-  from what the student would than with the answer alone.
+  The largest privilege of a self-teacher, which may then write less like the
+  student than with the answer alone.
 
   Args:
     example: one with a response.
     template: text with '{prompt}' and '{response}'.
-
-  Returns:
-    New messages; the example is left as it was.
 
   Raises: ValueError for a template without one of its fields, or an example
     without a response.
@@ -154,17 +156,14 @@ def with_suggestion(
 ) -> list[dict]:
   """The example's messages, with a wrong answer suggested in the last turn.
 
-  A prompt that asks to be agreed with: for students that should answer as if it
-  had not been there, from a teacher that reads `same`.
+  For students that should answer as if the suggestion were not there, from a
+  teacher that reads `same`.
 
   Args:
     example: any example. The suggestion is a function of its id, and never its
       answer.
     template: text with '{prompt}' and '{suggestion}'.
-    among: what is suggested, at least one text that is not the answer.
-
-  Returns:
-    New messages; the example is left as it was.
+    among: the suggestions to choose from; one at least is not the answer.
 
   Raises: ValueError for a template without one of its fields, or nothing wrong
     to suggest.
@@ -174,42 +173,44 @@ def with_suggestion(
   Example:
     >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}], '2')
     >>> brief = '{prompt} {suggestion}?'
-    >>> told = with_suggestion(example, template=brief, among=('2', '3'))
-    >>> told[-1]['content']
+    >>> with_suggestion(example, template=brief, among=('2', '3'))[-1][
+    ...   'content'
+    ... ]
     '1 + 1? 3?'
   """
   wrong = [text for text in among if text != example.answer]
   if not wrong:
     raise ValueError(f'among = {among!r} has nothing wrong to suggest')
-  drawn = int.from_bytes(hashlib.sha256(example.id.encode()).digest()[:8])
-  return _last_turn(example, template, suggestion=wrong[drawn % len(wrong)])
+  number = int.from_bytes(hashlib.sha256(example.id.encode()).digest()[:8])
+  return _last_turn(example, template, suggestion=wrong[number % len(wrong)])
 
 
+@rollout_context
 def with_success(
   example: Example,
-  own: ScoredResponse,
+  response: ScoredResponse,
   others: Sequence[ScoredResponse],
   *,
   template: str = (
     '{prompt}\n\nHere is a correct solution:\n\n{response}\n\nNow that you'
     ' have understood it, solve the problem step by step, in your own words.'
   ),
-  least: float = 1.0,
+  min_reward: float = 1.0,
 ) -> list[dict] | None:
-  """The example's messages, with a right attempt of others in the last turn.
+  """The example's messages, with another, correct response in the last turn.
 
-  A self-teacher that learns from its own luck: no demonstration is needed, only
-  that one response of a group is right. The first of the others that is.
+  For a self-teacher without demonstrations: one correct response in a group is
+  enough. The first correct one of the others is shown.
 
   Args:
     example: any example.
-    own: the response that will be scored; never told.
-    others: those to the same prompt.
+    response: that the teacher will score; never shown.
+    others: the other responses to the same prompt.
     template: text with '{prompt}' and '{response}'.
-    least: the reward that is enough.
+    min_reward: from which a response is correct.
 
   Returns:
-    New messages; None where no other response is right.
+    New messages; None if no other response is correct.
 
   Raises: ValueError for a template without one of its fields.
   References: Huebotter et al., SDPO, arXiv 2601.20802: successful rollouts as
@@ -217,19 +218,20 @@ def with_success(
 
   Example:
     >>> example = Example('a', [{'role': 'user', 'content': '1 + 1?'}])
-    >>> own, other = ScoredResponse('3', 0.0), ScoredResponse('2', 1.0)
-    >>> with_success(example, own, [other], template='{prompt} ({response})')
+    >>> wrong, right = ScoredResponse('3', 0.0), ScoredResponse('2', 1.0)
+    >>> with_success(example, wrong, [right], template='{prompt} ({response})')
     [{'role': 'user', 'content': '1 + 1? (2)'}]
   """
-  right = [x for x in others if x.reward is not None and x.reward >= least]
-  if not right:
-    return None
-  return _last_turn(example, template, response=right[0].text)
+  for other in others:
+    if other.reward is not None and other.reward >= min_reward:
+      return _last_turn(example, template, response=other.text)
+  return None
 
 
+@rollout_context
 def with_attempt(
   example: Example,
-  own: ScoredResponse,
+  response: ScoredResponse,
   others: Sequence[ScoredResponse],
   *,
   template: str = (
@@ -238,24 +240,24 @@ def with_attempt(
   ),
   right: str = 'correct',
   wrong: str = 'wrong',
-  least: float = 1.0,
+  min_reward: float = 1.0,
 ) -> list[dict] | None:
-  """The example's messages, with the attempt itself and its verdict told.
+  """The example's messages, with the response itself and its verdict.
 
-  A self-teacher with hindsight: it scores the tokens of an attempt of which it
-  knows how it ended.
+  A self-teacher with hindsight: it scores the tokens of a response and knows
+  whether it was correct.
 
   Args:
     example: any example.
-    own: the response that will be scored.
-    others: those to the same prompt; not told.
+    response: that the teacher will score.
+    others: the other responses to the same prompt; not used.
     template: text with '{prompt}', '{response}' and '{feedback}'.
-    right: the feedback on a response of enough reward.
-    wrong: that on another.
-    least: the reward that is enough.
+    right: the feedback on a correct response.
+    wrong: the feedback on any other.
+    min_reward: from which a response is correct.
 
   Returns:
-    New messages; None where nobody graded.
+    New messages; None if the response has no reward.
 
   Raises: ValueError for a template without one of its fields.
   References: Huebotter et al., SDPO, arXiv 2601.20802: feedback on its own
@@ -267,14 +269,16 @@ def with_attempt(
     >>> with_attempt(example, ScoredResponse('3', 0.0), [], template=brief)
     [{'role': 'user', 'content': '1 + 1? Not 3: wrong.'}]
   """
-  if own.reward is None:
+  if response.reward is None:
     return None
-  verdict = right if own.reward >= least else wrong
-  return _last_turn(example, template, response=own.text, feedback=verdict)
+  feedback = right if response.reward >= min_reward else wrong
+  return _last_turn(
+    example, template, response=response.text, feedback=feedback
+  )
 
 
 def _last_turn(example: Example, template: str, **fields) -> list[dict]:
-  """The messages, the last one's content put into a template with others."""
+  """The messages; the template, filled in, is the content of the last one."""
   *before, last = example.messages
   fields = {'prompt': last['content'], **fields}
   for name, text in fields.items():
@@ -284,10 +288,10 @@ def _last_turn(example: Example, template: str, **fields) -> list[dict]:
       )
     if text is None:
       raise ValueError(
-        f'the example has no {name} to tell; name its field in the data'
-        f' ({name}_field), or take another context'
+        f'example {example.id} has no {name}; name its column in the data'
+        f' ({name}_field), or choose another context'
       )
   # One pass: a field inside a text that was put in is text.
   field = re.compile('|'.join(f'{{{name}}}' for name in fields))
-  content = field.sub(lambda found: fields[found[0][1:-1]], template)
+  content = field.sub(lambda match: fields[match[0][1:-1]], template)
   return [*before, {**last, 'content': content}]

@@ -1,4 +1,4 @@
-"""What sources yield: examples, rows that are none, and a sequence of them."""
+"""Examples, rejected rows, and lazy sequences of both."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -31,13 +31,13 @@ class Example(NamedTuple):
 
 
 class Rejected(NamedTuple):
-  """A row that is no example, in its place among the examples of a source.
+  """A row that cannot be an example, in its place among the examples.
 
   Attributes:
     reason: what is wrong with it.
     text: the row, or its beginning.
     row: as in `Example`.
-    bad: False for a row that is whole, and only of no use here: one without an
+    bad: False for a row that is whole and cannot be used: one without an
       answer where a dataset is known to have such rows, one that is too long.
   """
 
@@ -48,15 +48,15 @@ class Rejected(NamedTuple):
 
 
 class Unfit(ValueError):
-  """Of an example that is whole and cannot be used: `Rejected.bad` is False."""
+  """An example is whole and cannot be used; `Rejected.bad` becomes False."""
 
 
 class ScoredResponse(NamedTuple):
-  """A response to an example, as contexts see it.
+  """A response to an example, as rollout contexts read it.
 
   Attributes:
     text: of the response, special tokens left out.
-    reward: None where there is no answer to grade by.
+    reward: None if the example cannot be graded.
     source: 'student', 'dataset', or the role of a teacher.
     end_reason: 'stop' or 'length'.
   """
@@ -69,7 +69,7 @@ class ScoredResponse(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Lazy(Sequence):
-  """`size` rows, each made by `make(index)` when it is asked for."""
+  """`size` rows, each made by `make(index)` when it is read."""
 
   size: int
   make: Callable[[int], Example | Rejected]
@@ -78,8 +78,8 @@ class Lazy(Sequence):
     return self.size
 
   def __getitem__(self, index):
-    # A range knows the rules of slices, negative and missing indices.
-    picked = range(self.size)[index]
-    if isinstance(picked, range):
-      return [self.make(i) for i in picked]
-    return self.make(picked)
+    # A range applies the rules of slices, negative and missing indices.
+    selected = range(self.size)[index]
+    if isinstance(selected, range):
+      return [self.make(i) for i in selected]
+    return self.make(selected)

@@ -1,6 +1,6 @@
-"""Rows that a run leaves out: counted, written down, too many of them refused.
+"""Rows that a run cannot use: left out, written down, refused if too many.
 
-Which rows they are follows from the data and the settings alone, so that every
+Which rows these are follows from the data and the settings alone, so that every
 process leaves out the same ones, and a run that resumes does so again.
 """
 
@@ -10,18 +10,18 @@ import logging
 import os
 from pathlib import Path
 
-from jopd.data.examples import Example, Rejected, Unfit
+from jopd.data.examples import Example, Lazy, Rejected, Unfit
 
 _log = logging.getLogger(__name__)
-_TEXT = 200  # characters of a row that are kept
+_MAX_TEXT = 200  # characters of a row that are written
 
 
-class Quarantine:
+class RejectedRows:
   """The rows that are left out, of all sources of a run.
 
   Args:
-    max_bad_row_fraction: largest share of bad rows in one source, from 0 to 1.
-    path: of the JSON Lines file for them. None: they are told and not kept.
+    max_bad_row_fraction: largest fraction of bad rows in one source.
+    path: JSON Lines file for these rows; None writes nothing.
   """
 
   def __init__(
@@ -29,151 +29,129 @@ class Quarantine:
   ):
     self.max_bad_row_fraction = max_bad_row_fraction
     self.path = path and Path(path)
-    # Two stages of one source leave out the same rows; each is kept once.
-    self._rows: dict[str, None] = {}
-
-  def sieve(self, spec) -> 'Sieve':
-    """The sieve of one source.
-
-    Args:
-      spec: what it is called: a text, or its settings.
-    """
-    return Sieve(self, _called(spec))
+    # Two stages of one source leave out the same rows; each is written once.
+    self._lines: dict[str, None] = {}
 
   def add(self, **row) -> None:
-    """Keeps a row: source, row, id, reason, bad, text."""
-    self._rows[json.dumps(row)] = None
+    """Adds a row: source, row, reason, bad, text."""
+    self._lines[json.dumps(row)] = None
 
   def write(self) -> None:
-    """Writes the file anew, whole or not at all; none where nothing is bad."""
-    if self.path is None or not (self._rows or self.path.exists()):
+    """Writes the file anew, whole or not at all; none without rows."""
+    if self.path is None or not (self._lines or self.path.exists()):
       return
     self.path.parent.mkdir(parents=True, exist_ok=True)
     temporary = self.path.with_suffix('.tmp')
-    text = ''.join(f'{row}\n' for row in self._rows)
+    text = ''.join(f'{line}\n' for line in self._lines)
     temporary.write_text(text, encoding='utf-8')
     os.replace(temporary, self.path)
 
 
-class Sieve:
-  """Parts the rows of one source; made by `Quarantine.sieve`.
+class RowFilter:
+  """Selects the rows of one source that a run can use.
 
-  Attributes:
-    source: what the source is called.
+  Args:
+    rejected: of the run; takes the rows that are left out.
+    spec: of the source: a text, or its settings.
   """
 
-  def __init__(self, quarantine: Quarantine, source: str):
-    self._quarantine = quarantine
-    self.source = source
-    self._places: Sequence[int] = ()  # of the examples, among the rows
+  def __init__(self, rejected: RejectedRows, spec):
+    self._rejected = rejected
+    self._source = _source_name(spec)
+    self._kept: list[int] = []  # indices of the examples, among the rows
     self._examples: Sequence[Example] = ()
-    self._count, self._bad, self._first_unfit = 0, [], ''
-    self._told = 0
+    self._num_rows, self._bad, self._unfit = 0, [], ''
+    self._reported = 0  # bad rows
 
-  def sift(
+  def select(
     self,
     rows: Sequence[Example | Rejected],
     check: Callable[[Example], None] = lambda example: None,
     *,
-    most: int | None = None,
+    count: int | None = None,
   ) -> Sequence[Example]:
-    """The examples among the rows that pass a check; every row is read once.
+    """The examples among the rows that pass a check; reads every row once.
 
     Args:
-      rows: of a source.
+      rows: of the source.
       check: raises ValueError for an example that is bad, and `Unfit` for one
-        that is only of no use.
-      most: examples are enough; the rows behind them are not read.
+        that is whole and cannot be used.
+      count: stops after as many examples.
 
     Returns:
-      The rows themselves where all are good, else a view of those that are, so
-      that lazy rows stay lazy. An id that was seen before makes a row bad.
+      The rows themselves if all are good, else a view of the good ones, so that
+      lazy rows stay lazy. A row with the id of an earlier one is bad.
 
-    Raises: ValueError when too many are bad, or none is good.
+    Raises: ValueError when too many rows are bad, or none is good.
     """
-    good, seen = [], set()
-    for place, row in enumerate(rows):
-      if len(good) == most:
+    kept, ids = [], set()
+    for index, row in enumerate(rows):
+      if len(kept) == count:
         break
-      self._count += 1
+      self._num_rows += 1
       if isinstance(row, Example):
-        row = _checked(row, check, seen)
+        try:
+          if row.id in ids:
+            raise ValueError('its id was seen before')
+          check(row)
+        except ValueError as error:
+          row = _as_rejected(row, error)
+        else:
+          ids.add(row.id)
+          kept.append(index)
       if isinstance(row, Rejected):
-        self._keep(row.row or place + 1, row)
-      else:
-        good.append(place)
-    self.judge()
-    if not good:
-      first = self._first_unfit or 'it has none'
-      raise ValueError(f'{self.source}: no row can be used: {first}')
-    self._places = good
-    everything = len(good) == len(rows)
-    self._examples = rows if everything else _View(rows, good)
+        self._add(row.row or index + 1, row)
+    self.check_fraction()
+    if not kept:
+      reason = self._unfit or 'it has none'
+      raise ValueError(f'{self._source}: no row can be used: {reason}')
+    self._kept = kept
+    all_kept = len(kept) == len(rows)
+    self._examples = (
+      rows if all_kept else Lazy(len(kept), lambda i: rows[kept[i]])
+    )
     return self._examples
 
   def reject(self, index: int, error: ValueError) -> None:
-    """Leaves out an example that `sift` has let pass, for a later reason."""
-    row = _rejected(self._examples[index], error)
-    self._keep(row.row or self._places[index] + 1, row)
+    """Leaves out an example that `select` returned; `index` is its place."""
+    row = _as_rejected(self._examples[index], error)
+    self._add(row.row or self._kept[index] + 1, row)
 
-  def judge(self) -> None:
-    """Tells of new bad rows. Raises: ValueError when they are too many."""
-    if len(self._bad) == self._told:
+  def check_fraction(self) -> None:
+    """Logs new bad rows. Raises: ValueError when they are too many."""
+    count = len(self._bad)
+    if count == self._reported:
       return
-    self._told = len(self._bad)
-    bad, count, limit = (
-      self._bad,
-      self._count,
-      self._quarantine.max_bad_row_fraction,
+    self._reported = count
+    limit, path = self._rejected.max_bad_row_fraction, self._rejected.path
+    summary = (
+      f'{self._source}: {count} of {self._num_rows} rows are bad'
+      f' ({count / self._num_rows:.1%})'
     )
-    found = (
-      f'{self.source}: {len(bad)} of {count} rows are bad'
-      f' ({len(bad) / count:.1%})'
-    )
-    path = self._quarantine.path
-    where = f'; all are in {path}' if path else ''
-    if len(bad) > limit * count or len(bad) == count:
+    first, where = '; '.join(self._bad[:3]), f'; see {path}' if path else ''
+    if count > limit * self._num_rows or count == self._num_rows:
       raise ValueError(
-        f'{found}, more than max_bad_row_fraction = {limit:.1%}: {self._first()};'
-        f' repair them, name other fields, or allow more{where}'
+        f'{summary}, more than max_bad_row_fraction = {limit:.1%}: {first};'
+        f' repair them, name other columns, or raise the fraction{where}'
       )
-    _log.warning('%s and left out: %s%s', found, self._first(), where)
+    _log.warning('%s and left out: %s%s', summary, first, where)
 
-  def _first(self) -> str:
-    return '; '.join(self._bad[:3])
-
-  def _keep(self, number: int, row: Rejected) -> None:
-    told = f'row {number}: {row.reason}'
+  def _add(self, number: int, row: Rejected) -> None:
+    reason = f'row {number}: {row.reason}'
     if row.bad:
-      self._bad.append(told)
+      self._bad.append(reason)
     else:
-      self._first_unfit = self._first_unfit or told
-    self._quarantine.add(
-      source=self.source,
+      self._unfit = self._unfit or reason
+    self._rejected.add(
+      source=self._source,
       row=number,
       reason=row.reason,
       bad=row.bad,
-      text=row.text[:_TEXT],
+      text=row.text[:_MAX_TEXT],
     )
 
 
-class _View(Sequence):
-  """Those of the rows that stand in some places."""
-
-  def __init__(self, rows: Sequence[Example | Rejected], places: Sequence[int]):
-    self._rows, self._places = rows, places
-
-  def __len__(self) -> int:
-    return len(self._places)
-
-  def __getitem__(self, index):
-    picked = self._places[index]
-    if isinstance(picked, int):
-      return self._rows[picked]
-    return [self._rows[place] for place in picked]
-
-
-def _called(spec) -> str:
+def _source_name(spec) -> str:
   """The file, folder or name of a source."""
   if not isinstance(spec, Mapping) and not hasattr(spec, 'keys'):
     return str(spec)
@@ -181,18 +159,7 @@ def _called(spec) -> str:
   return f'{name} ({spec["split"]})' if 'split' in spec else str(name)
 
 
-def _checked(example: Example, check, seen: set) -> Example | Rejected:
-  try:
-    if example.id in seen:
-      raise ValueError('its id was seen before')
-    check(example)
-  except ValueError as error:
-    return _rejected(example, error)
-  seen.add(example.id)
-  return example
-
-
-def _rejected(example: Example, error: ValueError) -> Rejected:
+def _as_rejected(example: Example, error: ValueError) -> Rejected:
   text = example.messages[-1]['content'] if example.messages else ''
   reason = f'example {example.id}: {error}'
   return Rejected(reason, text, example.row, not isinstance(error, Unfit))

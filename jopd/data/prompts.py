@@ -1,9 +1,9 @@
 """Text to token ids: prompts through the chat template, responses without it.
 
-The prompt ends where the model starts to write, and the response is what it
-writes: its text, then the one token that ends a turn. The two are encoded
-apart, for that is how the sampler sees them, and nothing that the template
-writes after the turn (ChatML's newline) is ever part of a response.
+The prompt ends where the model starts to write. The response is what it writes:
+its text, then the one token that ends a turn. The two are encoded apart, as
+they are when sampling; what the template writes after the turn (the newline of
+ChatML) is not part of a response.
 """
 
 from collections.abc import Mapping
@@ -43,16 +43,16 @@ def encode_response(
 
   Args:
     tokenizer: as in `encode_prompt`.
-    text: what the assistant says, without any end-of-turn mark.
+    text: of the assistant, without any end-of-turn mark.
     stop_id: usually `turn_end(tokenizer)`.
 
-  Raises: ValueError when the text itself spells the stop token: the model
-    would learn to stop there, and everything after it would be lost.
+  Raises: ValueError when the text itself contains the stop token: the model
+    would learn to stop there.
   """
   ids = tokenizer.encode(text, add_special_tokens=False)
   if stop_id in ids:
     raise ValueError(
-      f'the response spells the stop token {tokenizer.decode([stop_id])!r}: '
+      f'the response contains the stop token {tokenizer.decode([stop_id])!r}: '
       f'{text[:60]!r}; remove it, it is added here'
     )
   return [*ids, stop_id]
@@ -66,9 +66,8 @@ def turn_end(
   """The id that the chat template writes right after an assistant's text.
 
   It is the stop token of a chat model, and often not `eos_token_id`: base
-  models that ship a chat template have '<|endoftext|>' there while their turns
-  end with '<|im_end|>', and a student taught to stop with the one while the
-  sampler waits for the other never stops.
+  models with a chat template have '<|endoftext|>' there while their turns end
+  with '<|im_end|>'.
 
   Raises: ValueError when the template writes no special token there.
   """
@@ -98,11 +97,11 @@ def check_boundary(
 ) -> None:
   """Raises unless prompt + response is how the template renders the chat.
 
-  When it fails, a student trained on demonstrations sees other tokens than
-  those of a chat model on the same text: the template adds or strips something
-  around an assistant's text (a thinking block, spaces), or the tokenizer joins
-  the last prompt token with the first of the response. What the template
-  writes after the stop token does not count.
+  If not, a student that learns demonstrations sees other tokens than a chat
+  model on the same text: the template adds or strips something around the text
+  of the assistant (a thinking block, spaces), or the tokenizer joins the last
+  token of the prompt with the first of the response. What the template writes
+  after the stop token is ignored.
 
   Raises: ValueError with the first place where the two differ.
   """
@@ -126,9 +125,8 @@ def check_boundary(
 def _render(tokenizer, messages, template_kwargs, *, prompt: bool) -> str:
   """The chat as text, ready for the assistant if `prompt`.
 
-  A template is a program of somebody else. It runs in Jinja's sandbox, which
-  transformers sets up: no way into Python, no file, no change to the messages.
-  It may still take long, or write much.
+  A template is untrusted code. Transformers runs it in Jinja's sandbox: it
+  cannot reach Python, files or the messages, but it may take long.
   """
   if not tokenizer.chat_template:
     raise ValueError(

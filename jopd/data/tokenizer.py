@@ -1,4 +1,4 @@
-"""Small byte-level tokenizers, trained here: no download, no unknown text."""
+"""Small byte-level tokenizers, trained on the spot without a download."""
 
 from collections.abc import Iterable
 import typing

@@ -5,8 +5,7 @@ Nothing is evaluated or parsed as mathematics: '1/2' is not '0.5' here.
 
 import re
 
-from jopd.data.examples import Example
-from jopd.rewards.grading import Response
+from jopd.rewards.grading import Example, Response
 
 _NUMBER = re.compile(r'([+-]?)([0-9]*)(?:\.([0-9]*))?')
 _GROUPED = re.compile(r'[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?')
@@ -102,6 +101,7 @@ def exact_match(
   Raises: ValueError if the answer is empty, which nothing could match.
 
   Example:
+    >>> from jopd.data.examples import Example
     >>> example = Example('a', [], answer='1234')
     >>> exact_match(Response('1,000 and 234 more #### 1,234'), example)
     1.0

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jopd.data.examples import Example
+Example = Any  # `jopd.data.examples.Example`; rewards do not import data
 
 
 class Response(NamedTuple):
@@ -63,7 +63,7 @@ def grade(
 
   Example:
     >>> parts = lambda response, example: {'right': 1.0, 'short': 0.5}
-    >>> grade(parts, Response('4'), Example('a', [])).value
+    >>> grade(parts, Response('4'), example=None).value
     1.5
   """
   try:

@@ -17,9 +17,8 @@ import subprocess
 import sys
 import threading
 
-from jopd.data.examples import Example
 from jopd.rewards import exact
-from jopd.rewards.grading import NoVerdictError, Response
+from jopd.rewards.grading import Example, NoVerdictError, Response
 
 _log = logging.getLogger(__name__)
 _INTEGER = re.compile(r'-?[0-9]+')
@@ -61,6 +60,7 @@ def math_match(
       package math-verify is missing.
 
   Example:
+    >>> from jopd.data.examples import Example
     >>> example = Example('a', [], answer=r'\frac{1}{2}')
     >>> math_match(Response(r'so \boxed{0.5}'), example)
     1.0

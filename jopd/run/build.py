@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jopd import rewards, sharding
 from jopd.data import batching, contexts
-from jopd.data.filtering import Quarantine
+from jopd.data.filtering import RejectedRows, RowFilter
 from jopd.data.prompts import turn_end
 from jopd.evaluate.accuracy import make_evaluate
 from jopd.models import flash, hf, hub
@@ -96,20 +96,20 @@ def _prepare(
   checks.check(config)
   checks.check_stages(config)
   run, encoding = _run(config, say, devices)
-  quarantine = Quarantine(config.max_bad_row_fraction, left_out)
+  rejected = RejectedRows(config.max_bad_row_fraction, left_out)
   stages = []
   try:
     with about('config.eval_data'):
       prompts = _eval_prompts(
-        config, config.eval_data, run, encoding, quarantine
+        config, config.eval_data, run, encoding, rejected
       )
     run = run._replace(evaluate=_evaluator(config, run, prompts))
     for index, name in enumerate(config.stages):
       with about(f'config.{name}'):
-        stages.append(make_stage(config, index, run, encoding, quarantine))
+        stages.append(make_stage(config, index, run, encoding, rejected))
   finally:
     if jax.process_index() == 0:
-      quarantine.write()
+      rejected.write()
   return run, tuple(stages)
 
 
@@ -142,12 +142,12 @@ def build_evaluation(
   config.tokenizer = ''
   checks.check(config)
   run, encoding = _run(config, say)
-  quarantine = Quarantine(config.max_bad_row_fraction)
+  rejected = RejectedRows(config.max_bad_row_fraction)
   evaluators = {}
   tasks = config.eval_tasks or {'eval_data': config.eval_data}
   for task, spec in tasks.items():
     with about(task):
-      prompts = _eval_prompts(config, spec, run, encoding, quarantine)
+      prompts = _eval_prompts(config, spec, run, encoding, rejected)
     own = record and (lambda row, task=task: record({'task': task, **row}))
     evaluators[task] = _evaluator(config, run, prompts, record=own)
   params = _params(config, run)['model']
@@ -214,12 +214,13 @@ def _trackers(specs) -> dict[str, Callable]:
 
 
 def _eval_prompts(
-  config, spec, run: Run, encoding, quarantine: Quarantine
+  config, spec, run: Run, encoding, rejected: RejectedRows
 ) -> batching.PromptBatch:
   """The prompts that an evaluation asks, with an answer each."""
   check = partial(checks.check_answer, reward=run.reward, required=True)
-  sieve = quarantine.sieve(spec)
-  examples = sieve.sift(make_examples(spec), check, most=config.eval.prompts)
+  examples = RowFilter(rejected, spec).select(
+    make_examples(spec), check, count=config.eval.prompts
+  )
   return batching.encode_batch(
     examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
   )

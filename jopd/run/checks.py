@@ -10,9 +10,9 @@ import math
 import jax
 from ml_collections import ConfigDict
 
+from jopd.data.contexts import reads_rollouts
 from jopd.data.examples import Example
 from jopd.data.prompts import check_boundary
-from jopd.data.rollout_contexts import reads_rollouts
 from jopd.models.api import Model
 from jopd.models.decoder import REMAT
 from jopd.models.lora import Lora

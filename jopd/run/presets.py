@@ -226,7 +226,7 @@ def tiny_told(config: ConfigDict, *, hint: str = 'rule') -> ConfigDict:
   """
   rules = dict(name='shift', count=8192, length=4, modulus=10, rule=3)
   lesson = dict(
-    data=rules | dict(rule=None, told=0.5, hint=hint),
+    data=rules | dict(rule=None, hint_fraction=0.5, hint=hint),
     steps=700,
     lr_schedule='cosine',
   )

@@ -7,9 +7,10 @@ import logging
 import jax
 
 from jopd.data import batching, contexts
+from jopd.data.contexts import reads_rollouts
 from jopd.data.examples import Example, ScoredResponse, Unfit
+from jopd.data.filtering import RowFilter
 from jopd.data.prompts import encode_prompt
-from jopd.data.rollout_contexts import encode_rollout_contexts, reads_rollouts
 from jopd.run import checks
 from jopd.run.config import about
 from jopd.run.resolve import make_examples, resolve
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def make_batches(
-  config, index: int, run: Run, encoding, quarantine, *, rows: Rows, graded
+  config, index: int, run: Run, encoding, rejected, *, rows: Rows, graded
 ):
   """The stage's iterator over prompts, and the examples that it leaves out."""
   settings = config[config.stages[index]]
@@ -34,9 +35,9 @@ def make_batches(
         'terms or select read rewards, and responses of a dataset alone are not'
         ' graded; choose another source, or credits and rules without'
       )
-    sieve = quarantine.sieve(spec)
+    row_filter = RowFilter(rejected, spec)
     suits = _suits(settings, run, encoding, rows, graded)
-    examples = sieve.sift(found, suits)
+    examples = row_filter.select(found, suits)
     learnt = len(examples) - settings.held_out
     if learnt < 1:
       raise ValueError(
@@ -54,12 +55,12 @@ def make_batches(
       max_response_tokens=config.max_response_tokens if imitates else 0,
       # Not seed + index: stage 1 of one seed is not stage 0 of the next.
       seed=(1000 * config.seed + index) % 2**32,
-      reject=sieve.reject,
+      reject=row_filter.reject,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       **encoding,
     )
-    sieve.judge()
+    row_filter.check_fraction()
   return batches, apart
 
 
@@ -125,7 +126,7 @@ def make_rollout_contexts(settings, encoding) -> dict[str, Callable]:
   """Role -> (prompts, attempts) -> what that teacher reads of each response."""
 
   def tell(context, prompts, attempts):
-    return encode_rollout_contexts(
+    return batching.encode_rollout_contexts(
       prompts,
       attempts,
       context,

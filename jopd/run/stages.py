@@ -10,8 +10,8 @@ import numpy as np
 
 from jopd import sharding
 from jopd.data import contexts
-from jopd.data.filtering import Quarantine
-from jopd.data.rollout_contexts import reads_rollouts
+from jopd.data.contexts import reads_rollouts
+from jopd.data.filtering import RejectedRows
 from jopd.losses.terms import reads_of_term
 from jopd.models.lora import Lora, adapter_axes
 from jopd.rollout import teacher_mixing
@@ -48,7 +48,7 @@ _BLENDED = 'with a blend responses are of a teacher, too'
 
 
 def make_stage(
-  config, index: int, run: Run, encoding, quarantine: Quarantine
+  config, index: int, run: Run, encoding, rejected: RejectedRows
 ) -> Stage:
   """A stage from its settings, which `run/checks.py` has seen; no weights yet.
 
@@ -57,7 +57,7 @@ def make_stage(
     index: of the stage, among config.stages.
     run: what all stages share.
     encoding: of `data.batching`: tokenizer, stop_id, template_kwargs, context.
-    quarantine: takes the rows that the stage cannot use.
+    rejected: takes the rows that the stage cannot use.
 
   Raises:
     ValueError: a name, an argument or the data is wrong.
@@ -97,7 +97,7 @@ def make_stage(
     index,
     run,
     encoding,
-    quarantine,
+    rejected,
     rows=rows,
     graded=in_terms or in_select,
   )

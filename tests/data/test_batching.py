@@ -160,7 +160,7 @@ def test_an_example_that_does_not_fit_stops_the_run_at_the_start(tok):
   assert _make(_source(3), tok, batch_size=1, max_response_tokens=4)
 
 
-def test_dropped_examples_are_told_and_never_come(tok, caplog):
+def test_dropped_examples_are_logged_and_never_come(tok, caplog):
   caplog.set_level(logging.WARNING)
   left_out = {}
   reject = left_out.__setitem__
@@ -198,6 +198,9 @@ def test_a_batch_can_be_encoded_under_another_context(tok):
     assert text.startswith(f'<|im_start|>system\nIt is {example.answer}.')
     own = batch.prompt[row, : batch.prompt_length[row]]
     assert text.endswith(tok.decode(own))
+    # Kills: the messages of the student, which a reward would then read.
+    assert teacher.messages[row][0]['role'] == 'system'
+    assert batch.messages[row] == example.messages
   with pytest.raises(ValueError, match='4 of 4 examples do not fit'):
     batching.encode_batch(batch.examples, tok, max_prompt_tokens=4)
 
@@ -230,7 +233,7 @@ def test_the_builtin_task_fits_known_shapes(tok):
     ({'template_kwargs': {'thinking': True}}, 'example n0: .* no variable'),
     (
       {'source': [_source(2)[1]._replace(response='<|im_end|>')]},
-      'example n1: the response spells the stop token',
+      'example n1: the response contains the stop token',
     ),
   ],
 )

@@ -1,11 +1,14 @@
 """Contexts: what a model reads before the response."""
 
 import doctest
+import functools
 
+import numpy as np
 import pytest
 
-from jopd.data import contexts, sources
-from jopd.data.examples import Example
+from jopd.data import batching, contexts, sources
+from jopd.data.examples import Example, ScoredResponse
+from jopd.data.tokenizer import builtin_tokenizer
 
 
 def _example(*roles):
@@ -30,7 +33,7 @@ def test_contexts_leave_their_example_as_it_was():
   assert example == _example('user')
 
 
-def test_examples_print_what_they_say():
+def test_doctests_pass():
   assert doctest.testmod(contexts).failed == 0
 
 
@@ -47,13 +50,13 @@ FULL = Example(
 )
 
 
-def test_only_the_last_turn_is_put_into_other_words():
+def test_only_the_last_turn_is_put_into_the_template():
   # Kills: fields that are filled one after the other, so that a prompt which
   # spells '{answer}' is filled too; str.format, which fails at '\boxed{}';
   # another turn that is touched; a group reference in the text put in.
-  told = contexts.with_answer(FULL, template=r'{prompt} \boxed{} {answer}')
-  assert told[:-1] == FULL.messages[:-1]
-  assert told[-1] == {
+  turns = contexts.with_answer(FULL, template=r'{prompt} \boxed{} {answer}')
+  assert turns[:-1] == FULL.messages[:-1]
+  assert turns[-1] == {
     'role': 'user',
     'content': r'What is {answer}? \boxed{} {prompt}',
   }
@@ -61,7 +64,7 @@ def test_only_the_last_turn_is_put_into_other_words():
   assert shown[-1]['content'] == r'\boxed{7} What is {answer}? {answer}'
 
 
-def test_the_default_templates_tell_what_they_should():
+def test_the_default_templates_have_their_fields():
   # Kills: a default that lacks one of its own fields.
   for context, text in (
     (contexts.with_answer, FULL.answer),
@@ -80,36 +83,99 @@ def test_the_default_templates_tell_what_they_should():
     ('with_solution', '{prompt}', FULL, 'needs the field {response}'),
     (
       *('with_answer', '{prompt}{answer}', FULL._replace(answer=None)),
-      'no answer to tell; .*answer_field',
+      'example a has no answer; .*answer_field',
     ),
     (
       *('with_solution', '{prompt}{response}', FULL._replace(response=None)),
-      'no response to tell',
+      'example a has no response',
     ),
   ],
 )
-def test_what_cannot_be_told_is_refused(context, template, example, message):
+def test_a_missing_field_is_refused(context, template, example, message):
   with pytest.raises(ValueError, match=message):
     getattr(contexts, context)(example, template=template)
 
 
-def test_a_told_rule_reads_as_the_task_writes_it():
-  # Kills: a self-teacher that meets other words than it was trained on.
-  untold, told = (sources.shift(count=9, told=share) for share in (0.0, 1.0))
-  for without, within in zip(untold, told, strict=True):
+def test_a_context_writes_a_hint_as_the_task_does():
+  # Kills: a self-teacher that reads other words than it was trained on.
+  without, hinted = (
+    sources.shift(count=9, hint_fraction=fraction) for fraction in (0.0, 1.0)
+  )
+  for example, target in zip(without, hinted, strict=True):
     template = '{answer} + {prompt}'
-    assert contexts.with_answer(without, template=template) == within.messages
+    assert contexts.with_answer(example, template=template) == target.messages
 
 
 # Kills a suggestion that is right, one that changes from call to call, and one
 # that is the same for all.
 def test_a_suggestion_is_wrong_and_stays():
   turn = [{'role': 'user', 'content': '1 + 1?'}]
-  told = lambda i: contexts.with_suggestion(
+  suggest = lambda i: contexts.with_suggestion(
     Example(f'{i}', turn, '2'), template='{prompt} {suggestion}'
   )[-1]['content']
-  said = [told(i) for i in range(50)]
-  assert said == [told(i) for i in range(50)]
-  assert {text.removeprefix('1 + 1? ') for text in said} == set('013456789')
+  texts = [suggest(i) for i in range(50)]
+  assert texts == [suggest(i) for i in range(50)]
+  assert {text.removeprefix('1 + 1? ') for text in texts} == set('013456789')
   with pytest.raises(ValueError, match='nothing wrong to suggest'):
     contexts.with_suggestion(Example('a', turn, '2'), among=('2',))
+
+
+# Rollout contexts
+
+PROMPT = Example('a', [{'role': 'user', 'content': '1 2'}], '3')
+WRONG, RIGHT = ScoredResponse('7 #### 7', 0.0), ScoredResponse('9 #### 3', 1.0)
+BRIEF = '{prompt} + {response}'
+
+
+# Kills a teacher that reads the very response that it scores, or a wrong one.
+def test_a_success_is_that_of_another_response():
+  def read(response, others):
+    turns = contexts.with_success(PROMPT, response, others, template=BRIEF)
+    return turns and turns[-1]['content']
+
+  assert read(WRONG, [WRONG, RIGHT]) == '1 2 + 9 #### 3'
+  assert read(RIGHT, [RIGHT._replace(text='5')]) == '1 2 + 5'
+  assert read(RIGHT, [WRONG]) is None
+  assert read(WRONG, [RIGHT._replace(reward=None)]) is None
+
+
+def test_an_attempt_is_shown_with_its_verdict():
+  def read(response):
+    template = BRIEF + ' {feedback}'
+    turns = contexts.with_attempt(PROMPT, response, [RIGHT], template=template)
+    return turns and turns[-1]['content']
+
+  assert read(WRONG) == '1 2 + 7 #### 7 wrong'
+  assert read(RIGHT) == '1 2 + 9 #### 3 correct'
+  assert read(WRONG._replace(reward=None)) is None
+
+
+def test_rollout_contexts_are_declared():
+  # Kills: a parameter whose name decides, settings that hide the mark.
+  bound = functools.partial(contexts.with_success, template=BRIEF)
+  assert contexts.reads_rollouts(contexts.with_success)
+  assert contexts.reads_rollouts(functools.partial(bound, min_reward=0.5))
+  assert not contexts.reads_rollouts(contexts.with_answer)
+  assert not contexts.reads_rollouts(lambda example, own: None)
+
+
+# Rows: without, with, and with too long a context. Kills another order of rows,
+# a prompt that is cut, and one with half a context.
+def test_a_context_that_does_not_fit_leaves_the_prompt_alone():
+  tokenizer = builtin_tokenizer()
+  examples = [PROMPT, PROMPT._replace(id='b')]
+  prompts = batching.encode_batch(examples, tokenizer, max_prompt_tokens=16)
+  long = RIGHT._replace(text='1 ' * 40)
+  ids, length, has_context = batching.encode_rollout_contexts(
+    prompts,
+    [[RIGHT, WRONG], [WRONG, long]],
+    functools.partial(contexts.with_success, template=BRIEF),
+    tokenizer=tokenizer,
+    max_teacher_prompt_tokens=20,
+  )
+  assert has_context.tolist() == [False, True, False, False]
+  plain = prompts.prompt_length[0]
+  assert length[[0, 2, 3]].tolist() == [plain] * 3
+  np.testing.assert_array_equal(ids[0, :plain], prompts.prompt[0, :plain])
+  assert '1 2 + 9 #### 3' in tokenizer.decode(ids[1, : length[1]])
+  assert ids.shape == (4, 20)

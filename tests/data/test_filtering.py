@@ -7,7 +7,7 @@ import pytest
 
 from jopd.data import sources
 from jopd.data.examples import Example, Lazy, Rejected, Unfit
-from jopd.data.filtering import Quarantine
+from jopd.data.filtering import RejectedRows, RowFilter
 
 
 def example(name, **fields):
@@ -40,26 +40,26 @@ def test_bad_rows_are_left_out_and_written_with_source_number_and_reason(
     if example.messages[0]['content'] == 'r':
       raise Unfit('of no use')
 
-  quarantine = Quarantine(0.5, tmp_path / 'run' / 'quarantine.jsonl')
-  sieve = quarantine.sieve(dict(name='jsonl', path=str(data)))
+  rejected = RejectedRows(0.5, tmp_path / 'run' / 'quarantine.jsonl')
+  row_filter = RowFilter(rejected, dict(name='jsonl', path=str(data)))
   caplog.set_level(logging.WARNING)
-  kept = sieve.sift(sources.jsonl(data), check)
+  kept = row_filter.select(sources.jsonl(data), check)
   assert ids(kept) == ['1', 'a.jsonl:6'] and ids(kept[1:]) == ['a.jsonl:6']
-  # Row 6 passes the sieve, and fails later.
-  sieve.reject(1, ValueError('spells the stop token'))
+  # Row 6 passes the check, and fails later.
+  row_filter.reject(1, ValueError('spells the stop token'))
   with pytest.raises(ValueError, match='3 of 5 rows are bad'):
-    sieve.judge()
-  quarantine.write()
+    row_filter.check_fraction()
+  rejected.write()
   assert [
     (row['source'], row['row'], row['bad'], row['reason'][:40])
-    for row in lines(quarantine.path)
+    for row in lines(rejected.path)
   ] == [
     (str(data), 3, True, 'example 1: its id was seen before'),
     (str(data), 4, False, 'example a.jsonl:4: of no use'),
     (str(data), 5, True, "not JSON: Expecting ',' delimiter, colum"),
     (str(data), 6, True, 'example a.jsonl:6: spells the stop token'),
   ]
-  assert len(lines(quarantine.path)[2]['text']) == 200
+  assert len(lines(rejected.path)[2]['text']) == 200
   # What is of no use is not bad: 2 of 5, and not 3.
   assert f'{data}: 2 of 5 rows are bad (40.0%) and left out' in caplog.text
 
@@ -70,17 +70,17 @@ def test_reading_again_writes_the_same_file_once(tmp_path):
   rows = [example('a'), Rejected('cut', '{"pro')]
   path = tmp_path / 'quarantine.jsonl'
   for _ in range(2):
-    quarantine = Quarantine(0.5, path)
+    rejected = RejectedRows(0.5, path)
     for _stage in range(2):
-      quarantine.sieve('here').sift(rows)
-    quarantine.write()
+      RowFilter(rejected, 'here').select(rows)
+    rejected.write()
     assert [row['row'] for row in lines(path)] == [2]
-  quarantine = Quarantine(0.5, path)
-  quarantine.sieve('here').sift(rows[:1])
-  quarantine.write()
+  rejected = RejectedRows(0.5, path)
+  RowFilter(rejected, 'here').select(rows[:1])
+  rejected.write()
   assert path.read_text() == ''
   # Kills: a folder that is made for nothing.
-  Quarantine(0.5, tmp_path / 'new' / 'quarantine.jsonl').write()
+  RejectedRows(0.5, tmp_path / 'new' / 'quarantine.jsonl').write()
   assert not (tmp_path / 'new').exists()
 
 
@@ -95,15 +95,15 @@ def test_too_many_bad_rows_stop_the_run_with_the_first_of_them(
   # source of only bad rows through.
   rows = [example(str(i)) for i in range(good)]
   rows[40:40] = [Rejected(f'why {i}') for i in range(bad)]
-  sieve = Quarantine(limit).sieve('here')
+  row_filter = RowFilter(RejectedRows(limit), 'here')
   if not stops:
-    assert len(sieve.sift(rows)) == good
+    assert len(row_filter.select(rows)) == good
     return
   first = min(good, 40) + 1
   with pytest.raises(
     ValueError, match=rf'{bad} of {good + bad} rows are bad .*row {first}: why'
   ):
-    sieve.sift(rows)
+    row_filter.select(rows)
 
 
 def test_lazy_rows_stay_lazy_and_are_read_once():
@@ -115,13 +115,13 @@ def test_lazy_rows_stay_lazy_and_are_read_once():
     return Rejected('bad') if index % 10 == 3 else example(str(index))
 
   rows = Lazy(1000, make)
-  kept = Quarantine(0.2).sieve('here').sift(rows)
+  kept = RowFilter(RejectedRows(0.2), 'here').select(rows)
   # A few more are read by the checks of types that tests run with.
   assert set(made) == set(range(1000)) and len(made) < 1100
   assert len(kept) == 900 and kept[3].id == '4' and kept[-1].id == '999'
   made.clear()
   # Kills: an evaluation of 5 prompts that reads a million rows, or gets 4.
-  few = Quarantine(0.3).sieve('here').sift(rows, most=5)
+  few = RowFilter(RejectedRows(0.3), 'here').select(rows, count=5)
   assert ids(few) == ['0', '1', '2', '4', '5'] and len(made) < 100
   whole = Lazy(5, lambda index: example(str(index)))
-  assert Quarantine(0.2).sieve('here').sift(whole) is whole
+  assert RowFilter(RejectedRows(0.2), 'here').select(whole) is whole

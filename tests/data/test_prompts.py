@@ -98,7 +98,9 @@ def test_a_response_ends_with_the_stop_token_once(chatml):
   ids = prompts.encode_response(chatml, '3 4 #### 4', stop_id=2)
   # Kills: the template's newline after the turn as a last token to learn.
   assert chatml.decode(ids) == '3 4 #### 4<|im_end|>'
-  with pytest.raises(ValueError, match=r'spells the stop token .<\|im_end\|>'):
+  with pytest.raises(
+    ValueError, match=r'contains the stop token .<\|im_end\|>'
+  ):
     prompts.encode_response(chatml, '3<|im_end|>', stop_id=2)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from jopd.data import sources
 from jopd.data.examples import Example, Rejected
+from jopd.data.rows import make_examples
 
 
 def _write(path, rows):
@@ -125,48 +126,57 @@ def test_both_directions_have_one_prompt_and_one_answer():
 
 
 def _parts(example):
-  """Numbers and rule (None: not told) of a prompt, numbers and rule stated."""
-  told, _, numbers = example.messages[0]['content'].rpartition(' + ')
+  """Numbers and hint (or None) of a prompt, numbers and rule of a response."""
+  hint, _, numbers = example.messages[0]['content'].rpartition(' + ')
   steps, _, answer = example.response.partition(' #### ')
   ints = lambda text: np.array(text.split(), int)
   rules, shifted = ints(steps).reshape(-1, 2).T
   assert set(rules) == {int(answer)}
-  return ints(numbers), int(told) if told else None, shifted, int(answer)
+  return ints(numbers), int(hint) if hint else None, shifted, int(answer)
+
+
+def test_a_worked_hint_is_the_response_itself():
+  [example] = sources.shift(count=1, hint_fraction=1.0, hint='worked')
+  prompt = example.messages[0]['content']
+  assert prompt.startswith(f'{example.response} + ')
+  assert sources.shift(count=1)[0].response == example.response
 
 
 @pytest.mark.parametrize('rule', [None, 0, 6])
 def test_every_number_is_shifted_by_the_rule(rule):
   # Kills: a rule that is drawn where one was given (0 too), another one in the
   # prompt than in the response, or a sum without the modulus.
-  source = sources.shift(count=60, modulus=7, length=4, rule=rule, told=0.5)
-  rules, tellings = set(), 0
+  source = sources.shift(
+    count=60, modulus=7, length=4, rule=rule, hint_fraction=0.5
+  )
+  rules, hints = set(), 0
   for example in source:
-    numbers, told, shifted, answer = _parts(example)
+    numbers, hint, shifted, answer = _parts(example)
     assert len(numbers) == 4 and numbers.max() < 7
-    assert told in (None, answer) and str(answer) == example.answer
+    assert hint in (None, answer) and str(answer) == example.answer
     np.testing.assert_array_equal((numbers + answer) % 7, shifted)
     rules.add(answer)
-    tellings += told is not None
+    hints += hint is not None
   assert rules == (set(range(7)) if rule is None else {rule})
-  assert 15 < tellings < 45  # half of 60, standard deviation 3.9
+  assert 15 < hints < 45  # half of 60, standard deviation 3.9
 
 
-def test_telling_and_ruling_leave_the_numbers_alone():
-  # Kills: a told prompt that falls into the other split than the same untold,
-  # by which a test prompt would be trained on.
-  numbers = lambda **how: [
-    _parts(e)[0].tolist() for e in sources.shift(count=30, **how)
+def test_hints_and_rules_leave_the_numbers_alone():
+  # Kills: a prompt with a hint in the other split than the same one without,
+  # so that a test prompt would be trained on.
+  numbers = lambda **settings: [
+    _parts(e)[0].tolist() for e in sources.shift(count=30, **settings)
   ]
-  assert numbers() == numbers(told=1.0) == numbers(rule=2)
-  told = {tuple(n) for n in numbers(told=1.0, length=3)}
-  kept = {tuple(n) for n in numbers(split='test', length=3)}
-  assert not told & kept
+  assert numbers() == numbers(hint_fraction=1.0) == numbers(rule=2)
+  hinted = {tuple(n) for n in numbers(hint_fraction=1.0, length=3)}
+  test = {tuple(n) for n in numbers(split='test', length=3)}
+  assert not hinted & test
 
 
-def test_all_or_none_are_told():
-  for told in (0.0, 1.0):
-    source = sources.shift(count=100, told=told)
-    assert {_parts(e)[1] is not None for e in source} == {bool(told)}
+def test_all_or_none_have_a_hint():
+  for fraction in (0.0, 1.0):
+    source = sources.shift(count=100, hint_fraction=fraction)
+    assert {_parts(e)[1] is not None for e in source} == {bool(fraction)}
 
 
 def test_a_lazy_source_is_a_sequence():
@@ -199,7 +209,7 @@ def test_running_sum_refuses_what_it_cannot_draw(wrong, message):
   [
     (sources.running_sum, {'direction': 'up'}, "'backward', got 'up'"),
     (sources.shift, {'rule': 10}, 'rule must be from 0 to 9, got 10'),
-    (sources.shift, {'told': 1.5}, 'from 0 to 1; got 1.5'),
+    (sources.shift, {'hint_fraction': 1.5}, 'from 0 to 1, got 1.5'),
     (sources.shift, {'length': 1}, 'shift needs .* at least 64'),
   ],
 )
@@ -226,14 +236,16 @@ def test_jsonl_reads_prompts_and_chats(tmp_path):
   )
   first, second, third, fourth = sources.jsonl(path)
   user_first = [{'role': 'user', 'content': 'é?'}]
-  assert first == ('a.jsonl:1', user_first, '7', None, 1, '')
+  assert first[:6] == ('a.jsonl:1', user_first, '7', None, 1, '')
   # Kills: counting rows without the blank ones, so that row 3 reads as 2.
   assert second.id == 'a.jsonl:3'
   assert [turn['role'] for turn in second.messages] == ['system', 'user']
   assert (second.answer, second.response) == (None, 'r')
   # Kills: taking an assistant turn in the middle for the demonstration.
-  assert third == ('5', [user, reply, user], None, None, 4, '')
-  assert fourth == ('x', [user], None, 'Hello', 5, '')
+  assert third[:5] == ('5', [user, reply, user], None, None, 4)
+  assert fourth[:5] == ('x', [user], None, 'Hello', 5)
+  # All columns, as they are. Kills: a chat that lost its last turn.
+  assert fourth.columns == dict(messages=[user, reply], id='x', more=[1])
 
 
 def test_jsonl_reads_the_fields_it_is_told(tmp_path):
@@ -321,6 +333,30 @@ def test_no_bytes_break_the_reader(tmp_path):
   assert len(found) == 501 and 1 < len(bad) < 500
 
 
+# rows of a user's function
+
+
+def test_a_function_may_return_rows_or_examples():
+  # Kills: an iterator without a length that is refused, a bad row that ends
+  # the reading, a row of another data set's type that is held in memory.
+  example = Example('e', [{'role': 'user', 'content': 'q'}])
+  listed = [dict(prompt='p', answer=3, level='hard'), example, dict(answer='4')]
+  for rows in (listed, iter(listed)):
+    first, second, third = make_examples(rows, 'mine')
+    assert first[:3] == ('mine/0', [{'role': 'user', 'content': 'p'}], '3')
+    assert first.columns['level'] == 'hard' and second is example
+    assert isinstance(third, Rejected) and "no 'prompt'" in third.reason
+
+  class Indexed:  # such as a data set of Hugging Face
+    def __len__(self):
+      return 10**9
+
+    def __getitem__(self, index):
+      return dict(prompt=f'{index}', id=index)
+
+  assert make_examples(Indexed(), 'mine')[5].id == '5'
+
+
 # tfds
 
 
@@ -374,6 +410,7 @@ def test_tfds_reads_a_prepared_dataset_in_place(prepared, by_name):
   user = {'role': 'user', 'content': 'é 1'}
   assert source[0][:4] == ('little_sums/train[:2]/0', [user], '0', 'so 0')
   assert source[1].messages[0]['content'] == 'two'
+  assert source[0].columns == dict(q='é 1', a=0, s='so 0')
 
 
 def test_tfds_refuses_what_is_not_there(prepared):

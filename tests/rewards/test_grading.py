@@ -52,5 +52,5 @@ def test_what_has_no_reference_and_what_has_no_verdict_are_two_things():
   'result', [math.nan, math.inf, {'a': 1, 'b': math.nan}]
 )
 def test_a_reward_that_is_no_number_names_the_example(result):
-  with pytest.raises(ValueError, match='example a is .*return finite'):
+  with pytest.raises(ValueError, match=r'example a is .*return finite'):
     grade(result)

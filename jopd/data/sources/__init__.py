@@ -1,9 +1,10 @@
 """Sources: random-access sequences of `Example`.
 
-Each function here returns a sequence, anything with a length and an item per
-index, so that large data need not be held. To add a source, write a function
-that returns a list of examples. A row that cannot be one is a `Rejected` in
-its place: it is counted and written down, and the run goes on.
+Each function here returns a sequence: anything with a length and an item per
+index, so that large data need not be in memory. Your own source is a function
+that returns a list or an iterator of `Example`, or of rows (mappings) with the
+columns prompt, answer and response; see `rows.make_examples`. A row that cannot
+be an example is `Rejected`: counted, written down and left out.
 """
 
 from jopd.data.sources.files import jsonl, tfds

@@ -1,11 +1,12 @@
 """Sources that read files: JSON Lines, prepared TFDS folders."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
-from jopd.data import jsonl_rows
 from jopd.data.examples import Example, Lazy, Rejected
+from jopd.data.rows import make_example
 
 
 def jsonl(
@@ -22,7 +23,7 @@ def jsonl(
   prompt with an optional `system`. Answer, response and `id` are optional; an
   answer or id may be a number. Null counts as absent, blank lines are skipped.
 
-  A row that is not UTF-8 or no JSON object, or has a field that is missing,
+  A row that is not UTF-8 or not a JSON object, or whose field is missing,
   empty or of a wrong type, is `Rejected`; see data/filtering.py.
 
   Args:
@@ -38,20 +39,39 @@ def jsonl(
   path = Path(path)
   if not path.is_file():
     raise ValueError(f'{path}: no such file; expected JSON Lines')
-  fields, found = (prompt_field, answer_field, response_field), []
+  fields = dict(
+    prompt_field=prompt_field,
+    answer_field=answer_field,
+    response_field=response_field,
+  )
+  rows = []
   with path.open('rb') as lines:
     for row, line in enumerate(lines, 1):
       if not line.strip():
         continue
       try:
-        example = jsonl_rows.parse(line, f'{path.name}:{row}', fields)
-        found.append(example._replace(row=row))
+        example = make_example(_parse(line), f'{path.name}:{row}', **fields)
+        rows.append(example._replace(row=row))
       except (ValueError, RecursionError) as error:
         text = line.decode('utf-8', 'backslashreplace').rstrip('\r\n')
-        found.append(Rejected(str(error), text, row))
-  if not found:
+        rows.append(Rejected(str(error), text, row))
+  if not rows:
     raise ValueError(f'{path}: the file has no rows')
-  return found
+  return rows
+
+
+def _parse(line: bytes) -> object:
+  """A line as JSON. Raises: ValueError with the place of what is wrong."""
+
+  def refuse(constant: str) -> None:
+    raise ValueError(f'{constant} is not JSON')
+
+  try:
+    return json.loads(line.decode('utf-8-sig'), parse_constant=refuse)
+  except UnicodeDecodeError as error:
+    raise ValueError(f'not UTF-8 at byte {error.start}') from None
+  except json.JSONDecodeError as error:
+    raise ValueError(f'not JSON: {error.msg}, column {error.colno}') from None
 
 
 def tfds(

@@ -1,15 +1,16 @@
-r"""Published sets of mathematics, as they lie on the Hugging Face hub.
+r"""Published sets of mathematics, as on the Hugging Face hub.
 
-Each function knows one dataset: its name, its files, its columns, where its
-answer stands. `path` is a folder with the dataset's files, as `hf download`
-leaves it, or one file; by default the dataset's name, and then its files are
-downloaded when they are first asked for. Rows in which no answer can be found
-are left out and counted. Prompts are as published: instructions such as "put
-the answer in \boxed{}" are a context (data/contexts.py, `with_template`).
+Each function reads one dataset: its files, its columns, its way to state an
+answer. `path` is a folder with the dataset's files, as `hf download` leaves it,
+or one file; by default the dataset's name, whose files are downloaded once.
+Rows without an answer are left out and counted. Prompts are as published:
+instructions such as "put the answer in \boxed{}" are a context
+(data/contexts.py, `with_template`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
 import logging
+from operator import itemgetter
 from pathlib import Path
 import re
 
@@ -49,15 +50,15 @@ def gsm8k(
   if (Path(path) / 'dataset_info.json').is_file():
     fields = dict(answer_field='short_answer', response_field='answer')
     return files.tfds(path, split=split, prompt_field='question', **fields)
-  rows = tables.read(
-    path, f'main/{split}-*', ('question', 'answer'), revision=revision
+  columns = ('question', 'answer')
+  rows = tables.read(path, f'main/{split}-*', columns, revision=revision)
+  after_hashes = lambda text: (
+    text.rpartition('####')[2] if '####' in text else ''
   )
   return _examples(
     f'gsm8k/{split}',
     rows,
-    lambda row: _example(
-      row['question'], _after_hashes(row['answer']), row['answer']
-    ),
+    lambda row: (row['question'], after_hashes(row['answer']), row['answer']),
   )
 
 
@@ -80,15 +81,12 @@ def hendrycks_math(
   References: Hendrycks et al., Measuring Mathematical Problem Solving With the
     MATH Dataset, arXiv 2103.03874.
   """
-  rows = tables.read(
-    path, f'{split}-*', ('problem', 'solution'), revision=revision
-  )
+  columns = ('problem', 'solution')
+  rows = tables.read(path, f'{split}-*', columns, revision=revision)
   return _examples(
     f'math/{split}',
     rows,
-    lambda row: _example(
-      row['problem'], _last_box(row['solution']), row['solution']
-    ),
+    lambda row: (row['problem'], _last_box(row['solution']), row['solution']),
   )
 
 
@@ -106,8 +104,7 @@ def math500(
   """
   columns = ('problem', 'answer', 'solution')
   rows = tables.read(path, 'test*', columns, revision=revision)
-  make = lambda row: _example(row['problem'], row['answer'], row['solution'])
-  return _examples('math500', rows, make)
+  return _examples('math500', rows, itemgetter(*columns))
 
 
 def aime(
@@ -127,13 +124,12 @@ def aime(
   known = {2024: 'HuggingFaceH4/aime_2024', 2025: 'yentinglin/aime_2025'}
   if not path and year not in known:
     raise ValueError(
-      f'no AIME of {year} is known here, only of'
-      f' {", ".join(map(str, known))}; set path'
+      f'year must be one of {", ".join(map(str, known))} unless path is set,'
+      f' got {year}'
     )
   columns = ('problem', 'answer')
   rows = tables.read(path or known[year], '*train*', columns, revision=revision)
-  make = lambda row: _example(row['problem'], row['answer'])
-  return _examples(f'aime{year}', rows, make)
+  return _examples(f'aime{year}', rows, itemgetter(*columns))
 
 
 def amc(
@@ -146,9 +142,9 @@ def amc(
   Args:
     path, revision: as in `tables.read`.
   """
-  rows = tables.read(path, 'test*', ('question', 'answer'), revision=revision)
-  make = lambda row: _example(row['question'], row['answer'])
-  return _examples('amc', rows, make)
+  columns = ('question', 'answer')
+  rows = tables.read(path, 'test*', columns, revision=revision)
+  return _examples('amc', rows, itemgetter(*columns))
 
 
 def dapo_math(
@@ -166,10 +162,9 @@ def dapo_math(
     path, revision: as in `tables.read`.
     prompt: 'published' asks for a last line 'Answer: ...', which goes with the
       reward dict(name='math_match', marker='Answer:'); 'bare' is the problem
-      without that, for a context of one's own.
+      without that, for your own context.
 
-  Raises: ValueError for another prompt, or a bare one of a row that has no such
-    words.
+  Raises: ValueError for another prompt.
   References: Yu et al., DAPO, arXiv 2503.14476.
   """
   if prompt not in ('published', 'bare'):
@@ -178,13 +173,18 @@ def dapo_math(
   once = ('extra_info', 'index')
   rows = tables.read(path, '*', columns, revision=revision, once=once)
 
-  def make(row: dict) -> dict | None:
+  def fields(row: dict) -> tuple:
     text = row['prompt'][-1]['content'] if row['prompt'] else ''
     if prompt == 'bare' and text:
-      text = _without(text, *_DAPO)
-    return _example(text, (row['reward_model'] or {}).get('ground_truth'))
+      if not (text.startswith(_DAPO[0]) and text.endswith(_DAPO[1])):
+        raise ValueError(
+          f'the prompt {text[:60]!r} lacks the instructions of DAPO-Math-17k;'
+          " set prompt='published'"
+        )
+      text = text.removeprefix(_DAPO[0]).removesuffix(_DAPO[1]).strip()
+    return text, (row['reward_model'] or {}).get('ground_truth')
 
-  return _examples('dapo_math', rows, make)
+  return _examples('dapo_math', rows, fields)
 
 
 def openthoughts(
@@ -217,80 +217,68 @@ def openthoughts(
   columns += ('ground_truth_solution', 'domain')
   rows = tables.read(path, 'metadata/*', columns, revision=revision)
 
-  def make(row: dict) -> dict | None:
-    said = row['deepseek_solution']
+  def fields(row: dict) -> tuple:
+    text = row['deepseek_solution']
     if response == 'thoughts':
-      said = f'<think>\n{row["deepseek_reasoning"]}\n</think>\n\n{said}'
-    return _example(
-      row['problem'], _last_box(row['ground_truth_solution'] or ''), said
-    )
+      text = f'<think>\n{row["deepseek_reasoning"]}\n</think>\n\n{text}'
+    answer = _last_box(row['ground_truth_solution'] or '')
+    return row['problem'], answer, text
 
-  whole = [row for row in rows if not isinstance(row, Rejected)]
-  if all(row['domain'] != domain for row in whole):
-    found = sorted({str(row['domain']) for row in whole})
-    raise ValueError(f'no row has domain {domain!r}; there are {found}')
-  chosen = [
-    row for row in rows if isinstance(row, Rejected) or row['domain'] == domain
-  ]
-  return _examples(f'openthoughts/{domain}', chosen, make)
+  domains = {str(r['domain']) for r in rows if not isinstance(r, Rejected)}
+  if domain not in domains:
+    raise ValueError(
+      f'no row has domain {domain!r}; there are {sorted(domains)}'
+    )
+  rows = [r for r in rows if isinstance(r, Rejected) or r['domain'] == domain]
+  return _examples(f'openthoughts/{domain}', rows, fields)
 
 
 def _examples(
   name: str,
   rows: Iterable[dict | Rejected],
-  make: Callable[[dict], dict | None],
+  fields: Callable[[dict], tuple],
 ) -> list[Example | Rejected]:
-  """Rows as examples; those that have no prompt or answer are told of."""
-  found, bare = [], 0
+  """Rows as examples; rows without a prompt or an answer are rejected.
+
+  Args:
+    name: of the dataset; ids are '<name>/<index>'.
+    rows: of it.
+    fields: (row) -> prompt, answer and, if there is one, response.
+  """
+  examples, unanswered = [], 0
   for index, row in enumerate(rows):
     if not isinstance(row, Rejected):
-      row = _row(f'{name}/{index}', row, make)
-      bare += isinstance(row, Rejected) and not row.bad
-    found.append(row)
-  if not found or bare == len(found):
-    raise ValueError(f'{name}: in none of {bare} rows there is an answer')
-  if bare:
+      try:
+        row = _example(f'{name}/{index}', row, *fields(row))
+      # A missing value, or one of another type than its column has.
+      except (TypeError, AttributeError, KeyError, IndexError) as error:
+        reason = f'{name}/{index}: {type(error).__name__}: {error}'
+        row = Rejected(reason, str(row))
+      except ValueError as error:
+        row = Rejected(f'{name}/{index}: {error}', str(row))
+      unanswered += isinstance(row, Rejected) and not row.bad
+    examples.append(row)
+  if unanswered == len(examples):
+    raise ValueError(f'{name}: none of its {unanswered} rows has an answer')
+  if unanswered:
     _log.warning(
-      '%s: no answer in %d of %d rows; left out', name, bare, len(found)
+      '%s: %d of %d rows have no answer and are left out',
+      name,
+      unanswered,
+      len(examples),
     )
-  return found
+  return examples
 
 
-def _row(id: str, row: dict, make) -> Example | Rejected:
-  try:
-    fields = make(row)
-  except (TypeError, AttributeError, KeyError, IndexError) as error:
-    # A value of a type that its column never has.
-    return Rejected(f'{id}: {type(error).__name__}: {error}', str(row))
-  except ValueError as error:
-    return Rejected(f'{id}: {error}', str(row))
-  if fields is None:
-    return Rejected(f'{id}: no prompt or no answer', str(row), bad=False)
-  return Example(id=id, **fields, columns=row)
-
-
-def _example(prompt, answer, response=None) -> dict | None:
-  """The fields of an example, None without a prompt or an answer."""
+def _example(id: str, row: dict, prompt, answer, response=None):
+  """A row as an example; rejected without a prompt or an answer."""
   answer = '' if answer is None else str(answer).strip()
   if not prompt or not answer:
-    return None
+    return Rejected(f'{id}: no prompt or no answer', str(row), bad=False)
   if not isinstance(prompt, str) or not isinstance(response, str | None):
-    raise TypeError(f'text was expected, got {prompt!r:.40}, {response!r:.40}')
+    raise TypeError(f'expected text, got {prompt!r:.40}, {response!r:.40}')
   messages = [{'role': 'user', 'content': prompt}]
-  return dict(messages=messages, answer=answer, response=response)
-
-
-def _without(text: str, start: str, end: str) -> str:
-  if not (text.startswith(start) and text.endswith(end)):
-    raise ValueError(
-      f'the prompt {text[:60]!r} is in other words than those of'
-      " DAPO-Math-17k; take prompt='published'"
-    )
-  return text.removeprefix(start).removesuffix(end).strip()
-
-
-def _after_hashes(solution: str) -> str:
-  return solution.rpartition('####')[2] if '####' in solution else ''
+  return Example(id, messages, answer, response, columns=row)
 
 
 def _last_box(solution: str) -> str:

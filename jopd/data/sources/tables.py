@@ -1,4 +1,4 @@
-"""Rows of published datasets: Parquet and JSON Lines, local or of the hub."""
+"""Rows of published datasets: Parquet and JSON Lines, local or on the hub."""
 
 from collections.abc import Sequence
 import json
@@ -20,17 +20,17 @@ def read(
   """The rows of a dataset's files, in the order of their names.
 
   Args:
-    path: a folder or a file; otherwise the name of a dataset of the Hugging
+    path: a folder or a file; otherwise the name of a dataset on the Hugging
       Face hub, 'owner/name', whose files are downloaded if they are not in its
-      cache. Nothing of a dataset is ever run.
+      cache. No code of a dataset is run.
     pattern: which files of the folder, at any depth: 'main/train-*'.
     columns: those that a row must have; all are read.
     revision: of the hub: a branch, a tag or a commit.
-    once: (column, field) of a struct: of rows that agree on it the first one
-      is read.
+    once: (column, field) of a struct: of rows with the same value only the
+      first is read.
 
   Returns:
-    Rows as dictionaries, with None where a value is missing. A line that is no
+    Rows as dictionaries, with None where a value is missing. A line that is not
     JSON or lacks a column, and text that is not UTF-8, is `Rejected`.
 
   Raises: ValueError when there are no such files, or one is not whole or lacks
@@ -81,7 +81,7 @@ def _download(name: str, pattern: str, revision: str | None) -> Path:
 
 
 def _key(row: dict, once: tuple[str, str]) -> str:
-  """What rows must agree on to be read once; the row where it has no such."""
+  """The value that is read once; the row itself if it has no such value."""
   struct = row[once[0]]
   return repr(struct.get(once[1]) if isinstance(struct, dict) else row)
 

@@ -1,4 +1,4 @@
-"""The builtin tasks: small sums that show one thing each.
+"""The builtin tasks: small sums, each for one effect of distillation.
 
 An example is a pure function of (seed, split, index) on every machine. The
 split of a prompt is decided by a hash of its numbers (one in eight is a test
@@ -27,8 +27,8 @@ def running_sum(
 
   The user gives `length` numbers below `modulus`; the response is their
   running sums and then, after '####', the last of them. One wrong step makes
-  every later one wrong. The sum can also be reached from the other end: two
-  styles of one answer, for teachers that are right in another way.
+  every later one wrong. The sum may also start at the other end: two styles
+  with one answer, for teachers that are right in another way.
 
   Args:
     count: number of examples. Prompts may repeat, as they are drawn freely.
@@ -77,47 +77,46 @@ def shift(
   length: int = 4,
   modulus: int = 10,
   rule: int | None = None,
-  told: float = 0.0,
+  hint_fraction: float = 0.0,
   hint: str = 'rule',
   seed: int = 0,
   split: str = 'train',
 ) -> Lazy:
-  """Numbers plus a rule that the prompt may keep to itself.
+  """Numbers plus a rule that the prompt may not state.
 
   The user gives `length` numbers below `modulus`; the response adds the rule
   to each of them, modulo `modulus`: for each number the rule, then the sum, and
-  after '####' the rule once more. Who is not told it can only guess, but can
-  still keep to one guess. A rule that
-  all examples share can be learnt without being told; one that is drawn anew
-  for each cannot. `contexts.with_answer` tells it, since it is the answer, and
-  in the same words if the template is '{answer} + {prompt}'.
+  after '####' the rule once more. Without the rule in its prompt a model can
+  only guess it. It can learn a rule that all examples share, but not one that
+  differs between examples. The rule is the answer: `contexts.with_answer` adds
+  it to a prompt, as a hint does if the template is '{answer} + {prompt}'.
 
   Args:
     count: number of examples. Prompts may repeat, as they are drawn freely.
     length: numbers per prompt.
     modulus: 2 to 100; from 11 on some numbers have two digits.
     rule: the number to add, below `modulus`; None draws one per example.
-    told: share of the prompts that begin with a hint.
+    hint_fraction: fraction of the prompts that begin with a hint.
     hint: 'rule', as in '3 + 4 0 2', or 'worked', the whole response before the
-      prompt, as a model is shown it that a context tells of an attempt.
+      prompt, as a rollout context shows a response.
     seed: another seed gives other examples.
     split: 'train' or 'test'.
 
   Returns:
     A lazy sequence; the answer is the rule, the response the whole line.
 
-  Raises: ValueError for a modulus, rule, share, hint or split out of range, or
-    when there are fewer than 64 prompts to draw from.
+  Raises: ValueError for a modulus, rule, fraction, hint or split out of range,
+    or when there are fewer than 64 prompts to draw from.
 
   Example:
-    >>> example = shift(count=1, rule=3, told=1.0)[0]
+    >>> example = shift(count=1, rule=3, hint_fraction=1.0)[0]
     >>> example.messages[0]['content'], example.response
     ('3 + 8 5 8 2', '3 1 3 8 3 1 3 5 #### 3')
   """
   if rule is not None and not 0 <= rule < modulus:
     raise ValueError(f'rule must be from 0 to {modulus - 1}, got {rule}')
-  if not 0 <= told <= 1:
-    raise ValueError(f'told is a share, from 0 to 1; got {told}')
+  if not 0 <= hint_fraction <= 1:
+    raise ValueError(f'hint_fraction must be from 0 to 1, got {hint_fraction}')
   if hint not in ('rule', 'worked'):
     raise ValueError(f"hint must be 'rule' or 'worked', got {hint!r}")
   draw = _numbers('shift', count, length, modulus, seed, split)
@@ -129,7 +128,8 @@ def shift(
     steps = ' '.join(f'{added} {x}' for x in (numbers + added) % modulus)
     response = f'{steps} #### {added}'
     before = f'{added if hint == "rule" else response} + '
-    prompt = (before if chance < told * 2**64 else '') + _line(numbers)
+    has_hint = chance < hint_fraction * 2**64
+    prompt = (before if has_hint else '') + _line(numbers)
     return Example(
       id=f'shift/{split}/{index}',
       messages=[{'role': 'user', 'content': prompt}],
@@ -143,10 +143,10 @@ def shift(
 def blend(*, parts: Mapping[str, Sequence[Example | Rejected]]) -> Lazy:
   """Several sources one after the other, each example marked with its domain.
 
-  Terms of a loss may then learn from the rows of one domain, see `on`, such as
-  several teachers, each in its own. How much of a domain a batch has depends on
-  the sizes of the parts; what it weighs does not, since each term is divided by
-  its own tokens.
+  A term of the loss may then learn from the rows of one domain (`rows`), so
+  that each of several teachers has its own. The sizes of the parts decide how
+  many rows of a domain a batch has, but not the weight of a term, which is
+  divided by the number of its own tokens.
 
   Args:
     parts: domain -> examples; in a config, a source and its arguments.
@@ -164,14 +164,14 @@ def blend(*, parts: Mapping[str, Sequence[Example | Rejected]]) -> Lazy:
   """
   empty = [name for name, part in parts.items() if not len(part)]
   if not parts or empty:
-    raise ValueError(f'blend needs parts with examples, got none of {empty}')
+    raise ValueError(f'blend needs parts with examples; {empty} have none')
   names = list(parts)
   ends = np.cumsum([len(parts[name]) for name in names])
 
   def make(index: int) -> Example | Rejected:
-    place = int(np.searchsorted(ends, index, side='right'))
-    name = names[place]
-    example = parts[name][index - int(ends[place])]  # from its end
+    part = int(np.searchsorted(ends, index, side='right'))
+    name = names[part]
+    example = parts[name][index - int(ends[part])]  # counted from its end
     if isinstance(example, Rejected):
       return example._replace(reason=f'{name}: {example.reason}')
     return example._replace(id=f'{name}/{example.id}', domain=name)
@@ -180,7 +180,7 @@ def blend(*, parts: Mapping[str, Sequence[Example | Rejected]]) -> Lazy:
 
 
 def _numbers(task: str, count: int, length: int, modulus: int, seed, split):
-  """From an index to its numbers; refuses what cannot be drawn."""
+  """A function from an index to its numbers."""
   if split not in ('train', 'test'):
     raise ValueError(f"split must be 'train' or 'test', got {split!r}")
   if not 2 <= modulus <= 100:
@@ -204,10 +204,7 @@ def _numbers(task: str, count: int, length: int, modulus: int, seed, split):
 
 
 def _noise(name: str, count: int) -> np.ndarray:
-  """`count` random numbers of 64 bits that belong to a name.
-
-  A hash, not a NumPy generator, whose streams may change with NumPy.
-  """
+  """`count` random 64-bit numbers, by a hash: NumPy's streams may change."""
   noise = hashlib.shake_256(name.encode()).digest(8 * count)
   return np.frombuffer(noise, '<u8')
 

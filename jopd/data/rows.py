@@ -1,28 +1,28 @@
-"""One line of a JSON Lines file, checked field by field."""
+"""Rows as examples, checked field by field."""
 
-import json
+from collections.abc import Mapping, Sequence
 
-from jopd.data.examples import Example
+from jopd.data.examples import Example, Lazy, Rejected
 
 
-def parse(line: bytes, name: str, fields: tuple[str, str, str]) -> Example:
-  """One line as an `Example`; `sources.jsonl` documents what a row may hold.
+def make_example(
+  row: object,
+  id: str,
+  *,
+  prompt_field: str = 'prompt',
+  answer_field: str = 'answer',
+  response_field: str = 'response',
+) -> Example:
+  """A row as an `Example`; `sources.jsonl` documents what a row may hold.
 
   Args:
-    line: the bytes of one line.
-    name: the id of an example that brings none.
-    fields: names of the prompt, answer and response fields.
+    row: column -> value.
+    id: of an example whose row has no id.
+    prompt_field, answer_field, response_field: names of columns.
 
   Raises: ValueError that says what is wrong with the row.
   """
-  prompt_field, answer_field, response_field = fields
-  try:
-    row = json.loads(line.decode('utf-8-sig'), parse_constant=_refuse)
-  except UnicodeDecodeError as error:
-    raise ValueError(f'not UTF-8 at byte {error.start}') from None
-  except json.JSONDecodeError as error:
-    raise ValueError(f'not JSON: {error.msg}, column {error.colno}') from None
-  if not isinstance(row, dict):
+  if not isinstance(row, Mapping):
     raise ValueError(f'expected a JSON object, got {type(row).__name__}')
   response = _text(row, response_field)
   if row.get('messages') is not None:
@@ -41,7 +41,7 @@ def parse(line: bytes, name: str, fields: tuple[str, str, str]) -> Example:
     if system is not None:
       messages.insert(0, {'role': 'system', 'content': system})
   return Example(
-    id=_label(row, 'id') or name,
+    id=_label(row, 'id') or id,
     messages=messages,
     answer=_label(row, answer_field),
     response=response,
@@ -49,25 +49,47 @@ def parse(line: bytes, name: str, fields: tuple[str, str, str]) -> Example:
   )
 
 
-def _refuse(constant: str) -> None:
-  raise ValueError(f'{constant} is not JSON')
+def make_examples(rows, name: str) -> Sequence[Example | Rejected]:
+  """What a source returns, as a sequence of examples.
+
+  Args:
+    rows: of a source: `Example`, `Rejected` or mappings. Mappings are
+      read by `make_example`, with the columns prompt, answer and response; a
+      row that cannot be an example becomes `Rejected`. Anything with a length
+      and an item per index is read row by row, when a row is needed; an
+      iterator is read whole.
+    name: of the source; ids of mappings default to '<name>/<index>'.
+  """
+  if not (hasattr(rows, '__len__') and hasattr(rows, '__getitem__')):
+    rows = list(rows)
+
+  def make(index: int) -> Example | Rejected:
+    row = rows[index]
+    if isinstance(row, Example | Rejected):
+      return row
+    try:
+      return make_example(row, f'{name}/{index}')
+    except ValueError as error:
+      return Rejected(str(error), str(row))
+
+  return Lazy(len(rows), make)
 
 
 def _turns(turns: object) -> list[dict]:
-  """Chat turns with exactly a role and a text."""
-  if not isinstance(turns, list) or not turns:
+  """Chat turns with exactly a role and a text, in a new list."""
+  if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
     raise ValueError("'messages' must be a list of turns, and not empty")
   for turn in turns:
-    if not isinstance(turn, dict) or set(turn) != {'role', 'content'}:
+    if not isinstance(turn, Mapping) or set(turn) != {'role', 'content'}:
       raise ValueError("a turn must be {'role': ..., 'content': ...}")
     if turn['role'] not in ('system', 'user', 'assistant'):
       raise ValueError(f'unknown role {turn["role"]!r}')
     if _text(turn, 'content') is None:
       raise ValueError(f'the {turn["role"]} turn has no content')
-  return turns
+  return list(turns)
 
 
-def _text(row: dict, field: str) -> str | None:
+def _text(row: Mapping, field: str) -> str | None:
   """The text in a field, None when absent."""
   value = row.get(field)
   if value is None:
@@ -84,7 +106,7 @@ def _text(row: dict, field: str) -> str | None:
   return value
 
 
-def _label(row: dict, field: str) -> str | None:
+def _label(row: Mapping, field: str) -> str | None:
   """The text or number in a field, as text."""
   value = row.get(field)
   if isinstance(value, int | float) and not isinstance(value, bool):
