@@ -1,11 +1,12 @@
 """On-policy distillation from nothing, on a laptop.
 
-Three stages on the builtin task, the running sum modulo 10 of six digits:
-a teacher learns the task from demonstrations; a smaller student sees 280 of
-them, too few to master it; then it writes its own rollouts and learns from the
-teacher's scores of every token. The loss is the stop-gradient TopK of "The Many
+Three stages on the builtin task, the running sum modulo 10 of six digits: a
+teacher learns the task from demonstrations; a smaller student sees 280 of them,
+too few to master it; then the student learns from its own rollouts, of which
+the teacher scores every token. The loss is the stop-gradient TopK of "The Many
 Faces of On-Policy Distillation" (arXiv 2605.11182), on the teacher's support
-with a tail bucket.
+with a tail bucket. The file uses nothing of configs/common.py, so that a copy
+of it is a start for a config of your own.
 
   jopd train --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -20,29 +21,20 @@ from jopd.run import config as configs
 def get_config():
   """Returns the config."""
   config = configs.base()
-  config.models.teacher = dict(
+  shape = dict(
     model_type='qwen3',
-    hidden_size=128,
-    intermediate_size=256,
     num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=2,
-    head_dim=32,
     rope_theta=10_000.0,
     initializer_range=0.1,
     tie_word_embeddings=True,
   )
-  config.models.student = dict(
-    model_type='qwen3',
-    hidden_size=64,
-    intermediate_size=192,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    rope_theta=10_000.0,
-    initializer_range=0.1,
-    tie_word_embeddings=True,
+  config.models.teacher = shape | dict(
+    hidden_size=128, intermediate_size=256, head_dim=32
+  )
+  config.models.student = shape | dict(
+    hidden_size=64, intermediate_size=192, head_dim=16
   )
   config.data = dict(name='running_sum', count=8192, length=6, modulus=10)
   config.eval_data = dict(

@@ -1,9 +1,9 @@
-"""The biased TopK reverse KL, kept to show how it fails.
+"""The biased TopK reverse KL, which fails.
 
 "The Many Faces of On-Policy Distillation" (arXiv 2605.11182), the second
 failure mechanism. The one difference from opd.py: no stop-gradient on the
-log-ratio, on the student's own 20 tokens. So the loss also falls where mass
-leaves the support, down to 1/e of the teacher's mass there.
+log-ratio, on the student's own 20 likeliest tokens. So the loss also falls when
+mass leaves the support, down to 1/e of the teacher's mass there.
 
   jopd train --config=configs/many_faces/biased_topk.py:tiny \\
     --workdir=runs/biased_topk
@@ -13,39 +13,15 @@ its loss fell from 0.355 to 0.083. At its published size, without ':tiny', it
 is not yet measured.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
+import common
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(
-    size, student='Qwen/Qwen3-1.7B', teacher='Qwen/Qwen3-8B'
-  )
-  config.stages = ('distil',)
-  config.distil = configs.stage(
-    teachers=dict(teacher='teacher'),
-    loss=dict(
-      match=dict(
-        objective='divergence',
-        divergence='reverse_kl',
-        support=dict(name='top_k', k=20, of='student', tail='drop'),
-        demonstration=True,
-      )
-    ),
-    loss_aggregation='sequence_mean',
-    rollout=dict(temperature=1.0, top_k=0, top_p=0.95, min_p=0.0),
-    steps=1000,
-    batch_size=64,
-    optimizer=dict(name='adamw', b2=0.98, weight_decay=0.1),
-    learning_rate=2e-6,
-    warmup_steps=100,
-    lr_schedule='cosine',
-    eval_every=50,
-    loss_chunk_tokens=2048,
-  )
+  own = common.top_k(20, of='student', tail='drop')
+  match = common.divergence('reverse_kl', support=own, demonstration=True)
+  config = common.opd(size, loss=dict(match=match), **common.MANY_FACES)
   if size == 'tiny':
-    presets.tiny(config)
     # Of 384 tokens 20 hold nearly all mass, and the bias is of what is left.
     config.distil.loss.match.support.k = 4
   return config

@@ -1,4 +1,4 @@
-"""Prompts in the words that the teacher was trained on.
+"""Prompts in the template of the teacher's training.
 
 "Rethinking On-Policy Distillation" (arXiv 2604.13016), its second recipe. The
 one difference from opd.py: every prompt is put into the template of the
@@ -12,43 +12,22 @@ Measured, tiny, seed 0: greedy accuracy 0.566 -> 0.891, teacher 1.000. At its
 published size, without ':tiny', it is not yet measured.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
-
-BOXED = (
-  '{prompt}\n\nPlease reason step by step, and put your final answer within'
-  ' \\boxed{}.'
-)
+import common
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(
+  own = common.top_k(16, of='student', tail='renormalize')
+  match = common.divergence('reverse_kl', support=own)
+  config = common.opd(
     size,
-    tokens=7168,
     student='deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B',
     teacher='models/JustRL-1.5B',
+    tokens=7168,
+    loss=dict(match=match),
+    **common.RETHINKING,
   )
-  config.context = dict(name='with_template', template=BOXED)
-  config.stages = ('distil',)
-  config.distil = configs.stage(
-    teachers=dict(teacher='teacher'),
-    loss=dict(
-      match=dict(
-        objective='divergence',
-        divergence='reverse_kl',
-        support=dict(name='top_k', k=16, of='student', tail='renormalize'),
-      )
-    ),
-    steps=200,
-    batch_size=64,
-    group_size=4,
-    learning_rate=1e-6,
-    eval_every=50,
-    loss_chunk_tokens=2048,
-  )
-  if size == 'tiny':
-    presets.tiny(config)
-    short = 'Question: {prompt} Answer:'
-    config.context = dict(name='with_template', template=short)
+  short = 'Question: {prompt} Answer:'
+  template = short if size == 'tiny' else common.BOXED
+  config.context = dict(name='with_template', template=template)
   return config

@@ -14,19 +14,22 @@ grows; 24 need 56, which is 75 % of 80 GB. A GPU's compiler may want more.
 docs/results.md has the table.
 """
 
-from jopd.run import presets
+import common
 
 # Machine -> its mesh, and what fits on it by a plan for TPUs.
 MACHINES = {
   '1x80gb': dict(
-    devices=1, mesh=dict(data=1, fsdp=1, tensor=1), gradient_accumulation_steps=16, max_num_seqs=24
+    devices=1,
+    mesh=dict(data=1, fsdp=1, tensor=1),
+    gradient_accumulation_steps=16,
+    max_num_seqs=24,
   ),
 }
 
 
 def get_config(machine='1x80gb'):
   """Returns the config for a machine, or in small: 'tiny'."""
-  return presets.at_scale(
+  return common.at_scale(
     machine,
     MACHINES,
     student='Qwen/Qwen3-0.6B',

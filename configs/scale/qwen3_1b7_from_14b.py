@@ -13,19 +13,22 @@ plan --topology=v5p:2x2x2` was asked about eight TPU chips of 95 GiB instead:
 learner 33 GiB. A GPU's compiler may want more. docs/results.md has the table.
 """
 
-from jopd.run import presets
+import common
 
 # Machine -> its mesh, and what fits on it by a plan for TPUs.
 MACHINES = {
   '8x80gb': dict(
-    devices=8, mesh=dict(data=1, fsdp=8, tensor=1), gradient_accumulation_steps=16, max_num_seqs=256
+    devices=8,
+    mesh=dict(data=1, fsdp=8, tensor=1),
+    gradient_accumulation_steps=16,
+    max_num_seqs=256,
   ),
 }
 
 
 def get_config(machine='8x80gb'):
   """Returns the config for a machine, or in small: 'tiny'."""
-  return presets.at_scale(
+  return common.at_scale(
     machine,
     MACHINES,
     student='Qwen/Qwen3-1.7B',

@@ -19,12 +19,15 @@ a step of 512 full responses:
 docs/results.md has the table.
 """
 
-from jopd.run import presets
+import common
 
 # Machine -> its mesh, and what fits on it by its plan.
 MACHINES = {
   'v5p-64': dict(
-    devices=32, mesh=dict(data=1, fsdp=8, tensor=4), gradient_accumulation_steps=4, max_num_seqs=256
+    devices=32,
+    mesh=dict(data=1, fsdp=8, tensor=4),
+    gradient_accumulation_steps=4,
+    max_num_seqs=256,
   ),
   'v5e-256': dict(
     devices=256,
@@ -37,7 +40,7 @@ MACHINES = {
 
 def get_config(machine='v5p-64'):
   """Returns the config for a machine, or in small: 'tiny'."""
-  return presets.at_scale(
+  return common.at_scale(
     machine,
     MACHINES,
     student='Qwen/Qwen3-8B',

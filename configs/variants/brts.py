@@ -1,60 +1,45 @@
-"""One chosen response of the teacher beside the student's own (BRTS).
+"""The best response of the teacher beside the student's own (BRTS).
 
-From plain OPD it differs in one more term (arXiv 2605.09725): of two responses
-of the teacher the best is matched too: a right one if there is one, or else one
-that was told the answer, and of several the one nearest to the student. With
-coefficient 0 it is plain OPD.
+It adds one term to plain OPD (arXiv 2605.09725). The teacher writes two
+responses with the plain prompt and one with the answer in the prompt. The term
+matches the best of them: a correct one if there is one, else the one that knew
+the answer, and of several the one nearest to the student. With coefficient 0 it
+is plain OPD.
 
   jopd train --config=configs/variants/brts.py:tiny --workdir=runs/brts
 
-Results: docs/variants.md. The paper asks the told teacher only where it is
-needed; here it always answers. One temperature, 0.7, for all writers.
+Measured, tiny, three seeds: greedy accuracy 0.954, plain OPD 0.961; intervals
+are in docs/variants.md. At its published size it is not yet measured. The paper
+uses the prompt with the answer only where it is needed; here it always does.
+All responses are sampled at temperature 0.7.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
+import common
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(
-    size, student='Qwen/Qwen3-1.7B', teacher='Qwen/Qwen3-8B'
-  )
-  config.stages = ('distil',)
-  top = dict(name='top_k', k=16, tail='bucket')
-  config.distil = configs.stage(
+  own = common.top_k(16, of='student', tail='bucket')
+  best = common.top_k(16, of='target', tail='bucket')
+  config = common.opd(
+    size,
     teachers=dict(teacher='teacher', hinted='teacher'),
     teacher_contexts=dict(hinted=dict(name='with_answer')),
     max_teacher_prompt_tokens=1280,
     response_source=('student', 'student', 'teacher', 'teacher', 'hinted'),
     loss=dict(
-      own=dict(
-        objective='divergence',
-        divergence='reverse_kl',
-        support=top | dict(of='student'),
-        rows='student',
-      ),
-      chosen=dict(
-        objective='divergence',
-        divergence='forward_kl',
-        support=top | dict(of='target'),
+      own=common.divergence('reverse_kl', support=own, rows='student'),
+      chosen=common.divergence(
+        'forward_kl',
+        support=best,
         weight='best_row',
         coef=0.05,
         rows=('teacher', 'hinted'),
       ),
     ),
     loss_aggregation='sequence_mean',
-    rollout=dict(temperature=0.7, top_k=0, top_p=0.95, min_p=0.0),
-    steps=200,
-    batch_size=64,
-    learning_rate=2e-6,
-    warmup_steps=20,
-    lr_schedule='cosine',
-    eval_every=50,
-    loss_chunk_tokens=2048,
+    rollout=dict(temperature=0.7, top_p=0.95),
   )
   if size == 'tiny':
-    presets.tiny(config)
-    told = dict(name='with_answer', template='{answer} + {prompt}')
-    config.distil.teacher_contexts = dict(hinted=told)
+    config.distil.teacher_contexts = dict(hinted=common.HINTED)
   return config

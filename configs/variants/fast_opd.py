@@ -1,41 +1,29 @@
-"""Distillation on the beginnings of responses, which become longer (Fast OPD).
+"""Short responses first, which grow during training (Fast OPD).
 
-From plain OPD it differs in one number: a response ends after L tokens, and L
-grows by as much at each step (arXiv 2602.15260). What is never sampled costs
-nothing. With L at its most from the beginning it is plain OPD.
+One number differs from plain OPD (arXiv 2602.15260): a response ends after L
+tokens, and L grows by the same amount at each step. Tokens beyond it are never
+sampled and cost nothing. With the full L from the beginning it is plain OPD.
 
   jopd train --config=configs/variants/fast_opd.py:tiny --workdir=runs/fast_opd
 
-Results: docs/variants.md. The lengths of the paper are not known to us: it
-finds most of the signal in the first 2000 to 4000 tokens.
+Measured, tiny, three seeds: greedy accuracy 0.986, plain OPD 0.984; intervals
+are in docs/variants.md. At its published size it is not yet measured. The
+paper's lengths are not known to us; it finds most of the signal in the first
+2000 to 4000 tokens.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
+import common
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(
-    size, student='Qwen/Qwen3-1.7B', teacher='Qwen/Qwen3-8B'
+  longest = 4096 if size == 'full' else 16
+  growing = dict(
+    schedule='linear_schedule',
+    init_value=longest // 4,
+    end_value=longest,
+    transition_steps=150,
   )
-  most = config.max_response_tokens if size == 'full' else 16
-  config.stages = ('distil',)
-  config.distil = configs.stage(
-    teachers=dict(teacher='teacher'),
-    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
-    rollout=dict(
-      max_new_tokens=dict(
-        schedule='linear_schedule',
-        init_value=most // 4,
-        end_value=most,
-        transition_steps=150,
-      )
-    ),
-    steps=200,
-    batch_size=128,
-    learning_rate=2e-6,
-    warmup_steps=10,
-    loss_chunk_tokens=2048,
+  return common.opd(
+    size, rollout=dict(max_new_tokens=growing), **common.LARGE_BATCH
   )
-  return presets.tiny(config) if size == 'tiny' else config

@@ -1,58 +1,56 @@
 """One student of several teachers, each in its own domain (MOPD).
 
-From plain OPD it differs in the teachers (arXiv 2606.30406): each domain has
-its own, and a term of its own. A term is the mean over its domain's tokens, so
-that long responses or many prompts of one do not outweigh the others (the
+The teachers differ from plain OPD (arXiv 2606.30406): each domain has a teacher
+and a term of its own. A term is the mean over the tokens of its domain, so that
+long responses or many prompts of one domain do not outweigh the others (the
 budgets of arXiv 2608.19098).
 
   jopd train --config=configs/variants/mopd.py:tiny --workdir=runs/mopd
 
-Results: docs/variants.md. Every teacher scores every row, also those of other
-domains.
+Measured, tiny, three seeds: greedy accuracy 0.770, plain OPD from a mixture of
+both teachers 0.444; intervals are in docs/variants.md. At its published size it
+is not yet measured. Every teacher scores every row, also of other domains.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
+import common
+
+TINY = dict(sums=common.SUMS, rules=common.SHIFTS | dict(rule=3))
 
 
 def get_config(size='full'):
-  """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(
+  """Returns the config; size 'tiny' is the recipe on two builtin tasks."""
+  config = common.mathematics(
     size,
     student='Qwen/Qwen2.5-1.5B-Instruct',
     sums='Qwen/Qwen2.5-Math-7B-Instruct',
     rules='Qwen/Qwen2.5-Coder-7B-Instruct',
   )
-  parts = {
-    name: dict(name='jsonl', path=f'data/{name}.jsonl')
-    for name in ('sums', 'rules')
+  domains = ('sums', 'rules')
+  files = {
+    name: dict(name='jsonl', path=f'data/{name}.jsonl') for name in domains
   }
-  config.data = dict(name='blend', parts=parts)
+  config.data = dict(name='blend', parts=files)
   config.stages = ('distil',)
-  match = dict(objective='divergence', divergence='reverse_kl', coef=0.5)
-  config.distil = configs.stage(
-    teachers={name: name for name in parts},
+  config.distil = common.distil(
+    teachers={name: name for name in domains},
     loss={
-      name: match | dict(target=dict(name='teacher', role=name), rows=name)
-      for name in parts
+      name: common.divergence(
+        'reverse_kl',
+        coef=0.5,
+        target=dict(name='teacher', role=name),
+        rows=name,
+      )
+      for name in domains
     },
-    steps=200,
-    batch_size=64,
-    learning_rate=2e-6,
-    warmup_steps=20,
-    lr_schedule='cosine',
-    eval_every=50,
-    loss_chunk_tokens=2048,
   )
   if size == 'tiny':
-    rules = dict(name='shift', count=8192, length=4, modulus=10, rule=3)
-    parts = dict(sums=presets.SUMS, rules=rules)
-    tests = {n: x | dict(count=128, split='test') for n, x in parts.items()}
-    lessons = {n: dict(data=x, steps=300) for n, x in parts.items()}
-    few = {n: x | dict(count=140) for n, x in parts.items()}
-    lessons['student'] = dict(data=dict(name='blend', parts=few))
-    presets.tiny(config, data=dict(name='blend', parts=parts), lessons=lessons)
-    for name in parts:
-      config.models[name].update(presets.LARGE)
-    config.eval_data = dict(name='blend', parts=tests)
+    blend = lambda **changed: dict(
+      name='blend', parts={name: TINY[name] | changed for name in domains}
+    )
+    lessons = {name: dict(data=TINY[name], steps=300) for name in domains}
+    lessons['student'] = dict(data=blend(count=140))
+    common.tiny(config, data=blend(), lessons=lessons)
+    for name in domains:
+      config.models[name].update(common.LARGE)
+    config.eval_data = blend(count=128, split='test')
   return config

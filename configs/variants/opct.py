@@ -1,55 +1,52 @@
-"""Answers as if the cue had not been there (OPCT).
+"""Responses as if a misleading cue were absent (OPCT).
 
-From plain OPD it differs in who reads what (arXiv 2605.21834): the student a
-prompt in which a wrong answer is suggested, its frozen initial self the clean
-one; the credit of a token is the discounted sum of the log-ratios to come. With
-gamma 0 it is plain OPD between the two prompts. Evaluations suggest too.
+The prompts differ from plain OPD (arXiv 2605.21834): the student's contains a
+suggestion of a wrong answer, that of its frozen initial self does not. The
+advantage of a token is the discounted sum of the log-ratios from it on. With
+gamma 0 it is OPD by the sampled token between the two prompts. Evaluations use
+prompts with a suggestion, too.
 
   jopd train --config=configs/variants/opct.py:tiny --workdir=runs/opct
 
-Results: docs/variants.md. Coefficient, gamma and temperature are those of a
-reproduction, the cue is ours. With ':tiny' the student starts far from its
-clean self, and it fails; plain OPD between the two prompts succeeds.
+Measured, tiny, three seeds: greedy accuracy 0.000, the sampled token and plain
+OPD 1.000 (docs/variants.md): there the student starts far from its clean self.
+At its published size it is not yet measured. Coefficient, gamma and temperature
+are those of a reproduction; the cue is ours.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
+import common
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(size, student='Qwen/Qwen3-8B')
-  config.stages = ('distil',)
-  numbers = tuple(map(str, range(100)))
-  config.context = dict(name='with_suggestion', among=numbers)
-  config.distil = configs.stage(
+  clean = dict(
+    data=common.SUMS,
+    context=dict(name='same'),
+    steps=300,
+    lr_schedule='cosine',
+  )
+  config = common.opd(
+    size,
+    student='Qwen/Qwen3-8B',
+    teacher='',
+    lessons=dict(student=clean),
     teachers=dict(teacher='student'),
     teacher_contexts=dict(teacher='same'),
-    max_teacher_prompt_tokens=1024,
+    max_teacher_prompt_tokens=1024 if size == 'full' else 48,
     loss=dict(
-      advantage=dict(
-        objective='policy_gradient',
-        surrogate='reinforce',
-        advantage=dict(name='discounted_return', gamma=0.9),
+      advantage=common.policy_gradient(
+        dict(name='discounted_return', gamma=0.9),
         old_policy='sampler',
         coef=2.0,
       )
     ),
-    rollout=dict(temperature=0.7, top_k=0, top_p=1.0, min_p=0.0),
+    rollout=dict(temperature=0.7),
     group_size=4,
-    steps=200,
-    batch_size=64,
-    learning_rate=2e-6,
-    warmup_steps=20,
-    lr_schedule='cosine',
-    eval_every=50,
-    loss_chunk_tokens=2048,
   )
-  if size == 'tiny':
-    clean = dict(data=presets.SUMS, steps=300, lr_schedule='cosine')
-    clean |= dict(context=dict(name='same'))
-    presets.tiny(config, lessons=dict(student=clean))
-    config.context = dict(
-      name='with_suggestion', template='{prompt} {suggestion}'
-    )
+  numbers = tuple(str(number) for number in range(100))
+  config.context = (
+    dict(name='with_suggestion', among=numbers)
+    if size == 'full'
+    else dict(name='with_suggestion', template='{prompt} {suggestion}')
+  )
   return config

@@ -1,56 +1,46 @@
-"""Bounded credits, and two phases of which tokens count (REOPOLD).
+"""Bounded advantages, and two phases of token selection (REOPOLD).
 
-From plain OPD, here by the sampled token, it differs in a floor of the credit
-and in the tokens (arXiv 2603.11137): in the first half those at the floor do
-not count, in the second only the half of which the student is least sure. With
-no floor and all tokens it is plain OPD.
+The advantage and the tokens differ from OPD by the sampled token (arXiv
+2603.11137). The advantage has a floor. In the first half of training tokens at
+the floor do not count, in the second half only the 50 % count where the
+student's entropy is highest. Without a floor and with all tokens it is OPD by
+the sampled token.
 
   jopd train --config=configs/variants/reopold.py:tiny --workdir=runs/reopold
 
-Results: docs/variants.md. The floor is log(0.2) / 0.8, as we derive it from the
-paper's mixture; notes also give another form.
+Measured, tiny, three seeds: greedy accuracy 0.805, the sampled token 0.810,
+plain OPD 0.984; intervals are in docs/variants.md. At its published size it is
+not yet measured. The floor is log(0.2) / 0.8, as we derive it from the paper's
+mixture; notes also give another form.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
+import common
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(
-    size, student='Qwen/Qwen3-1.7B', teacher='Qwen/Qwen3-8B'
-  )
-  config.stages = ('distil',)
-  policy = dict(
-    objective='policy_gradient',
-    surrogate='reinforce',
-    advantage=dict(name='clip', low=-2.0),
-    old_policy='sampler',
-  )
-  turn = dict(
-    schedule='linear_schedule', transition_begin=100, transition_steps=1
-  )
-  kept = lambda **weight: dict(name='normalized', weight=weight)
-  config.distil = configs.stage(
-    teachers=dict(teacher='teacher'),
-    loss=dict(
-      explore=policy
-      | dict(
-        coef=turn | dict(init_value=1.0, end_value=0.0),
-        weight=kept(name='gate', of='log_ratio', low=-2.0),
+
+  def phase(start: float, end: float, **weight) -> dict:
+    """A term with a coefficient that jumps from start to end at step 100."""
+    return common.policy_gradient(
+      dict(name='clip', low=-2.0),
+      old_policy='sampler',
+      coef=dict(
+        schedule='linear_schedule',
+        init_value=start,
+        end_value=end,
+        transition_begin=100,
+        transition_steps=1,
       ),
-      refine=policy
-      | dict(
-        coef=turn | dict(init_value=0.0, end_value=1.0),
-        weight=kept(name='top_fraction', of='student_entropy', fraction=0.5),
+      weight=dict(name='normalized', weight=weight),
+    )
+
+  return common.opd(
+    size,
+    loss=dict(
+      explore=phase(1.0, 0.0, name='gate', of='log_ratio', low=-2.0),
+      refine=phase(
+        0.0, 1.0, name='top_fraction', of='student_entropy', fraction=0.5
       ),
     ),
-    steps=200,
-    batch_size=64,
-    learning_rate=2e-6,
-    warmup_steps=20,
-    lr_schedule='cosine',
-    eval_every=50,
-    loss_chunk_tokens=2048,
   )
-  return presets.tiny(config) if size == 'tiny' else config

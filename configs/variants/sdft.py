@@ -1,36 +1,24 @@
-"""Own responses, judged by oneself with a demonstration at hand (SDFT).
+"""Self-distillation with a demonstration in the prompt (SDFT).
 
-From plain OPD it differs in the teacher (arXiv 2601.19897): it is a moving
-average of the student, and reads a demonstration after the prompt. What is
-imitated by fine-tuning is learnt here from the student's own responses.
+The teacher differs from plain OPD (arXiv 2601.19897): it is a moving average of
+the student and reads a demonstration after the prompt. So the student learns
+from its own responses what fine-tuning would imitate.
 
   jopd train --config=configs/variants/sdft.py:tiny --workdir=runs/sdft
 
-Results: docs/variants.md. The average's decay is a guess.
+Measured, tiny, three seeds: greedy accuracy 0.622, plain OPD 1.000; one seed
+collapsed after it had reached 1.000. Intervals are in docs/variants.md. At its
+published size it is not yet measured. The decay of the average is a guess.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
+import common
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(size, student='Qwen/Qwen3-4B')
-  config.stages = ('distil',)
-  config.distil = configs.stage(
-    teachers=dict(teacher='student'),
+  return common.self_distillation(
+    size,
+    student='Qwen/Qwen3-4B',
+    hint='worked',
     teacher_sync=dict(teacher=dict(name='ema', decay=0.98)),
-    teacher_contexts=dict(teacher=dict(name='with_solution')),
-    max_teacher_prompt_tokens=5376,
-    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
-    steps=200,
-    batch_size=64,
-    learning_rate=2e-6,
-    warmup_steps=20,
-    lr_schedule='cosine',
-    eval_every=50,
-    loss_chunk_tokens=2048,
   )
-  if size == 'tiny':
-    presets.tiny_told(config, hint='worked')
-  return config

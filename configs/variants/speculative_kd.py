@@ -1,39 +1,28 @@
-"""The student writes, and the teacher replaces what it would hardly say.
+"""The teacher replaces tokens that are unlikely for it (Speculative KD).
 
-A token that is not among the teacher's 25 likeliest is replaced by one of the
-teacher's (Speculative KD, arXiv 2410.11325), so that early on the student does
-not learn from prefixes that nobody will see later. From plain OPD differ the
-samples alone, here with its reverse KL. With k the whole vocabulary it is plain
-OPD.
+The student samples, and a token that is not among the teacher's 25 likeliest is
+replaced by one sampled from the teacher (arXiv 2410.11325). So early in
+training the student does not learn from prefixes that will not occur later.
+Only the samples differ from plain OPD, here with its reverse KL. With k the
+whole vocabulary it is plain OPD.
 
-  jopd train --config=configs/variants/speculative_kd.py:tiny \
+  jopd train --config=configs/variants/speculative_kd.py:tiny \\
     --workdir=runs/speculative_kd
 
-Results: docs/variants.md. That a replacement is drawn from all that the teacher
-has is how we read the abstract. The small form has a k of 2.
+Measured, tiny, three seeds: greedy accuracy 0.973, plain OPD 0.984; intervals
+are in docs/variants.md. At its published size it is not yet measured. That the
+replacement comes from all tokens of the teacher is our reading of the abstract.
+With ':tiny' k is 2.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
+import common
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(
-    size, student='Qwen/Qwen3-1.7B', teacher='Qwen/Qwen3-8B'
+  k = 25 if size == 'full' else 2  # of some 60 tokens
+  return common.opd(
+    size,
+    teacher_mixing=dict(teacher=dict(name='speculative', k=k)),
+    **common.LARGE_BATCH,
   )
-  config.stages = ('distil',)
-  config.distil = configs.stage(
-    teachers=dict(teacher='teacher'),
-    teacher_mixing=dict(teacher=dict(name='speculative', k=25)),
-    loss=dict(match=dict(objective='divergence', divergence='reverse_kl')),
-    steps=200,
-    batch_size=128,
-    learning_rate=2e-6,
-    warmup_steps=10,
-    loss_chunk_tokens=2048,
-  )
-  if size == 'tiny':
-    config.distil.teacher_mixing.teacher.k = 2  # of some 60 tokens
-    presets.tiny(config)
-  return config

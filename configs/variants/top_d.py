@@ -1,49 +1,28 @@
-"""A teacher that stays near the student (TOP-D).
+"""A target between the teacher and the student (TOP-D).
 
-From plain OPD, here by the sampled token, it differs in the credit (arXiv
-2607.04751): the log-ratio to an even mixture of teacher and student, then the
-mean of those to come beside it, standardised over the responses to a prompt.
-With share 1, and without the other two, it is plain OPD.
+The advantage differs from OPD by the sampled token (arXiv 2607.04751): the
+log-ratio to an even mixture of teacher and student, plus the mean of those of
+the later tokens, standardised over the responses to a prompt. With share 1, and
+without the other two, it is OPD by the sampled token.
 
   jopd train --config=configs/variants/top_d.py:tiny --workdir=runs/top_d
 
-Results: docs/variants.md. The formula is that of a pull request of another
-library.
+Measured, tiny, three seeds: greedy accuracy 0.868, the sampled token 0.793,
+plain OPD 0.900; intervals are in docs/variants.md. At its published size it is
+not yet measured. The formula is that of a pull request of another library.
 """
 
-from jopd.run import config as configs
-from jopd.run import presets
+import common
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  config = presets.mathematics(
-    size, student='Qwen/Qwen3-1.7B', teacher='Qwen/Qwen3-8B'
-  )
-  config.stages = ('distil',)
-  config.distil = configs.stage(
-    teachers=dict(teacher='teacher'),
-    loss=dict(
-      advantage=dict(
-        objective='policy_gradient',
-        surrogate='reinforce',
-        advantage=dict(
-          name='whiten',
-          advantage=dict(
-            name='future_mean',
-            own=1.0,
-            advantage=dict(name='proximal_log_ratio', share=0.5),
-          ),
-        ),
-      )
-    ),
+  near = dict(name='proximal_log_ratio', share=0.5)
+  later = dict(name='future_mean', own=1.0, advantage=near)
+  whitened = dict(name='whiten', advantage=later)
+  return common.opd(
+    size,
+    loss=dict(advantage=common.policy_gradient(whitened)),
     group_size=4,
-    steps=200,
     batch_size=16,
-    learning_rate=2e-6,
-    warmup_steps=20,
-    lr_schedule='cosine',
-    eval_every=50,
-    loss_chunk_tokens=2048,
   )
-  return presets.tiny(config) if size == 'tiny' else config

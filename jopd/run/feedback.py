@@ -94,7 +94,7 @@ def _make_sampling(settings, run: Run, controlled) -> Callable:
 def _other_temperature(settings, sampling: Callable, controlled) -> str:
   """That another distribution samples than learns; empty where it is one."""
   for step in (0, settings.steps - 1):
-    sampled = sampling(step, controlled).get('loss_temperature', 1.0)
+    sampled = sampling(step, controlled).get('temperature', 1.0)
     if not math.isclose(sampled, settings.loss_temperature, rel_tol=1e-6):
       return (
         f'responses are sampled at temperature {sampled:g} and learnt at'

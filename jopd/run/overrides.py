@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import importlib.util
 import os
 import pathlib
+import sys
 import traceback
 
 from absl import flags
@@ -55,12 +56,16 @@ def _read(file: str) -> ConfigDict:
     raise ValueError(f'{path} is not a config file: expected a name ending .py')
   spec = importlib.util.spec_from_file_location('jopd_config', path)
   module = importlib.util.module_from_spec(spec)
+  folder = pathlib.Path(path).resolve().parent
+  sys.path[:0] = [str(folder), str(folder.parent)]
   try:
     spec.loader.exec_module(module)
     config = module.get_config(*([argument] if argument else []))
   except Exception as error:
     # A config is somebody's Python: it may raise anything.
     raise ValueError(_blame(path, error)) from error
+  finally:
+    del sys.path[:2]
   if not isinstance(config, ConfigDict):
     raise ValueError(
       f'get_config() of {path} returned {type(config).__name__}, expected the'
