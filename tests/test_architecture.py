@@ -17,7 +17,7 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 FLOORS = (
   {'losses', 'models', 'sharding', 'data', 'rewards'}
   | {'statistics', 'config', 'programs', 'exits', 'signals'},
-  {'rollout', 'presets', 'hosts', 'overrides', 'schedules', 'members'},
+  {'rollout', 'hosts', 'overrides', 'schedules', 'members'},
   {'train', 'evaluate', 'diagnose', 'answer'},
   {'recipe', 'optimizers', 'checks', 'tokens'},
   {'feedback', 'reading'},

@@ -15,11 +15,10 @@ import json
 import pathlib
 import shutil
 
-from founding.lab import matching
+from founding.lab import LARGE, matching
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models import hf
 from jopd.run import build
-from jopd.run.presets import LARGE
 
 SIGNATURE = (
   'matched: truncated below 0.05',

@@ -11,7 +11,6 @@ gamma.
 """
 
 from founding.variance import discounted_return, spread
-from jopd.run.presets import LARGE, SMALL, SUMS
 
 SIGNATURE = (
   'the variance of the gradient grows with gamma, at every step from 0 to 1',
@@ -31,7 +30,9 @@ TASK = dict(
 
 def measure(lab) -> dict[str, dict[str, float]]:
   """Takes gradients and trains, with each gamma."""
-  teacher = lab.sft('gamma/teacher', LARGE, run=TASK, steps=300, lr_schedule='cosine')
+  teacher = lab.sft(
+    'gamma/teacher', LARGE, run=TASK, steps=300, lr_schedule='cosine'
+  )
   student = lab.sft(
     'gamma/student', SMALL, run=TASK, data=LONG | dict(count=250), steps=250
   )

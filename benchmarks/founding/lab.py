@@ -1,6 +1,7 @@
 """Where findings are made: small models, trained once per seed, and runs."""
 
 import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -8,7 +9,10 @@ import numpy as np
 from jopd.cli import commands
 from jopd.report.runs import Row, number, read_runs
 from jopd.run import config as configs
-from jopd.run.presets import IMITATE, LARGE, SMALL, SUMS
+
+sys.path.append(str(pathlib.Path(__file__).parents[2] / 'configs'))
+
+from common import IMITATE, LARGE, SMALL, SUMS  # noqa: E402
 
 
 def top_k(of: str, tail: str, k: int = 4) -> dict:

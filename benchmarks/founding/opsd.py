@@ -11,10 +11,9 @@ frozen copy, which is told the answer: the rule. The runs differ by their data
 alone: one rule for all examples, or a fresh one for each.
 """
 
-from founding.lab import matching
+from founding.lab import LARGE, matching
 from founding.probes import answers, share
 from jopd.run import config as configs
-from jopd.run.presets import LARGE
 
 SIGNATURE = (
   'before: right below 0.3, consistent above 0.9',
@@ -42,7 +41,10 @@ def measure(lab) -> dict[str, dict[str, float]]:
   start = lab.sft(
     'rules',
     LARGE,
-    run=dict(data=RULES | dict(hint_fraction=0.5), eval_data=test | dict(hint_fraction=1.0)),
+    run=dict(
+      data=RULES | dict(hint_fraction=0.5),
+      eval_data=test | dict(hint_fraction=1.0),
+    ),
     steps=700,
     lr_schedule='cosine',
   )

@@ -65,7 +65,9 @@ def gradients(config, *, replicas: int) -> np.ndarray:
   where = jax.tree.map(lambda p: p.sharding, params)
   shardings = state_shardings(run.mesh, where, params, stage.update.tx)
   phases = Phases(stage, run, frozen, shardings)
-  start = jax.jit(lambda p: init_state(p, stage.update.tx), out_shardings=shardings)
+  start = jax.jit(
+    lambda p: init_state(p, stage.update.tx), out_shardings=shardings
+  )
   found = []
   for replica in range(replicas):
     state = start(jax.tree.map(lambda p: p.copy(), params))

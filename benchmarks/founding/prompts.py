@@ -9,9 +9,8 @@ student has read both forms, and knows both equally little. Then both read plain
 prompts, or both the template, or only the teacher does.
 """
 
-from founding.lab import matching
+from founding.lab import IMITATE, LARGE, SUMS, matching
 from jopd.run import config as configs
-from jopd.run.presets import IMITATE, LARGE, SUMS
 
 SIGNATURE = (
   'aligned prompts: less reverse KL at the first step than plain ones',
@@ -36,7 +35,9 @@ def measure(lab) -> dict[str, dict[str, float]]:
     'prompts/teacher', LARGE, run=ALIGNED, steps=300, lr_schedule='cosine'
   )
   student = _reader_of_both(lab)
-  told = dict(teacher_contexts=dict(teacher=TEMPLATE), max_teacher_prompt_tokens=24)
+  told = dict(
+    teacher_contexts=dict(teacher=TEMPLATE), max_teacher_prompt_tokens=24
+  )
   how = {
     'plain': dict(run=PLAIN),
     'aligned': dict(run=ALIGNED),

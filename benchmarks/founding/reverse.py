@@ -9,8 +9,7 @@ Set-up: the student that full-vocabulary distillation made strong in
 larger model that saw fewer demonstrations.
 """
 
-from founding.lab import matching
-from jopd.run.presets import LARGE, SUMS
+from founding.lab import LARGE, SUMS, matching
 
 SIGNATURE = (
   'the student begins above 0.9, at least 0.2 above its own past',

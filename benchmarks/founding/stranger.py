@@ -11,10 +11,9 @@ teacher is the student itself after learning from rewards; the familiar teacher
 is a larger model that goes forward.
 """
 
-from founding.lab import divergence, top_k
+from founding.lab import LARGE, SUMS, divergence, top_k
 from founding.variance import kl_estimate
 from jopd.run import config as configs
-from jopd.run.presets import LARGE, SUMS
 
 SIGNATURE = (
   'the stranger and the adapted teacher are right at least 0.2 more often than'

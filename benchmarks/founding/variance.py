@@ -108,7 +108,12 @@ def judge(rows) -> list[bool]:
   """The statements of SIGNATURE, in order."""
   variance = {name: row['variance'] for name, row in rows.items()}
   cosines = {name: row['cosine'] for name, row in rows.items()}
-  order = ('full vocabulary', 'sampled, baseline', 'kl_estimate', 'whole sequence')
+  order = (
+    'full vocabulary',
+    'sampled, baseline',
+    'kl_estimate',
+    'whole sequence',
+  )
   values = [variance[name] for name in order]
   return [
     values == sorted(values),
