@@ -104,7 +104,9 @@ def judge_stage(
   for role, teacher in seen.teachers.items():
     of = f'{role}: ' if len(seen.teachers) > 1 else ''
     own = dict(teacher=stage.teachers.models[role], role=role)
-    itself = own['teacher'] == stage.student.model and teacher.privilege is not None
+    itself = (
+      own['teacher'] == stage.student.model and teacher.privilege is not None
+    )
     alone = dict(mechanism=UNREAD, fix=READABLE) if itself else {}
     about = _About(seen, teacher, why, alone, of, names | own)
     if not findings:

@@ -222,7 +222,7 @@ class Examination:
       row = jax.tree.map(first, groups)
     number = np.arange(len(self.prompts.examples), dtype=np.int32)
     nobody = np.zeros_like(number)
-    row = row._replace(group=number, origin=nobody, domain=nobody)
+    row = row._replace(group=number, source=nobody, domain=nobody)
     pull = jax.jit(
       partial(
         token_statistics.pulls,

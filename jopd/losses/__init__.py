@@ -60,8 +60,9 @@ from jopd.losses.objectives import (
 from jopd.losses.supports import full, top_k
 from jopd.losses.surrogates import ppo_clip, reinforce
 from jopd.losses.targets import extrapolated, log_linear, mixture, teacher
-from jopd.losses.terms import Term, distill_loss, term_masks
+from jopd.losses.terms import Term, distill_loss, term_masks, term_reads
 from jopd.losses.token_stats import (
+  Reads,
   Row,
   TokenStats,
   group_reward_stats,
@@ -85,6 +86,7 @@ from jopd.losses.weights import (
 )
 
 __all__ = [
+  'Reads',
   'Row',
   'Term',
   'TokenBatch',
@@ -142,6 +144,7 @@ __all__ = [
   'kl_estimate',
   'scaled_advantage',
   'reads',
+  'reads_of',
   'sequence_mean',
   'skew_forward_kl',
   'skew_reverse_kl',
@@ -149,6 +152,7 @@ __all__ = [
   'stop_gradient_reverse_kl',
   'teacher',
   'term_masks',
+  'term_reads',
   'token_mean',
   'token_stats',
   'top_fraction',

@@ -28,7 +28,7 @@ from jopd.losses.terms import (
   count_of,
   narrowed,
   per_token_losses,
-  reads_of_term,
+  term_reads,
   term_factors,
   term_masks,
   term_stats,
@@ -52,7 +52,7 @@ def distill_loss_chunked(
   vocab_size: int | None = None,
   rollout_logp: Float[Array, 'B T'] | None = None,
   stats_target: Callable = teacher,
-  stats_on: Callable[[Row], Bool[Array, ' B']] | None = None,
+  stats_rows: Callable[[Row], Bool[Array, ' B']] | None = None,
   with_stats: bool = True,
   row: Row | None = None,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
@@ -83,10 +83,10 @@ def distill_loss_chunked(
       get no mass from any side and gradient 0. Default: the rows of the
       smallest head.
     rollout_logp: [B, T] of the tokens under the student of that time, at
-      temperature 1 and without a filter; for the metric `mismatch` alone.
+      temperature 1 and without a filter; for the metric `logp_difference` alone.
     stats_target: the target that stats (for weights and metrics) compare with.
       Not called when there is no teacher.
-    stats_on: Row -> [*B] bool, the rows whose tokens the stats among the
+    stats_rows: Row -> [*B] bool, the rows whose tokens the stats among the
       metrics speak of. None: all.
     with_stats: whether the metrics hold the token stats.
     row: Row of [B], for the weights, advantages and terms that ask for what is
@@ -140,18 +140,18 @@ def distill_loss_chunked(
     temperature=temperature,
   )
   make_batch = functools.partial(_make_batch, vocab_size)
-  if any(reads_of_term(term) != 'token' for term in terms.values()):
+  if any(term_reads(term).scope != 'token' for term in terms.values()):
     collect = _make_collect(make_batch, terms, stats_target)
     inputs = student_hidden, student_head, tokens, shared
     stats = collect_chunks(collect, size, *jax.lax.stop_gradient(inputs))
     tokens = tokens._replace(factors=term_factors(terms, stats, masks))
-  options = stats_target, stats_on, with_stats
+  options = stats_target, stats_rows, with_stats
   chunk_loss = _make_chunk_loss(make_batch, terms, *options)
   loss, sums = sum_chunks(
     chunk_loss, size, student_hidden, student_head, tokens, shared
   )
   counts = {f'loss/{name}': jnp.sum(own) for name, own in masks.items()}
-  of_stats = jnp.sum(narrowed(mask, stats_on, row))
+  of_stats = jnp.sum(narrowed(mask, stats_rows, row))
   metrics = {k: (x, counts.get(k, of_stats)) for k, x in sums.items()}
   return loss, jax.lax.stop_gradient(metrics)
 
@@ -194,7 +194,7 @@ def _make_collect(make_batch, terms, stats_target):
   return collect
 
 
-def _make_chunk_loss(make_batch, terms, stats_target, stats_on, with_stats):
+def _make_chunk_loss(make_batch, terms, stats_target, stats_rows, with_stats):
   """(logits, tokens, shared) -> (loss, sums of the metrics) of one chunk."""
 
   def chunk_loss(logits, tokens, shared):
@@ -210,7 +210,7 @@ def _make_chunk_loss(make_batch, terms, stats_target, stats_on, with_stats):
     )
     metrics = {f'loss/{name}': x for name, x in losses.items()}
     if with_stats:  # None, where there is no target, is an empty tree
-      own = narrowed(tokens.mask, stats_on, tokens.row)
+      own = narrowed(tokens.mask, stats_rows, tokens.row)
       metrics |= blank(stats['']._asdict(), own)
       metrics |= _ratios(stats[''], own)
       # Of rows, which weigh alike; or of interest to some weights alone.

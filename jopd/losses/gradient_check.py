@@ -158,7 +158,9 @@ def check_objective(
   Example: the bare log-ratio, differentiated as it stands.
     >>> from jopd.losses import kl_estimate
     >>> k1 = lambda student_logp, target_logp: student_logp - target_logp
-    >>> check_objective(kl_estimate(k1), kind='kl_estimate')  # doctest: +ELLIPSIS
+    >>> check_objective(
+    ...   kl_estimate(k1), kind='kl_estimate'
+    ... )  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ValueError: it teaches nothing: the expected gradient of its penalty is ...
   """
@@ -201,7 +203,7 @@ def check_groups(
 
   Args:
     term: that looks at the responses to a prompt.
-    groups: the origins of the responses to one prompt, as they may be.
+    groups: the sources of the responses to one prompt, as they may be.
     roles: the teachers, by name.
     vocab_size: of the enumeration.
 
@@ -209,14 +211,14 @@ def check_groups(
   """
   rng = random.Random(0)
 
-  def taught(origins):
+  def taught(sources):
     # Of two prompts, so that every row is right once.
-    origin = jnp.array([*origins] * 2, jnp.int32)
-    count = len(origin)
-    group = jnp.arange(count) // len(origins)
-    reward = ((jnp.arange(count) % len(origins) + group) % 2).astype(float)
+    source = jnp.array([*sources] * 2, jnp.int32)
+    count = len(source)
+    group = jnp.arange(count) // len(sources)
+    reward = ((jnp.arange(count) % len(sources) + group) % 2).astype(float)
     mean, std = jnp.full(count, 0.5), jnp.full(count, 0.5)
-    row = Row(reward, mean, std, group, origin, jnp.zeros_like(origin))
+    row = Row(reward, mean, std, group, source, jnp.zeros_like(source))
     each = lambda x: jnp.broadcast_to(x[:, None], (count, 2))
     normal = functools.partial(_normal, rng, (count, 2, vocab_size))
     tokens = [rng.randrange(vocab_size) for _ in range(2 * count)]
@@ -240,7 +242,7 @@ def check_groups(
 
     return jnp.max(jnp.abs(jax.grad(loss)(batch.student_logp)))
 
-  if all(taught(origins) < NOTHING for origins in groups):
+  if all(taught(sources) < NOTHING for sources in groups):
     raise ValueError(
       'it compares the responses to a prompt, and finds none to compare: name'
       ' more of them in source and in on, or raise group_size'

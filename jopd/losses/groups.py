@@ -50,7 +50,7 @@ def group_sum(same: Bool[Array, 'B B'], x: Float[Array, ' B']):
   return jnp.sum(jnp.where(same, x[None, :], 0.0), axis=1)
 
 
-@reads('group')
+@reads('group', reward=lambda *, by, **_: by == 'reward')
 def preferred(
   stats: TokenStats, *, beta: float, by: str
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
@@ -59,7 +59,7 @@ def preferred(
   Args:
     stats: TokenStats of whole groups, [B, T], with a target.
     beta: of m = beta (r_better - r_worse), r the log-ratio of a row.
-    by: 'origin' or 'reward', what makes one row better than another.
+    by: 'source' or 'reward', what makes one row better than another.
 
   Returns:
     Two [B, T]: what each token says of the loss, so that every row has all of
@@ -67,7 +67,7 @@ def preferred(
   """
   same = same_group(stats)
   ratio = row_sum(stats, stats.student_logp - stats.target_logp)
-  score = stats.origin[:, 0] > 0 if by == 'origin' else stats.reward[:, 0]
+  score = stats.source[:, 0] > 0 if by == 'source' else stats.reward[:, 0]
   better = same & (score[:, None] > score[None, :])
   margin = beta * (ratio[:, None] - ratio[None, :])
   doubt = jnp.where(better, jax.nn.sigmoid(-margin), 0.0)

@@ -19,7 +19,14 @@ from jopd.losses.distributions import finite, pick
 from jopd.losses.groups import preferred
 from jopd.losses.supports import full
 from jopd.losses.targets import teacher
-from jopd.losses.token_stats import Row, TokenStats, token_stats
+from jopd.losses.token_stats import (
+  Reads,
+  Row,
+  TokenStats,
+  reads,
+  reads_of,
+  token_stats,
+)
 
 
 class TokenBatch(NamedTuple):
@@ -56,11 +63,13 @@ class WithAdvantage(NamedTuple):
     loss: (TokenBatch, advantage) -> [*B] losses.
     advantage: TokenStats -> [*B], or a tree of such arrays.
     target: which distribution the stats that the advantage reads compare with.
+    reads: what advantage and old policy read.
   """
 
   loss: Callable[[TokenBatch, Float[Array, '*B']], Float[Array, '*B']]
   advantage: Callable[[TokenStats], Float[Array, '*B']]
   target: Callable
+  reads: Reads
 
   def __call__(self, batch: TokenBatch) -> Float[Array, '*B']:
     return self.loss(batch, self.advantage(batch_stats(batch, self.target)))
@@ -88,6 +97,7 @@ def divergence(
     >>> objective = divergence(reverse_kl, support=partial(top_k, k=64))
   """
 
+  @reads('token')
   def objective(batch):
     target_logp = _target_logp(batch, target)
     return divergence(*support(batch.student_logp, target_logp))
@@ -95,7 +105,9 @@ def divergence(
   return objective
 
 
-def kl_estimate(estimator: Callable, *, target: Callable = teacher) -> Objective:
+def kl_estimate(
+  estimator: Callable, *, target: Callable = teacher
+) -> Objective:
   """A penalty on the sampled token alone, differentiated as it stands.
 
   Args:
@@ -108,6 +120,7 @@ def kl_estimate(estimator: Callable, *, target: Callable = teacher) -> Objective
   Gradients: see `penalties`; unbiased only for tokens sampled from the student.
   """
 
+  @reads('token')
   def objective(batch):
     target_logp = _target_logp(batch, target)
     return estimator(
@@ -151,7 +164,9 @@ def policy_gradient(
       jax.lax.stop_gradient(advantage),
     )
 
-  return WithAdvantage(loss, advantage, target)
+  return WithAdvantage(
+    loss, advantage, target, reads_of(advantage) | reads_of(old_policy)
+  )
 
 
 def negative_log_likelihood() -> Objective:
@@ -163,6 +178,7 @@ def negative_log_likelihood() -> Objective:
   Gradients: -grad log p(token).
   """
 
+  @reads('token')
   def objective(batch):
     return -finite(pick(batch.student_logp, batch.token))
 
@@ -170,7 +186,7 @@ def negative_log_likelihood() -> Objective:
 
 
 def preference(
-  *, beta: float, by: str = 'origin', target: Callable = teacher
+  *, beta: float, by: str = 'source', target: Callable = teacher
 ) -> WithAdvantage:
   """The better of two responses to a prompt, -log sigmoid(m): DPO.
 
@@ -183,7 +199,7 @@ def preference(
 
   Args:
     beta: > 0, how far the student may go from the target for a preference.
-    by: what makes a response the better one. 'origin': that the student did
+    by: what makes a response the better one. 'source': that the student did
       not write it. 'reward': that it has the larger one.
     target: as in `divergence`; the reference.
 
@@ -208,7 +224,7 @@ def preference(
     ...   logps={'teacher': logp},
     ...   token=jnp.array([[0], [1]]),
     ...   sampler_logp=jnp.zeros((2, 1)),
-    ...   row=Row(group=jnp.zeros((2, 1), int), origin=jnp.array([[0], [1]])),
+    ...   row=Row(group=jnp.zeros((2, 1), int), source=jnp.array([[0], [1]])),
     ... )
     >>> loss = distill_loss(
     ...   batch,
@@ -222,8 +238,8 @@ def preference(
   """
   if not beta > 0:
     raise ValueError(f'beta must be above 0, got {beta!r}')
-  if by not in ('origin', 'reward'):
-    raise ValueError(f"by must be 'origin' or 'reward', got {by!r}")
+  if by not in ('source', 'reward'):
+    raise ValueError(f"by must be 'source' or 'reward', got {by!r}")
 
   def loss(batch, advantage):
     value, slope = jax.lax.stop_gradient(advantage)
@@ -231,7 +247,8 @@ def preference(
     moved = student_logp - jax.lax.stop_gradient(student_logp)
     return value + slope * moved
 
-  return WithAdvantage(loss, functools.partial(preferred, beta=beta, by=by), target)
+  pairs = functools.partial(preferred, beta=beta, by=by)
+  return WithAdvantage(loss, pairs, target, reads_of(pairs))
 
 
 def _target_logp(batch: TokenBatch, target: Callable):

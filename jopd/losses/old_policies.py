@@ -27,7 +27,7 @@ def student(stats: TokenStats) -> Float[Array, '*B']:
   return stats.student_logp
 
 
-@reads('token')
+@reads('token', sampler=True)
 def sampler(stats: TokenStats) -> Float[Array, '*B']:
   """What sampled the token: importance weighting, for several updates.
 
@@ -42,7 +42,7 @@ def sampler(stats: TokenStats) -> Float[Array, '*B']:
   return stats.sampler_logp
 
 
-@reads('token')
+@reads('token', sampler=True)
 def geometric(stats: TokenStats, *, sampler: Scalar) -> Float[Array, '*B']:
   """Between the sampler and the target, O^a T^(1-a): the ratio of RLAD.
 
@@ -70,9 +70,7 @@ def geometric(stats: TokenStats, *, sampler: Scalar) -> Float[Array, '*B']:
 
   Example: half way between 0.1 and 0.4 lies 0.2.
     >>> import jax.numpy as jnp
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
-    ...   sampler_logp=jnp.log(0.1), target_logp=jnp.log(0.4)
-    ... )
+    >>> stats = TokenStats(sampler_logp=jnp.log(0.1), target_logp=jnp.log(0.4))
     >>> round(float(jnp.exp(geometric(stats, sampler=0.5))), 4)
     0.2
   """

@@ -19,7 +19,7 @@ from jopd.losses.objectives import (
   batch_stats,
 )
 from jopd.losses.targets import teacher
-from jopd.losses.token_stats import SCOPES, Row, TokenStats, reads_of
+from jopd.losses.token_stats import Reads, Row, TokenStats, reads_of
 from jopd.losses.weights import uniform
 
 
@@ -32,14 +32,14 @@ class Term(NamedTuple):
       gradient.
     coef: a number or a traced scalar. A schedule hands in a new value at each
       step without a retrace.
-    on: Row -> [*B] bool, the rows that it learns from, as `stats.rows_where`. It is
+    rows: Row -> [*B] bool, the rows that it learns from; see `rows_where`. It is
       divided by their tokens alone. None: all that count.
   """
 
   objective: Objective
   weight: Callable[[TokenStats], Float[Array, '*B']] = uniform
   coef: Scalar = 1.0
-  on: Callable[[Row], Bool[Array, '*B']] | None = None
+  rows: Callable[[Row], Bool[Array, '*B']] | None = None
 
 
 class Factors(NamedTuple):
@@ -78,26 +78,26 @@ def term_masks(
   terms: Mapping[str, Term], row: Row | None, mask: Bool[Array, '*B']
 ) -> dict[str, Bool[Array, '*B']]:
   """The tokens that each term learns from; see `narrowed`."""
-  return {name: narrowed(mask, t.on, row) for name, t in terms.items()}
+  return {name: narrowed(mask, t.rows, row) for name, t in terms.items()}
 
 
 def narrowed(
-  mask: Bool[Array, '*B'], on: Callable | None, row: Row | None
+  mask: Bool[Array, '*B'], where: Callable | None, row: Row | None
 ) -> Bool[Array, '*B']:
   """A mask on some of its rows.
 
   Args:
     mask: [B, T] or [*B], the tokens that count at all.
-    on: Row -> bool, which rows; None for all.
+    where: Row -> bool, which rows; None for all.
     row: Row of [B], or of the shape of the mask.
 
   Raises: ValueError when some rows are asked for, and nothing is known of any.
   """
-  if on is None:
+  if where is None:
     return mask
   if row is None:
-    raise ValueError('a term asks for some rows, and nothing is known of any')
-  rows = on(row)
+    raise ValueError("a term has 'rows', and the batch has no row metadata")
+  rows = where(row)
   return mask & rows.reshape(rows.shape + (1,) * (mask.ndim - rows.ndim))
 
 
@@ -124,12 +124,13 @@ def count_of(count, name: str) -> Scalar:
   return count[name] if isinstance(count, Mapping) else count
 
 
-def reads_of_term(term: Term) -> str:
-  """How far its weight and its advantage look, one of `stats.SCOPES`."""
-  scopes = [reads_of(term.weight)]
-  if isinstance(term.objective, WithAdvantage):
-    scopes.append(reads_of(term.objective.advantage))
-  return max(scopes, key=SCOPES.index)
+def term_reads(term: Term) -> Reads:
+  """What a term reads: its weight, and its objective with what that is of."""
+  objective = reads_of(term.objective)
+  if not isinstance(term.objective, WithAdvantage):
+    # An objective sees tokens, whatever it was declared with.
+    objective = objective._replace(scope='token')
+  return reads_of(term.weight) | objective
 
 
 def blank(tree, mask: Bool[Array, '*B']):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection
 import functools
+import inspect
+import operator
 from typing import NamedTuple
 
 import jax
@@ -11,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jopd.losses.distributions import entropy, finite, pick, top_indices
 from jopd.losses.divergences import reverse_kl
 
-SCOPES = ('token', 'row', 'group', 'batch')  # from near to far
+SCOPES = ('token', 'row', 'group', 'batch')  # each contains the one before
 TOP = 16  # As in Rethinking On-Policy Distillation, arXiv 2604.13016.
 
 
@@ -26,32 +28,35 @@ class Row(NamedTuple):
     group_mean: the mean reward of the responses to its prompt, itself included.
     group_std: their standard deviation, of the group as a population.
     group: int, the same for all responses to one prompt, and for no other.
-    origin: int, who wrote it: its place among the sources of a stage.
+    source: int, what generated it: its index among the response sources of a
+      stage.
     domain: int, what its prompt is about: its place among the domains that
       terms name; -1 for all others.
-    lag: updates of the student since the response was sampled.
+    staleness: updates of the student since the response was sampled.
   """
 
   reward: Float[Array, '*B'] | None = None
   group_mean: Float[Array, '*B'] | None = None
   group_std: Float[Array, '*B'] | None = None
   group: Int[Array, '*B'] | None = None
-  origin: Int[Array, '*B'] | None = None
+  source: Int[Array, '*B'] | None = None
   domain: Int[Array, '*B'] | None = None
-  lag: Float[Array, '*B'] | None = None
+  staleness: Float[Array, '*B'] | None = None
 
 
 class TokenStats(NamedTuple):
   """Per-token scalars, [*B] float32, all under stop-gradient.
 
-  Those that compare with a target are None when there is none, so is the
-  mismatch where nothing was recorded, and what is not known of the row. Where
-  the mask is False the scalars mean nothing, but are finite.
+  What is not known is None: what compares with a target where there is none,
+  rewards where nothing was graded. Where the mask is False the scalars are
+  finite and mean nothing. A test or a script needs only what is read:
+  `TokenStats(student_logp=p, target_logp=q, mask=mask)`.
 
   Attributes:
     student_logp: log-prob of the token under the student, nats.
     target_logp: the same under the target.
     sampler_logp: the same under the distribution that sampled it.
+    mask: bool, True where the token counts. Default: every token counts.
     student_entropy: entropy of the student, nats.
     target_entropy: entropy of the target, nats.
     entropy_gap: |target_entropy - student_entropy|.
@@ -59,47 +64,46 @@ class TokenStats(NamedTuple):
     overlap: share of the student's top 16 that is in the target's top 16.
     overlap_mass: the student's probability on the tokens that the two share.
     overlap_advantage: mean over these of p (log q - log p), both renormalised
-      on them, nats; 0 is agreement, and says nothing of what is not shared.
+      on them, nats; 0 is agreement. It does not see what is not shared.
     in_top: 1 where the token is in the student's top 16, else 0.
     target_mass: the student's probability on the target's top 16. When it falls
-      while the loss falls, the student is fleeing the support.
-    mismatch: |log p - log p'| of the token, p' the student as the sampler ran
-      it: another precision, kernel or step. Nats.
-    mask: bool, True where the token counts.
-    reward: of the token's response; it and the next are those of `Row`.
+      while the loss falls, the student leaves the support of the target.
+    margin: the largest log-prob of the target among the student's top 16 less
+      their mean, nats. It falls where the target no longer distinguishes the
+      student's candidates.
+    logp_difference: |log p - log p'| of the token, p' the student as the
+      sampler ran it: another precision, kernel or step. Nats.
+    reward: of the token's response; this and the following are those of `Row`.
     group_mean: mean reward of the responses to the same prompt.
     group_std: their standard deviation.
-    lag: updates of the student since its response was sampled.
-    margin: how much the target prefers one of the student's top 16 to the rest
-      of them, the largest of its log-probs there less their mean; nats. It
-      falls where the target can no longer tell the student's ideas apart.
-    group: which responses are to the same prompt.
-    origin: who wrote the response.
-    domain: what its prompt is about.
+    group: index of the prompt.
+    source: index of the response source.
+    domain: index of the domain of the prompt.
+    staleness: updates of the student since the response was sampled.
   """
 
-  student_logp: Float[Array, '*B']
-  target_logp: Float[Array, '*B'] | None
-  sampler_logp: Float[Array, '*B']
-  student_entropy: Float[Array, '*B']
-  target_entropy: Float[Array, '*B'] | None
-  entropy_gap: Float[Array, '*B'] | None
-  reverse_kl: Float[Array, '*B'] | None
-  overlap: Float[Array, '*B'] | None
-  overlap_mass: Float[Array, '*B'] | None
-  overlap_advantage: Float[Array, '*B'] | None
-  in_top: Float[Array, '*B'] | None
-  target_mass: Float[Array, '*B'] | None
-  mismatch: Float[Array, '*B'] | None
-  mask: Bool[Array, '*B']
+  student_logp: Float[Array, '*B'] | None = None
+  target_logp: Float[Array, '*B'] | None = None
+  sampler_logp: Float[Array, '*B'] | None = None
+  mask: Bool[Array, '*B'] | None = None
+  student_entropy: Float[Array, '*B'] | None = None
+  target_entropy: Float[Array, '*B'] | None = None
+  entropy_gap: Float[Array, '*B'] | None = None
+  reverse_kl: Float[Array, '*B'] | None = None
+  overlap: Float[Array, '*B'] | None = None
+  overlap_mass: Float[Array, '*B'] | None = None
+  overlap_advantage: Float[Array, '*B'] | None = None
+  in_top: Float[Array, '*B'] | None = None
+  target_mass: Float[Array, '*B'] | None = None
+  margin: Float[Array, '*B'] | None = None
+  logp_difference: Float[Array, '*B'] | None = None
   reward: Float[Array, '*B'] | None = None
   group_mean: Float[Array, '*B'] | None = None
   group_std: Float[Array, '*B'] | None = None
   group: Int[Array, '*B'] | None = None
-  origin: Int[Array, '*B'] | None = None
+  source: Int[Array, '*B'] | None = None
   domain: Int[Array, '*B'] | None = None
-  lag: Float[Array, '*B'] | None = None
-  margin: Float[Array, '*B'] | None = None
+  staleness: Float[Array, '*B'] | None = None
 
   @property
   def log_ratio(self) -> Float[Array, '*B'] | None:
@@ -127,7 +131,7 @@ def group_reward_stats(rewards: Float[Array, 'b G']) -> Row:
     rewards: [b, G] of the G responses to each of b prompts.
 
   Returns:
-    Row of [b * G], without origin and domain.
+    Row of [b * G], without source and domain.
 
   Gradients: none are meant.
   References: Shao et al., DeepSeekMath, arXiv 2402.03300. Where released code
@@ -146,77 +150,135 @@ def group_reward_stats(rewards: Float[Array, 'b G']) -> Row:
 
 
 def rows_where(
-  row: Row, *, origins: Collection[int] = (), domains: Collection[int] = ()
+  row: Row, *, sources: Collection[int] = (), domains: Collection[int] = ()
 ) -> Bool[Array, '*B']:
-  """True for the rows of one of the origins and of one of the domains.
+  """True for the rows of one of the sources and of one of the domains.
 
   Args:
     row: Row of [*B].
-    origins: static; empty for all.
+    sources: static; empty for all.
     domains: static; empty for all.
 
   Returns:
     [*B] bool.
 
-  Raises: ValueError when both are empty: then there is nothing to ask.
+  Raises: ValueError when both are empty.
 
   Example:
-    >>> row = Row(origin=jnp.array([0, 1, 1]), domain=jnp.array([0, 0, 2]))
-    >>> rows_where(row, origins=[1], domains=[0, 1]).tolist()
+    >>> row = Row(source=jnp.array([0, 1, 1]), domain=jnp.array([0, 0, 2]))
+    >>> rows_where(row, sources=[1], domains=[0, 1]).tolist()
     [False, True, False]
   """
-  if not origins and not domains:
-    raise ValueError('expected origins or domains, got none of them')
-  one_of = lambda of, some: jnp.any(
-    jnp.stack([of == each for each in some]), axis=0
-  )
-  asked = ((row.origin, origins), (row.domain, domains))
-  found = [one_of(of, some) for of, some in asked if some]
-  return jnp.all(jnp.stack(found), axis=0)
+  if not sources and not domains:
+    raise ValueError('expected sources or domains, got neither')
+  selected = [
+    jnp.any(jnp.stack([column == index for index in indices]), axis=0)
+    for column, indices in ((row.source, sources), (row.domain, domains))
+    if indices
+  ]
+  return jnp.all(jnp.stack(selected), axis=0)
 
 
-def reads(what: str) -> Callable:
-  """Marks a weight or an advantage with what it looks at.
+class Reads(NamedTuple):
+  """What a weight, an advantage or another function of `TokenStats` reads.
 
-  'token': what it returns for a token depends on that token's stats alone, so
-  it may be called on any part of a batch, and the chunked loss needs one pass.
-  'row': it looks along the response, so it is called on whole rows, [B, T].
-  'group': it looks at the responses to one prompt, so micro-batches keep these
-  together. One without a mark may look at the whole batch. It is called on
-  [B, T] too, but micro-batches change its result, so that a recipe refuses
-  them.
+  Attributes:
+    scope: how far it looks. 'token': the result for a token depends on the
+      stats of that token alone, so that the chunked loss needs one pass.
+      'row': on its response; it is called on whole rows, [B, T]. 'group': on
+      the responses to its prompt, which gradient accumulation keeps together.
+      'batch': on the whole batch, which gradient accumulation would change.
+    reward: whether it needs rewards.
+    sampler: whether it reads the log-probs of the sampler.
+  """
+
+  scope: str = 'batch'
+  reward: bool = True
+  sampler: bool = True
+
+  def __or__(self, other: 'Reads') -> 'Reads':
+    """What two functions read together."""
+    return Reads(
+      max(self.scope, other.scope, key=SCOPES.index),
+      self.reward or other.reward,
+      self.sampler or other.sampler,
+    )
+
+
+NOTHING = Reads('token', reward=False, sampler=False)
+
+
+def reads(
+  scope: str,
+  *,
+  reward: bool | Callable[..., bool] = False,
+  sampler: bool = False,
+) -> Callable:
+  """Declares what a function reads; see `Reads`.
+
+  An undeclared function is taken to read everything: the result is correct,
+  and slower.
 
   Args:
-    what: 'token', 'row' or 'group'.
+    scope: 'token', 'row', 'group' or 'batch'.
+    reward: whether it needs rewards; or (**settings) -> bool, where that
+      depends on its settings.
+    sampler: whether it reads the log-probs of the sampler.
 
   Returns:
-    A decorator that returns its function, marked.
+    A decorator that returns its function.
+
+  Raises: ValueError when there is no such scope.
 
   Example:
     >>> @reads('token')
     ... def certain(stats):
     ...   return stats.student_entropy < 0.1
-    >>> reads_of(certain), reads_of(lambda stats: stats.student_entropy)
-    ('token', 'batch')
+    >>> reads_of(certain)
+    Reads(scope='token', reward=False, sampler=False)
+    >>> reads_of(lambda stats: stats.student_entropy)
+    Reads(scope='batch', reward=True, sampler=True)
   """
+  if scope not in SCOPES:
+    raise ValueError(f'scope must be one of {SCOPES}, got {scope!r}')
 
-  def mark(function):
-    function.scope = what
+  def declare(function):
+    function.reads = Reads(scope, reward, sampler)
     return function
 
-  return mark
+  return declare
 
 
-def reads_of(function: Callable) -> str:
-  """What a weight or an advantage looks at, one of `SCOPES`.
+def reads_of(function: Callable) -> Reads:
+  """What a function reads, and what functions among its settings read.
 
-  An advantage made of another one looks at whatever either of them does.
+  Args:
+    function: declared with `reads` or not; or a `functools.partial` of one.
   """
-  scopes = [getattr(function, 'reads', 'batch')]
-  if isinstance(function, functools.partial):
-    inner = [x for x in function.keywords.values() if callable(x)]
-    scopes = [reads_of(x) for x in (function.func, *inner)]
-  return max(scopes, key=SCOPES.index)
+  inner = function
+  while isinstance(inner, functools.partial):
+    inner = inner.func
+  declared = getattr(inner, 'reads', None)
+  if declared is None:
+    return Reads()
+  settings = {
+    name: parameter.default
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+  }
+  if callable(declared.reward):
+    declared = declared._replace(reward=bool(declared.reward(**settings)))
+  others = [
+    reads_of(x)
+    for x in settings.values()
+    if callable(x) and x is not inspect.Parameter.empty
+  ]
+  return functools.reduce(operator.or_, others, declared)
+
+
+def names_reward(*, of: str, **settings) -> bool:
+  """Whether a setting `of` names a stat that needs rewards; for `reads`."""
+  return of in ('reward', 'group_mean', 'group_std')
 
 
 def token_stats(
@@ -255,7 +317,7 @@ def token_stats(
     (0.0, 1.0)
   """
   student_logp = finite(jax.lax.stop_gradient(student_logp))
-  stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+  stats = TokenStats(
     student_logp=pick(student_logp, token),
     sampler_logp=finite(jax.lax.stop_gradient(sampler_logp)),
     student_entropy=entropy(student_logp),
@@ -264,7 +326,7 @@ def token_stats(
   )
   if rollout_logp is not None:
     gap = stats.student_logp - finite(jax.lax.stop_gradient(rollout_logp))
-    stats = stats._replace(mismatch=jnp.abs(gap))
+    stats = stats._replace(logp_difference=jnp.abs(gap))
   if target_logp is None:
     return stats
   target_logp = finite(jax.lax.stop_gradient(target_logp))

@@ -80,8 +80,8 @@ def reads_sampler(old_policy: Callable) -> bool:
     (True, False)
   """
   of = lambda logp: old_policy(
-    TokenStats(**dict.fromkeys(TokenStats._fields, jnp.zeros(1)))._replace(
-      sampler_logp=logp
+    TokenStats(
+      student_logp=jnp.zeros(1), target_logp=jnp.zeros(1), sampler_logp=logp
     )
   )
   return bool(jnp.any(of(jnp.zeros(1)) != of(jnp.ones(1))))

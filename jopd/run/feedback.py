@@ -86,7 +86,9 @@ def _make_sampling(settings, run: Run, controlled) -> Callable:
       sampling.sampling(
         1, **{n: x for n, x in at(step, controlled).items() if n != 'limit'}
       )
-    if not isinstance(limit := spec.get('max_new_tokens', 0), dict) and limit < 0:
+    if (
+      not isinstance(limit := spec.get('max_new_tokens', 0), dict) and limit < 0
+    ):
       raise ValueError(f'limit must be at least 0, got {limit}; 0 is no limit')
   return at
 
@@ -106,7 +108,9 @@ def _other_temperature(settings, sampling: Callable, controlled) -> str:
 def _make_replay(settings, sources, controlled) -> tuple[Callable, bool]:
   """(step, controlled scalars) -> the rule of replay; and if it learns old ones."""
   spec = settings.replay.to_dict()
-  at = lambda step, controlled: resolve(replay_buffer, at_step(spec, step, controlled))
+  at = lambda step, controlled: resolve(
+    replay_buffer, at_step(spec, step, controlled)
+  )
   old, made = False, 0
   with about('replay'):
     at(settings.steps - 1, controlled)(0, 0, (0.0, 0.0))

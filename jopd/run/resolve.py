@@ -214,9 +214,11 @@ def make_terms(
         settings = json.dumps(settings, sort_keys=True)
         _check_once(settings, tuple(sorted(roles)), small, group)
       term = make_term(begin, 0, rows=rows)
-      scope = losses.terms.reads_of_term(term)
+      scope = losses.term_reads(term).scope
       if scope == 'group':
-        losses.check_groups(term, rows.origins, roles=roles, vocab_size=small)
+        losses.check_groups(
+          term, rows.source_indices, roles=roles, vocab_size=small
+        )
       if scope == 'batch' and micro_batches > 1:
         raise ValueError(
           'its weight or credit looks at the whole batch, which'

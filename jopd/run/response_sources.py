@@ -101,7 +101,7 @@ class Rows(NamedTuple):
     return tuple(sorted(names, key=lambda name: rank.get(name, 1)))
 
   @property
-  def origins(self) -> list[list[int]]:
+  def source_indices(self) -> list[list[int]]:
     """The groups, with places instead of names."""
     place = self.sources.index
     return [[place(name) for name in group] for group in self.groups]
@@ -171,7 +171,7 @@ def rows_on(spec: Mapping, rows: Rows) -> Callable | None:
     if name not in known:
       raise ValueError(f'rows names {name!r}{did_you_mean(name, known)}')
   places = lambda some: tuple(some.index(n) for n in names if n in some)
-  of = dict(origins=places(rows.sources), domains=places(rows.domains))
+  of = dict(sources=places(rows.sources), domains=places(rows.domains))
   return partial(rows_where, **of) if names else None
 
 

@@ -30,7 +30,9 @@ def at_step(settings, step, controlled: Mapping = MappingProxyType({})):
     >>> ramp = dict(schedule='linear_schedule', init_value=0.0, end_value=1.0)
     >>> ramp |= dict(transition_steps=4)
     >>> credit = dict(name='discounted_return', gamma=ramp)
-    >>> at_step(dict(credit=credit, coef=dict(controlled='pull')), 1, dict(pull=2.0))
+    >>> at_step(
+    ...   dict(credit=credit, coef=dict(controlled='pull')), 1, dict(pull=2.0)
+    ... )
     {'credit': {'name': 'discounted_return', 'gamma': 0.25}, 'coef': 2.0}
   """
   if not isinstance(settings, Mapping):
@@ -43,7 +45,9 @@ def at_step(settings, step, controlled: Mapping = MappingProxyType({})):
     if name not in controlled:
       raise ValueError(f'pace has no {name!r}{did_you_mean(name, controlled)}')
     return controlled[name]
-  return {name: at_step(value, step, controlled) for name, value in settings.items()}
+  return {
+    name: at_step(value, step, controlled) for name, value in settings.items()
+  }
 
 
 def _schedule(spec: Mapping) -> Callable:

@@ -12,7 +12,7 @@ from jopd import sharding
 from jopd.data import contexts
 from jopd.data.contexts import reads_rollouts
 from jopd.data.filtering import RejectedRows
-from jopd.losses.terms import reads_of_term
+from jopd.losses import term_reads
 from jopd.models.lora import Lora, adapter_axes
 from jopd.rollout import teacher_mixing
 from jopd.rollout.continuous_batching import STOP
@@ -233,7 +233,7 @@ def _check_sizes(settings, run: Run, rows: Rows) -> None:
 
 def _together(settings, terms, rows: Rows) -> int:
   """How many consecutive rows micro-batches must not part."""
-  far = [name for name, t in terms.items() if reads_of_term(t) == 'group']
+  far = [name for name, t in terms.items() if term_reads(t).scope == 'group']
   if not far:
     return 1
   prompts = settings.batch_size // settings.num_minibatches

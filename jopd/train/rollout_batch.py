@@ -114,7 +114,7 @@ def rows_of(
   groups = first + np.arange(len(examples), dtype=np.int32)
   return row._replace(
     group=np.repeat(groups, size),
-    origin=np.tile(origins, len(examples)),
+    source=np.tile(origins, len(examples)),
     domain=np.repeat(domains, size),
   )
 

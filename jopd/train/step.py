@@ -86,7 +86,7 @@ def make_gradients(
   reduction: Aggregation,
   micro_batches: int = 1,
   together: int = 1,
-  stats_on: Callable | None = None,
+  stats_rows: Callable | None = None,
   temperature: float = 1.0,
   compute_dtype=jnp.float32,
   chunk_tokens: int = 256,
@@ -105,7 +105,7 @@ def make_gradients(
       micro-batches add up exactly.
     micro_batches: parts whose gradients are summed.
     together: consecutive rows that stay in one part.
-    stats_on: the rows that the token stats among the metrics speak of, as in
+    stats_rows: the rows that the token stats among the metrics speak of, as in
       `losses.distill_loss_chunked`.
     temperature: of the loss, for student and teachers alike.
     compute_dtype: dtype of the student's forward and backward products; master
@@ -162,7 +162,7 @@ def make_gradients(
         # The learner's log-probs are to be compared at temperature 1 only.
         rollout_logp=part.rollout_logp if temperature == 1 else None,
         stats_target=stats_target,
-        stats_on=stats_on,
+        stats_rows=stats_rows,
         row=part.row,
       )
 

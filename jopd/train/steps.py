@@ -90,7 +90,7 @@ class Phases:
       micro_batches=stage.update.gradient_accumulation_steps,
       together=stage.update.rows_together,
       # On its own prefixes, if it writes some of a group; else they are mixed.
-      stats_on=partial(rows_where, origins=(0,))
+      stats_rows=partial(rows_where, sources=(0,))
       if stage.rollouts.mixed
       else None,
       temperature=stage.loss.temperature,
@@ -220,7 +220,7 @@ class Phases:
       lag: updates of the student since it spoke.
     """
     lags = np.full(len(batch.prompt), lag, np.float32)
-    batch = batch._replace(row=batch.row._replace(lag=lags))
+    batch = batch._replace(row=batch.row._replace(staleness=lags))
     # Cut on the mesh it would travel.
     return sharding.put(batch, sharding.batch_sharding(self._run.mesh))
 

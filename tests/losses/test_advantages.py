@@ -58,9 +58,11 @@ def stats_of(tokens):
 def stats_with(ratios, mask):
   """Stats of which an advantage sees nothing but log-ratios and the mask."""
   ratios = jnp.asarray(ratios, jnp.float32)
-  zeros = dict.fromkeys(losses.TokenStats._fields, jnp.zeros_like(ratios))
-  return losses.TokenStats(**zeros)._replace(
-    target_logp=ratios, mask=jnp.asarray(mask)
+  return losses.TokenStats(
+    student_logp=jnp.zeros_like(ratios),
+    target_logp=ratios,
+    mask=jnp.asarray(mask),
+    group=jnp.zeros(ratios.shape, int),
   )
 
 
@@ -217,14 +219,16 @@ def test_what_each_credit_looks_at():
     (partial(losses.clip, advantage=anything), 'batch'),
     (partial(to_come, advantage=anything), 'batch'),
   ]:
-    assert reads_of(advantage) == reads, advantage
+    assert reads_of(advantage).scope == reads, advantage
 
 
 # Kills a bare TypeError from None, and an error without a way out.
 @pytest.mark.parametrize('advantage', EVERY_CREDIT)
 def test_a_credit_without_a_teacher_is_refused_with_the_cure(advantage):
   objective = losses.policy_gradient(losses.reinforce, advantage=advantage)
-  with pytest.raises(ValueError, match='give the term one, or another advantage'):
+  with pytest.raises(
+    ValueError, match='give the term one, or another advantage'
+  ):
     objective(batch_of([0, 1], teacher=False))
 
 

@@ -103,7 +103,10 @@ def reinforce(advantage):
   [
     ('policy_gradient', reinforce(centered)),
     ('policy_gradient', reinforce(whiten)),
-    ('divergence', losses.divergence(losses.total_variation, target=mean_of_two)),
+    (
+      'divergence',
+      losses.divergence(losses.total_variation, target=mean_of_two),
+    ),
     (
       'divergence',
       losses.divergence(
@@ -294,7 +297,11 @@ def test_objectives_that_raise_the_reward_pass(roles):
   [
     (lambda stats: -stats.reward, 4, 'reads rewards, and does not raise them'),
     (lambda stats: stats.group_std, 4, 'reads rewards, and does not raise'),
-    (lambda stats: 0 * stats.reward, 4, 'teaches nothing: its advantage is the'),
+    (
+      lambda stats: 0 * stats.reward,
+      4,
+      'teaches nothing: its advantage is the',
+    ),
     (losses.group_advantage, 1, 'teaches nothing: with group_size 1 a respon'),
   ],
 )

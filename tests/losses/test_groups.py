@@ -24,7 +24,7 @@ TOKEN = RNG.integers(V, size=(5, T))
 
 
 def row_of(**known):
-  known = dict(group=GROUP, origin=ORIGIN) | known
+  known = dict(group=GROUP, source=ORIGIN) | known
   return losses.Row(**{n: jnp.asarray(x) for n, x in known.items()})
 
 
@@ -126,10 +126,9 @@ def test_shares_of_a_group_by_hand():
 
 def stats_of(**fields):
   each = lambda x: jnp.asarray(x if np.ndim(x) == 2 else np.tile(x, (T, 1)).T)
-  known = dict(group=GROUP, origin=ORIGIN, mask=MASK, student_logp=ORIGIN)
+  known = dict(group=GROUP, source=ORIGIN, mask=MASK, student_logp=ORIGIN)
   known |= fields
-  empty = dict.fromkeys(losses.TokenStats._fields)
-  return losses.TokenStats(**empty | {n: each(x) for n, x in known.items()})
+  return losses.TokenStats(**{n: each(x) for n, x in known.items()})
 
 
 # BRTS by hand, its tiers from the last to the first: nobody is right, the told
@@ -149,7 +148,7 @@ def test_the_best_row_by_hand(reward, origin, chosen):
   stats = stats_of()._replace(
     in_top=jnp.asarray(near),
     reward=each(np.float32(reward)),
-    origin=each(origin),
+    source=each(origin),
     group=each([4, 4, 4]),
     mask=jnp.ones((3, T), bool),
   )
@@ -160,16 +159,16 @@ def test_the_best_row_by_hand(reward, origin, chosen):
 # L = L_own + 0.1 L_other, each over its own tokens. Kills one denominator for
 # both, a NaN of rows that a term does not read, and metrics of other rows.
 def test_each_term_is_the_mean_over_its_own_rows():
-  own = functools.partial(losses.rows_where, origins=(0,))
-  other = functools.partial(losses.rows_where, origins=(1, 2))
+  own = functools.partial(losses.rows_where, sources=(0,))
+  other = functools.partial(losses.rows_where, sources=(1, 2))
   advantage = lambda stats: stats.reward
   advantage = losses.reads('token')(advantage)
   terms = {
-    'match': losses.Term(losses.divergence(losses.reverse_kl), on=own),
+    'match': losses.Term(losses.divergence(losses.reverse_kl), rows=own),
     'reward': losses.Term(
-      losses.policy_gradient(losses.reinforce, advantage=advantage), on=own
+      losses.policy_gradient(losses.reinforce, advantage=advantage), rows=own
     ),
-    'copy': losses.Term(losses.negative_log_likelihood(), coef=0.1, on=other),
+    'copy': losses.Term(losses.negative_log_likelihood(), coef=0.1, rows=other),
   }
   # Nobody graded what others wrote.
   reward = np.where(ORIGIN == 0, 2.0, np.nan)
@@ -226,12 +225,12 @@ def test_each_term_is_the_mean_over_its_own_rows():
 # alone (StableOPD and BRTS at coefficient 0). Kills a denominator of all rows.
 def test_a_term_of_the_student_is_plain_distillation():
   own, others = ((0,), (1, 2))
-  on = lambda origins: functools.partial(losses.rows_where, origins=origins)
+  on = lambda origins: functools.partial(losses.rows_where, sources=origins)
   match = losses.divergence(losses.reverse_kl)
   nll = losses.negative_log_likelihood()
   terms = {
-    'match': losses.Term(match, on=on(own)),
-    'gold': losses.Term(nll, coef=0.0, on=on(others)),
+    'match': losses.Term(match, rows=on(own)),
+    'gold': losses.Term(nll, coef=0.0, rows=on(others)),
   }
   mask = jnp.asarray(MASK)
   mixed = lambda z: losses.distill_loss(
@@ -261,7 +260,7 @@ def test_each_domain_has_its_own_teacher():
     losses.divergence(
       losses.reverse_kl, target=functools.partial(losses.teacher, role=role)
     ),
-    on=functools.partial(losses.rows_where, domains=(place,)),
+    rows=functools.partial(losses.rows_where, domains=(place,)),
   )
   terms = {'sums': term('teacher', 0), 'rules': term('other', 1)}
   loss = losses.distill_loss(
@@ -311,15 +310,15 @@ def test_what_is_missing_is_refused():
   assert reads_of(losses.preference(beta=1.0).advantage) == 'group'
   with pytest.raises(ValueError, match='beta must be above 0'):
     losses.preference(beta=0.0)
-  with pytest.raises(ValueError, match="by must be 'origin' or 'reward'"):
+  with pytest.raises(ValueError, match="by must be 'source' or 'reward'"):
     losses.preference(beta=1.0, by='length')
   with pytest.raises(ValueError, match='nothing says which these are'):
-    losses.group_softmax(stats_of()._replace(group=None), of='origin')
+    losses.group_softmax(stats_of()._replace(group=None), of='source')
   with pytest.raises(ValueError, match='there are none'):
     losses.best_row(stats_of(in_top=np.ones((5, T))))
   with pytest.raises(ValueError, match='rows must be one of'):
-    losses.group_softmax(stats_of(), of='origin', rows='some')
-  own = losses.Term(losses.negative_log_likelihood(), on=losses.rows_where)
+    losses.group_softmax(stats_of(), of='source', rows='some')
+  own = losses.Term(losses.negative_log_likelihood(), rows=losses.rows_where)
   with pytest.raises(ValueError, match='nothing is known of any'):
     losses.term_masks({'a': own}, None, jnp.asarray(MASK))
 
@@ -336,8 +335,8 @@ def test_what_is_missing_is_refused():
   ],
 )
 def test_groups_without_pairs_are_refused(origins, on, fine):
-  rows = on and functools.partial(losses.rows_where, origins=on)
-  term = losses.Term(losses.preference(beta=0.1), on=rows)
+  rows = on and functools.partial(losses.rows_where, sources=on)
+  term = losses.Term(losses.preference(beta=0.1), rows=rows)
   if fine:
     losses.check_groups(term, origins)
     return

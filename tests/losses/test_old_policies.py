@@ -27,9 +27,8 @@ def batch_of(student_logits, target, sampler, token=0):
 
 
 def stats_of(student, sampler, target):
-  nothing = dict.fromkeys(losses.TokenStats._fields)
   logp = lambda p: jnp.log(jnp.asarray(p))
-  return losses.TokenStats(**nothing)._replace(
+  return losses.TokenStats(
     student_logp=logp(student),
     sampler_logp=logp(sampler),
     target_logp=logp(target),

@@ -245,7 +245,9 @@ def test_bounds_on_each_credit_bias_the_sum():
   for y in responses(None):
     for t in range(T):
       score = (np.arange(V) == y[t]) - np.exp(p[place(y, t)])
-      advantage = sum(max((q - p)[place(y, u), y[u]], -0.5) for u in range(t, T))
+      advantage = sum(
+        max((q - p)[place(y, u), y[u]], -0.5) for u in range(t, T)
+      )
       want[place(y, t)] -= chance(y, p) * advantage * score
   np.testing.assert_allclose(got, want, atol=1e-5)
   exact = token_level(None) + coupling(None, 1.0)

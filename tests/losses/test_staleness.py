@@ -6,7 +6,7 @@ import pytest
 
 from jopd import losses
 
-EMPTY = losses.TokenStats(**dict.fromkeys(losses.TokenStats._fields))
+EMPTY = losses.TokenStats()
 
 
 def _stats(student, sampler, lag, mask):
@@ -14,7 +14,7 @@ def _stats(student, sampler, lag, mask):
   return EMPTY._replace(
     student_logp=jnp.log(student),
     sampler_logp=jnp.log(sampler),
-    lag=lag,
+    staleness=lag,
     mask=mask,
   )
 
@@ -42,7 +42,7 @@ def test_freshness_by_the_definition():
 # On-policy it is plain OPD, to the last bit; what is too old is not learnt.
 def test_freshness_of_what_is_fresh_is_one():
   np.testing.assert_array_equal(losses.freshness(STATS)[1], 1.0)
-  old = STATS._replace(lag=STATS.lag + 9)
+  old = STATS._replace(staleness=STATS.lag + 9)
   np.testing.assert_array_equal(losses.freshness(old, least=0.2), 0.0)
 
 
@@ -79,7 +79,7 @@ def test_prefix_importance_moves_the_prefix_too():
   [
     (lambda: losses.freshness(STATS, alpha=-1.0), 'alpha must be in'),
     (lambda: losses.freshness(STATS, least=1.0), 'least must be in'),
-    (lambda: losses.freshness(STATS._replace(lag=None)), 'lag'),
+    (lambda: losses.freshness(STATS._replace(staleness=None)), 'lag'),
     (lambda: losses.prefix_importance(STATS, high=0.0), 'high must be in'),
   ],
 )

@@ -43,8 +43,12 @@ def discounted_return(
 
   Example: log-ratios of -1 at three tokens.
     >>> stats = TokenStats(
-    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 3)))
-    ... )._replace(target_logp=-jnp.ones((1, 3)), mask=jnp.ones((1, 3), bool))
+    ...   student_logp=jnp.zeros((1, 3)),
+    ...   sampler_logp=jnp.zeros((1, 3)),
+    ...   group=jnp.zeros((1, 3), int),
+    ...   target_logp=-jnp.ones((1, 3)),
+    ...   mask=jnp.ones((1, 3), bool),
+    ... )
     >>> discounted_return(stats, gamma=0.5).tolist()
     [[-1.75, -1.5, -1.0]]
   """
@@ -114,8 +118,9 @@ def future_mean(
 
   Example: advantages -1, -2, -4: the means to come are -3, -4 and nothing.
     >>> stats = TokenStats(
-    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 3)))
-    ... )._replace(
+    ...   student_logp=jnp.zeros((1, 3)),
+    ...   sampler_logp=jnp.zeros((1, 3)),
+    ...   group=jnp.zeros((1, 3), int),
     ...   target_logp=-jnp.array([[1.0, 2.0, 4.0]]),
     ...   mask=jnp.ones((1, 3), bool),
     ... )
@@ -155,9 +160,11 @@ def whiten(
 
   Example:
     >>> stats = TokenStats(
-    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 2)))
-    ... )._replace(
-    ...   target_logp=jnp.array([[1.0, 3.0]]), mask=jnp.ones((1, 2), bool)
+    ...   student_logp=jnp.zeros((1, 2)),
+    ...   sampler_logp=jnp.zeros((1, 2)),
+    ...   group=jnp.zeros((1, 2), int),
+    ...   target_logp=jnp.array([[1.0, 3.0]]),
+    ...   mask=jnp.ones((1, 2), bool),
     ... )
     >>> [round(c, 4) for c in whiten(stats)[0].tolist()]
     [-1.0, 1.0]

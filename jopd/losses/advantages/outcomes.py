@@ -12,7 +12,7 @@ from jopd.losses.token_stats import TokenStats, reads
 from jopd.losses.validation import check_range
 
 
-@reads('token')
+@reads('token', reward=True)
 def reward(stats: TokenStats) -> Float[Array, '*B']:
   """The reward of the token's response, as it is.
 
@@ -36,7 +36,7 @@ def reward(stats: TokenStats) -> Float[Array, '*B']:
   return stats.reward
 
 
-@reads('token')
+@reads('token', reward=True)
 def group_advantage(
   stats: TokenStats, *, scale: str = 'std'
 ) -> Float[Array, '*B']:
@@ -62,7 +62,7 @@ def group_advantage(
     al., Understanding R1-Zero-Like Training, arXiv 2503.20783.
 
   Example: one right answer of four is 3/4, or sqrt(3) deviations, above 1/4.
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    >>> stats = TokenStats(
     ...   reward=jnp.ones(1),
     ...   group_mean=jnp.full(1, 0.25),
     ...   group_std=jnp.full(1, 0.4330127),
@@ -78,7 +78,7 @@ def group_advantage(
   return above / (stats.group_std + 1e-6) if scale == 'std' else above
 
 
-@reads('token')
+@reads('token', reward=True)
 def scaled_advantage(
   stats: TokenStats,
   *,
@@ -116,7 +116,7 @@ def scaled_advantage(
     reading notes; its clip and mix were not found, RLSD's are used.
 
   Example: q / p = 1.1 in favour of a good token, of a bad one.
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    >>> stats = TokenStats(
     ...   student_logp=jnp.zeros(2),
     ...   target_logp=jnp.log(jnp.full(2, 1.1)),
     ...   reward=jnp.array([1.0, 0.0]),
@@ -173,8 +173,9 @@ def entropy_directed(
   Example: of two tokens the first is surer, tau is its entropy, so it has no
   pull; the second, 2 deviations above, is pushed by tanh(-2) sigmoid(0).
     >>> stats = TokenStats(
-    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 2)))
-    ... )._replace(
+    ...   student_logp=jnp.zeros((1, 2)),
+    ...   sampler_logp=jnp.zeros((1, 2)),
+    ...   group=jnp.zeros((1, 2), int),
     ...   student_entropy=jnp.array([[0.0, 1.0]]),
     ...   target_logp=jnp.array([[0.5, 0.5]]),
     ...   mask=jnp.ones((1, 2), bool),

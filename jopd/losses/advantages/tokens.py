@@ -79,7 +79,7 @@ def proximal_log_ratio(
     immediate part of a return: see `future_mean`.
 
   Example: log(1/2 * 3 + 1/2) = log 2, and the floor log(1/2).
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    >>> stats = TokenStats(
     ...   student_logp=jnp.zeros(2),
     ...   target_logp=jnp.array([jnp.log(3.0), -1e9]),
     ... )
@@ -113,9 +113,7 @@ def against_unlikely(
     known to us by its abstract; threshold and size are not in it.
 
   Example:
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
-    ...   student_logp=jnp.log(jnp.array([0.1, 0.6]))
-    ... )
+    >>> stats = TokenStats(student_logp=jnp.log(jnp.array([0.1, 0.6])))
     >>> against_unlikely(stats, below=0.5).tolist()
     [-1.0, 0.0]
   """

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
-from jopd.losses.token_stats import TokenStats, stat_named
+from jopd.losses.token_stats import TokenStats, names_reward, reads, stat_named
 from jopd.losses.validation import check_range
 
 
+@reads('batch', reward=names_reward)
 def top_fraction(
   stats: TokenStats, *, of: str, fraction: Scalar
 ) -> Float[Array, '*B']:
@@ -32,7 +33,7 @@ def top_fraction(
   Raises: ValueError when there is no such stat, or fraction is outside (0, 1].
 
   Example: of four tokens one does not count, and 2/3 of the others are two.
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    >>> stats = TokenStats(
     ...   student_entropy=jnp.array([3.0, 1.0, 9.0, 2.0]),
     ...   mask=jnp.array([True, True, False, True]),
     ... )
@@ -42,6 +43,7 @@ def top_fraction(
   return _largest(stats, stat_named(stats, of), fraction)
 
 
+@reads('batch')
 def top_informative(
   stats: TokenStats, *, fraction: Scalar
 ) -> Float[Array, '*B']:
@@ -66,7 +68,7 @@ def top_informative(
     its released code samples by another score.
 
   Example: unsure; sure and wrong; sure and right.
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    >>> stats = TokenStats(
     ...   student_entropy=jnp.array([1.0, 0.0, 0.0]),
     ...   reverse_kl=jnp.array([0.0, 2.0, 0.1]),
     ...   mask=jnp.ones(3, bool),
@@ -79,6 +81,7 @@ def top_informative(
   return _largest(stats, score, fraction)
 
 
+@reads('batch')
 def normalized(
   stats: TokenStats, *, weight: Callable[[TokenStats], Float[Array, '*B']]
 ) -> Float[Array, '*B']:
@@ -96,7 +99,7 @@ def normalized(
   Gradients: none; a weight is a constant.
 
   Example:
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    >>> stats = TokenStats(
     ...   mask=jnp.array([True, True, False]),
     ... )
     >>> half = lambda stats: jnp.array([1.0, 0.0, 1.0])

@@ -10,10 +10,13 @@ from jopd.losses.groups import (
   row_mean,
   same_group,
 )
-from jopd.losses.token_stats import TokenStats, reads, stat_named
+from jopd.losses.token_stats import TokenStats, names_reward, reads, stat_named
 
 
-@reads('group')
+@reads(
+  'group',
+  reward=lambda *, of, rows, **_: rows != 'every' or names_reward(of=of),
+)
 def group_softmax(
   stats: TokenStats,
   *,
@@ -47,7 +50,7 @@ def group_softmax(
     opposite sign on the latter; this follows the formula of its page.
 
   Example: perplexities 2 and 4, so 2/3 and 1/3 of two rows.
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    >>> stats = TokenStats(
     ...   target_logp=jnp.log(jnp.array([[1 / 2], [1 / 4]])),
     ...   group=jnp.zeros((2, 1), int),
     ...   mask=jnp.ones((2, 1), bool),
@@ -70,7 +73,7 @@ def group_softmax(
   return jnp.broadcast_to(weight[:, None], stats.mask.shape)
 
 
-@reads('group')
+@reads('group', reward=True)
 def best_row(stats: TokenStats, *, least: float = 1.0) -> Float[Array, 'B T']:
   """The one row of a group to learn from: right, and near to the student.
 
@@ -95,10 +98,10 @@ def best_row(stats: TokenStats, *, least: float = 1.0) -> Float[Array, 'B T']:
     teacher's prefix there.
 
   Example: both are right, and the second is more familiar.
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    >>> stats = TokenStats(
     ...   in_top=jnp.array([[0.0, 1.0], [1.0, 1.0]]),
     ...   reward=jnp.ones((2, 2)),
-    ...   origin=jnp.ones((2, 2), int),
+    ...   source=jnp.ones((2, 2), int),
     ...   group=jnp.zeros((2, 2), int),
     ...   mask=jnp.ones((2, 2), bool),
     ... )
@@ -107,7 +110,7 @@ def best_row(stats: TokenStats, *, least: float = 1.0) -> Float[Array, 'B T']:
   """
   same = same_group(stats)
   # Shares are at most 1, so each rank outdoes all below it.
-  rank = row_mean(stats, stat_named(stats, 'in_top')) - 2.0 * stats.origin[:, 0]
+  rank = row_mean(stats, stat_named(stats, 'in_top')) - 2.0 * stats.source[:, 0]
   rank += jnp.where(reward(stats)[:, 0] >= least, 1e4, 0.0)
   best = jnp.argmax(jnp.where(same, rank[None, :], -jnp.inf), axis=1)
   chosen = (best == jnp.arange(len(best))) & live_rows(stats)

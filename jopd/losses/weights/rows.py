@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
-from jopd.losses.token_stats import TokenStats, reads, stat_named
+from jopd.losses.token_stats import TokenStats, names_reward, reads, stat_named
 from jopd.losses.validation import check_range
 
 
@@ -31,8 +31,9 @@ def ahead_of_disagreement(
 
   Example: of the disagreement, 0, 1/4 and 3/4 lie before the three tokens.
     >>> stats = TokenStats(
-    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 3)))
-    ... )._replace(
+    ...   student_logp=jnp.zeros((1, 3)),
+    ...   sampler_logp=jnp.zeros((1, 3)),
+    ...   group=jnp.zeros((1, 3), int),
     ...   target_logp=jnp.array([[-1.0, 2.0, -1.0]]),
     ...   mask=jnp.ones((1, 3), bool),
     ... )
@@ -48,7 +49,7 @@ def ahead_of_disagreement(
   return 1 + (most - 1) * (1 - share)
 
 
-@reads('row')
+@reads('row', reward=names_reward)
 def before_drop(
   stats: TokenStats, *, of: str = 'margin', segment: int = 16, least: int = 3
 ) -> Float[Array, 'B T']:
@@ -77,8 +78,10 @@ def before_drop(
 
   Example: three segments of 1, then three of 0.
     >>> stats = TokenStats(
-    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 6)))
-    ... )._replace(
+    ...   student_logp=jnp.zeros((1, 6)),
+    ...   target_logp=jnp.zeros((1, 6)),
+    ...   sampler_logp=jnp.zeros((1, 6)),
+    ...   group=jnp.zeros((1, 6), int),
     ...   margin=jnp.array([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]),
     ...   mask=jnp.ones((1, 6), bool),
     ... )
@@ -98,7 +101,7 @@ def before_drop(
   return (own < first[:, None]).astype(jnp.float32)
 
 
-@reads('row')
+@reads('row', sampler=True)
 def freshness(
   stats: TokenStats, *, alpha: Scalar = 1.0, least: Scalar = 0.0
 ) -> Float[Array, 'B T']:
@@ -126,14 +129,19 @@ def freshness(
 
   Example: nothing has moved, and one update was made since.
     >>> stats = TokenStats(
-    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 2)))
-    ... )._replace(lag=jnp.ones((1, 2)), mask=jnp.ones((1, 2), bool))
+    ...   student_logp=jnp.zeros((1, 2)),
+    ...   target_logp=jnp.zeros((1, 2)),
+    ...   sampler_logp=jnp.zeros((1, 2)),
+    ...   group=jnp.zeros((1, 2), int),
+    ...   staleness=jnp.ones((1, 2)),
+    ...   mask=jnp.ones((1, 2), bool),
+    ... )
     >>> freshness(stats).tolist(), freshness(stats, least=0.4).tolist()
     ([[0.5, 0.5]], [[0.09999999403953552, 0.09999999403953552]])
   """
   check_range('[0, inf)', alpha=alpha)
   check_range('[0, 1)', least=least)
-  lag = stat_named(stats, 'lag')
+  lag = stat_named(stats, 'staleness')
   drift = jnp.where(stats.mask, _drift(stats), 0.0)
   tokens = jnp.maximum(jnp.sum(stats.mask, axis=1, keepdims=True), 1)
   mean = jnp.sum(drift, axis=1, keepdims=True) / tokens
@@ -147,7 +155,7 @@ def _drift(stats: TokenStats):
   return jnp.maximum(jnp.expm1(gap) - gap, 0.0)
 
 
-@reads('row')
+@reads('row', sampler=True)
 def prefix_importance(
   stats: TokenStats, *, high: float = 2.0
 ) -> Float[Array, 'B T']:
@@ -172,8 +180,12 @@ def prefix_importance(
   Example: ratios of 1/2, 1/2 and 12 multiply to 3.
     >>> p = jnp.log(jnp.array([[0.5, 0.5, 12.0]]))
     >>> stats = TokenStats(
-    ...   **dict.fromkeys(TokenStats._fields, jnp.zeros((1, 3)))
-    ... )._replace(student_logp=p, mask=jnp.ones((1, 3), bool))
+    ...   target_logp=jnp.zeros((1, 3)),
+    ...   sampler_logp=jnp.zeros((1, 3)),
+    ...   group=jnp.zeros((1, 3), int),
+    ...   student_logp=p,
+    ...   mask=jnp.ones((1, 3), bool),
+    ... )
     >>> [round(w, 4) for w in prefix_importance(stats).tolist()[0]]
     [0.5, 0.25, 2.0]
   """

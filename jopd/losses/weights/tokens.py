@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from jaxtyping import ScalarLike as Scalar
 
-from jopd.losses.token_stats import TokenStats, reads, stat_named
+from jopd.losses.token_stats import TokenStats, names_reward, reads, stat_named
 
 
 @reads('token')
@@ -22,7 +22,7 @@ def uniform(stats: TokenStats) -> Float[Array, '*B']:
   return jnp.ones_like(stats.student_logp)
 
 
-@reads('token')
+@reads('token', reward=names_reward)
 def gate(
   stats: TokenStats,
   *,
@@ -45,9 +45,7 @@ def gate(
   Raises: ValueError when there is no such stat.
 
   Example: two nats of entropy pass, half a nat does not.
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
-    ...   target_entropy=jnp.array([2.0, 0.5])
-    ... )
+    >>> stats = TokenStats(target_entropy=jnp.array([2.0, 0.5]))
     >>> gate(stats, of='target_entropy', low=0.8).tolist()
     [1.0, 0.0]
   """
@@ -55,7 +53,7 @@ def gate(
   return ((low <= value) & (value <= high)).astype(jnp.float32)
 
 
-@reads('token')
+@reads('token', sampler=True)
 def importance(
   stats: TokenStats, *, low: Scalar = 0.0, high: Scalar = 2.0
 ) -> Float[Array, '*B']:
@@ -77,7 +75,7 @@ def importance(
     policy gradient to the sampler.
 
   Example: ratios of 1/2 and 4.
-    >>> stats = TokenStats(**dict.fromkeys(TokenStats._fields))._replace(
+    >>> stats = TokenStats(
     ...   student_logp=jnp.log(jnp.array([0.1, 0.8])),
     ...   sampler_logp=jnp.log(jnp.array([0.2, 0.2])),
     ... )
