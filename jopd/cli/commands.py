@@ -16,8 +16,7 @@ from jopd.data import sources
 from jopd.data.examples import Example
 from jopd.data.filtering import RejectedRows, RowFilter
 from jopd.doctor.examine import examine
-from jopd.doctor.findings import worst
-from jopd.doctor.page import as_json, page
+from jopd.doctor.findings import as_json, page, worst
 from jopd.plan import table as plans
 from jopd.plan.plan import plan as make_plan
 from jopd.report.report import report as draw
@@ -298,7 +297,7 @@ def doctor(arguments, overrides) -> int:
     _refuse_other_work(workdir, config)
   _prepare()
   findings = examine(
-    config, workdir=arguments.workdir, prompts=arguments.prompts, say=say
+    config, workdir=arguments.workdir, prompts=arguments.prompts
   )
   print(as_json(findings) if arguments.json else page(findings))
   return _EXIT[worst(findings)]

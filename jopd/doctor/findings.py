@@ -1,22 +1,33 @@
-"""What the doctor looks at: limits, whose they are, what else goes wrong."""
+"""The checks of the doctor: limits, what goes wrong beyond them, the fix."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+import functools
+import json
+import math
+import textwrap
 from typing import NamedTuple
 
 STATUSES = ('ok', 'warn', 'refuse')  # from good to bad
+_WIDTH = 100
+_INDENT = 10
+_SUMMARY = {
+  'ok': 'healthy: no problem found',
+  'warn': 'can work, with warnings: {warn}',
+  'refuse': 'will not work: {refuse} refused, warnings: {warn}',
+}
 
 
 class Check(NamedTuple):
-  """One thing that is measured as a number, and how it is judged.
+  """A number and its limits.
 
   Attributes:
     bound: 'at most' or 'at least'.
     warn: the last healthy value.
-    refuse: the last value with which training could still do good; None where
-      no value is that bad.
-    source: who found the limit, or why it is where it is.
+    refuse: the last value with which training could still help; None if no
+      value is that bad.
+    source: where the limit comes from.
     mechanism: what goes wrong beyond it.
-    fix: the change of the config; {stage} and other names are filled in.
+    fix: the change of the config. {stage} and other names are filled in.
   """
 
   bound: str
@@ -28,16 +39,16 @@ class Check(NamedTuple):
 
 
 class Finding(NamedTuple):
-  """What was measured of one check, and what it means.
+  """The result of a check.
 
   Attributes:
-    stage: of the config; '' where it concerns them all.
+    stage: of the config; '' for all stages.
     check: a key of CHECKS.
     status: of STATUSES.
-    number: what was measured; NaN where it is no number.
+    number: the measured value; may be NaN.
     threshold: in words, such as 'at most 0.2'.
-    meaning: what the number is.
-    source, mechanism, fix: of the check; empty where the status is 'ok'.
+    meaning: of the number.
+    source, mechanism, fix: of the check; empty if the status is 'ok'.
   """
 
   stage: str
@@ -51,213 +62,267 @@ class Finding(NamedTuple):
   fix: str = ''
 
 
-_FOUND = 'docs/findings.md'
-_PAGES = 'the pairs of docs/doctor.md'
+_at_most = functools.partial(Check, 'at most')
+_at_least = functools.partial(Check, 'at least')
+
+_FINDINGS = 'docs/findings.md'
+_PAIRS = 'the pairs of docs/doctor.md'
 _RETHINKING = 'Rethinking OPD, arXiv 2604.13016'
 _REVISITING = 'Revisiting OPD, arXiv 2603.25562'
 _FACES = 'Many Faces of OPD, arXiv 2605.11182'
-_BITS = 'the same program on the same input; any other number is a fault'
 _STRANGER = (
-  'stranger teacher: it thinks in another way than the student, so that on the'
-  " student's states its likeliest tokens are not among the student's, and what"
-  ' it teaches is not within reach'
+  'stranger teacher: after the same text its most likely tokens are not among'
+  " the student's, so the student cannot reach what it teaches"
 )
-_OWN_LINE = (
-  "config.models.{teacher}.path = a teacher of the student's own line (the same"
-  ' base, improved by RL); or imitate this teacher in a dataset stage first'
+_SAME_BASE = (
+  'config.models.{teacher}.path = a teacher with the base model of the student,'
+  ' improved by RL; or imitate this teacher in a dataset stage first'
 )
 COLD = (
-  'cold student: its own responses are no attempts at the task yet, and a'
-  ' teacher has nothing to say about such text'
+  'cold student: its responses do not attempt the task yet, and the teacher has'
+  ' no useful signal on such text'
 )
-WARM = (
-  "config.stages: SFT first, a stage with source='dataset' on responses of"
-  ' {teacher}, before {stage!r}'
+WARM_UP = (
+  "config.stages: SFT first, a stage with response_source='dataset' on"
+  ' responses of {teacher}, before {stage!r}'
 )
-UNREAD = (
-  'unread context: under its context the student is not itself any more, as one'
-  ' that has never learnt to read such a context'
+UNREADABLE = (
+  'unreadable context: with this context the model no longer behaves like'
+  ' itself, as it has not learned to read such a context'
 )
 READABLE = (
-  'config.{stage}.contexts.{role} = a context of a form that the model knows;'
-  ' or another model for a teacher'
+  'config.{stage}.teacher_contexts.{role} = a context in a form that the model'
+  ' knows; or another model as the teacher'
 )
 
 CHECKS = {
-  'tokenizer': Check(
-    *('at most', 0, 0, 'scores are compared id by id'),
-    'an id is one token to a model and another, or none, to the next: its'
-    ' scores are noise',
-    'config.models.{model}.path = a model with the tokenizer of {first}',
+  'tokenizer': _at_most(
+    0,
+    0,
+    source='log-probs are compared id by id',
+    mechanism='an id stands for different tokens in the two models, so the'
+    " teacher's log-probs are noise",
+    fix='config.models.{model}.path = a model with the tokenizer of {first}',
   ),
-  'special tokens': Check(
-    *('at most', 0, None, f'{_REVISITING}, failure mode 3'),
-    'a mark that is one token to one model and plain text to another costs'
-    ' tens of nats where it stands, and these few tokens rule the gradient',
-    'config.models.{model}.path = a model with the special tokens of {first}',
+  'special tokens': _at_most(
+    0,
+    None,
+    source=f'{_REVISITING}, failure mode 3',
+    mechanism='a special token of one model is plain text to the other: it'
+    ' costs tens of nats where it occurs, and dominates the gradient',
+    fix='config.models.{model}.path = a model with the special tokens of'
+    ' {first}',
   ),
-  'stop tokens': Check(
-    *('at most', 0, 0.999, f'length explosion, {_FOUND}'),
-    'stop mismatch: the teacher ends a response with a token that does not'
-    " end the student's, which learns to go on to the limit",
-    'eos_token_id in generation_config.json of {model}: the stops of {first}',
+  'stop tokens': _at_most(
+    0,
+    0.999,
+    source=f'length explosion, {_FINDINGS}',
+    mechanism='stop mismatch: the teacher ends a response with a token that'
+    " does not end the student's, which learns to write up to the length limit",
+    fix='eos_token_id in generation_config.json of {model}: the stop tokens of'
+    ' {first}',
   ),
-  'chat template': Check(
-    *('at most', 0, None, f'{_RETHINKING}, section 4.5'),
-    'all models read prompts in the template of {first}; {model} was trained on'
-    ' another and is not itself in this one',
-    'config.tokenizer = the folder whose template both know, or config.chat_template_kwargs'
-    ' (enable_thinking) such that they agree',
+  'chat template': _at_most(
+    0,
+    None,
+    source=f'{_RETHINKING}, section 4.5',
+    mechanism='all models read prompts in the template of {first}; {model} was'
+    ' trained on another one',
+    fix='config.tokenizer = a folder with the template that both know, or'
+    ' config.chat_template_kwargs (enable_thinking) with which they agree',
   ),
-  'padding': Check(
-    *('at most', 0.01, 0.5, 'what is cut off is a hundredth of the student'),
-    'the head has rows beyond the tokenizer, and the student believes in them;'
-    ' their mass is taken away and the rest scaled up',
-    'config.models.{student}.path = a model trained with this tokenizer',
+  'padding': _at_most(
+    0.01,
+    0.5,
+    source='at most a hundredth of the probability is cut off',
+    mechanism='the student gives probability to ids beyond the tokenizer, which'
+    ' is removed before the rest is normalised',
+    fix='config.models.{student}.path = a model trained with this tokenizer',
   ),
-  'demonstrations': Check(
-    *('at most', 0, None, 'data/prompts.py, check_boundary'),
-    'imitation sees other tokens than the chat template renders',
-    'config.chat_template_kwargs, such as dict(enable_thinking=False)',
+  'demonstrations': _at_most(
+    0,
+    None,
+    source='data/prompts.py, check_boundary',
+    mechanism='imitation sees other tokens than the chat template renders',
+    fix='config.chat_template_kwargs, such as dict(enable_thinking=False)',
   ),
-  'dropped prompts': Check(
-    *('at most', 0.01, 0.5, 'the share of bad rows that data/ lets pass'),
-    'long prompts are left out, and with them the tasks that have long ones',
-    'config.max_prompt_tokens = {longest}',
+  'dropped prompts': _at_most(
+    0.01,
+    0.5,
+    source='the default of max_bad_row_fraction',
+    mechanism='long prompts are left out, and with them tasks that need long'
+    ' prompts',
+    fix='config.max_prompt_tokens = {longest}',
   ),
-  'answers': Check(
-    *('at most', 0, None, 'no reward and no accuracy without a reference'),
-    'these rows cannot be graded, so nobody sees whether they are learnt',
-    'config.data.answer_field = the field of the reference',
+  'answers': _at_most(
+    0,
+    None,
+    source='rewards and accuracy need an answer',
+    mechanism='rows without an answer cannot be graded',
+    fix='config.data.answer_field = the column of the answer',
   ),
-  'rewards': Check(
-    *('at least', 2, None, 'one value tells nothing apart'),
-    'constant reward: as good as no reward; often the answer is looked for in'
-    ' another form than models write',
-    'config.reward = the function that reads answers of this form',
+  'rewards': _at_least(
+    2,
+    None,
+    source='a single value does not distinguish responses',
+    mechanism='constant reward: it has no effect; often the reward looks for'
+    ' the answer in another form than the models write',
+    fix='config.reward = a function that reads answers in this form',
   ),
-  'equal groups': Check(
-    *('at most', 0.8, None, 'dynamic sampling of DAPO, arXiv 2503.14476'),
-    'where all responses to a prompt earn the same, none is the better one',
-    'config.{stage}.data = prompts that are neither always nor never solved',
+  'equal groups': _at_most(
+    0.8,
+    None,
+    source='dynamic sampling of DAPO, arXiv 2503.14476',
+    mechanism='if all responses to a prompt have the same reward, none has an'
+    ' advantage',
+    fix='config.{stage}.data = prompts that are sometimes solved, not always',
   ),
-  'student': Check(
-    *('at least', 0.2, 0.01, f'.06 to .12 stays, .57 to .75 learns: {_FOUND}'),
-    COLD,
-    WARM,
+  'student': _at_least(
+    0.2,
+    0.01,
+    source=f'.06 to .12 does not learn, .57 to .75 learns: {_FINDINGS}',
+    mechanism=COLD,
+    fix=WARM_UP,
   ),
-  'distance': Check(
-    *('at most', 1.5, None, f'.3 to 1.1 learns, 4.6 to 8 does not: {_FOUND}'),
-    'the student is far from its teacher, and a truncated loss then pushes mass'
-    ' out of its support',
-    'config.{stage}.terms: the whole vocabulary, without support; or SFT first',
-  ),
-  'truncation': Check(
-    *('at most', 0.2, 0.8, f'StableOPD, arXiv 2604.08527; {_FOUND}'),
-    'responses run into the limit; on cut-off and repeating text the teacher is'
-    ' no guide, and lengths grow',
-    'config.max_response_tokens = {longer}, if the text is sound; else SFT'
+  'distance': _at_most(
+    1.5,
+    None,
+    source=f'.3 to 1.1 learns, 4.6 to 8 does not: {_FINDINGS}',
+    mechanism='the student is far from its teacher, and a truncated loss then'
+    ' moves probability out of its support',
+    fix='config.{stage}.loss: the whole vocabulary, without support; or SFT'
     ' first',
   ),
-  'teacher truncation': Check(
-    *('at most', 0.2, 0.8, 'as for the student'),
-    'the teacher itself does not come to an end within the limit, and teaches'
-    ' not to',
-    'config.max_response_tokens = {longer}, or a template without thinking',
+  'truncation': _at_most(
+    0.2,
+    0.8,
+    source=f'StableOPD, arXiv 2604.08527; {_FINDINGS}',
+    mechanism='responses reach the length limit; on truncated and repetitive'
+    ' text the teacher gives no guidance, and lengths grow',
+    fix='config.max_response_tokens = {longer}, if the text is sensible; else'
+    ' SFT first',
   ),
-  'headroom': Check(
-    *('at least', 0, 0, f'{_RETHINKING}, reverse distillation, section 4.3'),
-    'no headroom: the teacher does not solve more than the student, whom'
-    ' distillation pulls to where the teacher is',
-    'config.models.{teacher} = a teacher that solves more of these prompts',
+  'teacher truncation': _at_most(
+    0.2,
+    0.8,
+    source='as for the student',
+    mechanism='the teacher itself does not end within the length limit, and'
+    ' teaches not to end',
+    fix='config.max_response_tokens = {longer}, or a template without thinking',
   ),
-  'prefixes': Check(
-    *('at least', 0.1, None, f'.42 trains, .06 collapses, {_RETHINKING}, 4.6'),
-    "prefix distortion: half-way through the student's text the teacher cannot"
-    ' save the answer any more, so its later tokens teach little',
-    'config.max_response_tokens = {shorter} at first; or SFT first',
+  'headroom': _at_least(
+    0,
+    0,
+    source=f'{_RETHINKING}, reverse distillation, section 4.3',
+    mechanism='no headroom: the teacher solves no more than the student, which'
+    ' distillation moves towards the teacher',
+    fix='config.models.{teacher} = a teacher that solves more of these prompts',
   ),
-  'repeatability': Check(
-    *('at most', 0, 0.01, _BITS),
-    'the teacher, scoring the same text twice, disagrees with itself: noise'
-    ' in every step, or numbers that are not finite',
-    "config.compute_dtype = 'float32'",
+  'prefixes': _at_least(
+    0.1,
+    None,
+    source=f'.42 trains, .06 collapses, {_RETHINKING}, 4.6',
+    mechanism='prefix distortion: after half of the text of the student the'
+    ' teacher can no longer reach the answer, so it teaches little on the later'
+    ' tokens',
+    fix='config.max_response_tokens = {shorter} at first; or SFT first',
   ),
-  'sampler': Check(
-    *('at most', 1e-3, 0.1, 'documented alarm of NeMo RL and Tinker'),
-    'who samples is not who learns: log-probs while decoding differ from those'
-    ' of the learner, so that on-policy is off-policy',
-    "config.compute_dtype = 'float32'",
+  'repeatability': _at_most(
+    0,
+    0.01,
+    source='the same program on the same input must give the same bits',
+    mechanism='the teacher gives different numbers for the same text: noise in'
+    ' every step, or numbers that are not finite',
+    fix="config.compute_dtype = 'float32'",
   ),
-  'rest': Check(
-    *('at most', 0.01, None, f'losses/gradient_check.py; {_FACES}, eq. 6 to 9'),
-    'the loss moves a student that equals its teacher, and will in the end move'
-    ' it away',
-    "config.{stage}.terms.{term}.divergence = 'stop_gradient_reverse_kl'; or"
+  'sampler': _at_most(
+    1e-3,
+    0.1,
+    source='documented alarm of NeMo RL and Tinker',
+    mechanism='log-probs while decoding differ from those of the learner, so'
+    ' that on-policy data is off-policy',
+    fix="config.compute_dtype = 'float32'",
+  ),
+  'gradient check': _at_most(
+    0,
+    0,
+    source='losses/gradient_check.py',
+    mechanism='the term does not train what it claims on a small vocabulary,'
+    ' where every gradient is enumerated',
+    fix='config.{stage}.loss.{term}: {reason}',
+  ),
+  'equality': _at_most(
+    0.01,
+    None,
+    source=f'losses/gradient_check.py; {_FACES}, eq. 6 to 9',
+    mechanism='the loss moves a student that equals its teacher, and so away'
+    ' from the teacher',
+    fix="config.{stage}.loss.{term}.divergence = 'stop_gradient_reverse_kl'; or"
     " support.tail = 'bucket'",
   ),
-  'signal': Check(
-    *('at least', 1e-6, 1e-6, 'losses/gradient_check.py'),
-    'the loss has no gradient on these responses: nothing will be learnt',
-    'config.{stage}.terms.{term}: another objective; or, where the teacher is'
-    ' the student itself, contexts that tell it more',
+  'gradient': _at_least(
+    1e-6,
+    1e-6,
+    source='losses/gradient_check.py',
+    mechanism='the loss has no gradient on these responses: nothing is learned',
+    fix='config.{stage}.loss.{term}: another objective; or, for a student that'
+    ' is its own teacher, a teacher context with more information',
   ),
-  'overlap': Check(
-    *(
-      'at least',
-      0.45,
-      None,
-      f'.70 to .78 at the start of runs, {_RETHINKING};'
-      f' .56 learns, configs/quickstart.py; a weak sign: {_FOUND}',
-    ),
-    _STRANGER,
-    _OWN_LINE,
+  'overlap': _at_least(
+    0.45,
+    None,
+    source=f'.70 to .78 at the start of runs, {_RETHINKING}; .56 learns,'
+    f' configs/quickstart.py; a weak sign: {_FINDINGS}',
+    mechanism=_STRANGER,
+    fix=_SAME_BASE,
   ),
-  'overlap mass': Check(
-    *(
-      'at least',
-      0.95,
-      None,
-      f'.97 to 1 learns, .84 to .92 does not: {_FOUND}',
-    ),
-    _STRANGER,
-    _OWN_LINE,
+  'overlap mass': _at_least(
+    0.95,
+    None,
+    source=f'.97 to 1 learns, .84 to .92 does not: {_FINDINGS}',
+    mechanism=_STRANGER,
+    fix=_SAME_BASE,
   ),
-  'agreement': Check(
-    *('at least', 0.6, 0.4, f'.92 learns, .42 a stranger: {_PAGES}'),
-    _STRANGER,
-    _OWN_LINE,
+  'agreement': _at_least(
+    0.6,
+    0.4,
+    source=f'.92 learns, .42 a stranger: {_PAIRS}',
+    mechanism=_STRANGER,
+    fix=_SAME_BASE,
   ),
-  'support mass': Check(
-    *(
-      'at least',
-      0.9,
-      0.5,
-      f'.97 to .99 of 16 ids, {_RETHINKING}, 4.4',
-    ),
-    'too much of what the models believe lies outside the support, where the'
-    ' loss does not look',
-    'config.{stage}.terms.{term}.support.k = {more}, or no support at all',
+  'support mass': _at_least(
+    0.9,
+    0.5,
+    source=f'.97 to .99 of 16 ids, {_RETHINKING}, 4.4',
+    mechanism='much of the probability lies outside the support, which the loss'
+    ' does not see',
+    fix='config.{stage}.loss.{term}.support.k = {more}, or no support at all',
   ),
-  'entropy': Check(
-    *('at most', 0.2, None, f'.02 learns, .23 to .45 stays: {_FOUND}'),
-    'the student is near to guessing evenly among all tokens',
-    WARM,
+  'entropy': _at_most(
+    0.2,
+    None,
+    source=f'.02 learns, .23 to .45 does not: {_FINDINGS}',
+    mechanism='the distribution of the student is almost uniform',
+    fix=WARM_UP,
   ),
-  'privilege': Check(
-    *('at most', 0.1, 0.5, f'0 learns, .35 does not: {_PAGES}; {_FACES}'),
-    'instance-specific privilege: most of the loss is what the privilege tells'
-    ' of this one response; no student without it can learn that, and averaging'
-    ' the teachers unlearns what it knew',
-    'config.{stage}.contexts.{role} = one rule for all examples, such as'
-    ' with_system; or an own teacher model instead',
+  'privilege': _at_most(
+    0.1,
+    0.5,
+    source=f'0 learns, .35 does not: {_PAIRS}; {_FACES}',
+    mechanism='instance-specific privilege: most of the loss depends on what'
+    ' the context says of this one example; a student without it cannot learn'
+    ' that, and unlearns what it knew by averaging the teachers',
+    fix='config.{stage}.teacher_contexts.{role} = one rule for all examples,'
+    ' such as with_system; or a separate teacher model',
   ),
-  'not trained yet': Check(
-    *('at most', 0, None, 'a stage begins with what the one before it made'),
-    'these weights come from stages that have not run; nothing that is measured'
-    ' now would hold then',
-    'run those stages, jopd train --workdir=DIR "--config.stages={earlier}",'
-    ' then jopd doctor --workdir=DIR',
+  'not trained yet': _at_most(
+    0,
+    None,
+    source='a stage starts from the models of the stages before it',
+    mechanism='these weights come from stages that have not run; nothing'
+    ' measured now would be true then',
+    fix='run those stages, jopd train --workdir=DIR'
+    ' "--config.stages={earlier}", then jopd doctor --workdir=DIR',
   ),
 }
 
@@ -273,23 +338,32 @@ def judge(
   fix: str | None = None,
   **names,
 ) -> Finding:
-  """The finding of a check from its number.
+  """The finding of a check.
 
   Args:
     check: a key of CHECKS.
-    number: what was measured. NaN is never healthy.
-    meaning: what the number is.
+    number: the measured value. NaN is never healthy.
+    meaning: of the number.
     stage: of the config.
-    status: where more than the number decides.
-    mechanism, fix: where another finding explains this one.
-    names: what the text of the mechanism and the fix is filled with.
+    status: if more than the number decides.
+    mechanism, fix: if another finding explains this one.
+    names: fill in the text of the mechanism and the fix.
 
   Example:
-    >>> judge('truncation', 0.5, 'share of responses', longer=64).status
+    >>> judge('truncation', 0.5, 'fraction of responses', longer=64).status
     'warn'
   """
   rule = CHECKS[check]
-  status = status or _status(rule, number)
+  if status is None:
+    within = lambda limit: (
+      number <= limit if rule.bound == 'at most' else number >= limit
+    )
+    if within(rule.warn):
+      status = 'ok'
+    elif rule.refuse is None or within(rule.refuse):
+      status = 'warn'
+    else:
+      status = 'refuse'
   limit = rule.refuse if status == 'refuse' else rule.warn
   finding = Finding(
     stage, check, status, float(number), f'{rule.bound} {limit:g}', meaning
@@ -303,15 +377,68 @@ def judge(
   )
 
 
-def _status(rule: Check, number) -> str:
-  within = lambda limit: (
-    number <= limit if rule.bound == 'at most' else number >= limit
-  )
-  if within(rule.warn):
-    return 'ok'
-  return 'warn' if rule.refuse is None or within(rule.refuse) else 'refuse'
-
-
 def worst(findings: Iterable[Finding]) -> str:
-  """The worst status of all; 'ok' of none."""
+  """The worst status; 'ok' without findings."""
   return max((f.status for f in findings), key=STATUSES.index, default='ok')
+
+
+def page(findings: Sequence[Finding]) -> str:
+  """The findings as text of at most 100 columns, one line for each.
+
+  Mechanism, fix and source follow a finding that is not 'ok'.
+
+  Args:
+    findings: in the order of the page; those of a stage together.
+  """
+  lines, stage, explained = [], None, {}
+  for finding in findings:
+    if finding.stage != stage:
+      stage = finding.stage
+      lines += [*([''] if lines else []), stage or 'all models']
+    lines += _line(finding)
+    if finding.status != 'ok':
+      # One cause may show in many numbers, and is explained once.
+      cause = finding.mechanism, finding.fix
+      lines += _explanation(finding, explained.get(cause))
+      explained.setdefault(cause, finding.check)
+  statuses = [f.status for f in findings]
+  summary = _SUMMARY[worst(findings)].format(
+    **{status: statuses.count(status) for status in STATUSES}
+  )
+  return '\n'.join([*lines, '', summary])
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+  """The worst status and all findings as JSON; null for NaN and infinity."""
+  rows = [finding._asdict() for finding in findings]
+  for row in rows:
+    if not math.isfinite(row['number']):
+      row['number'] = None
+  document = {'status': worst(findings), 'findings': rows}
+  return json.dumps(document, indent=2, allow_nan=False)
+
+
+def _line(finding: Finding) -> list[str]:
+  number = '-' if math.isnan(finding.number) else f'{finding.number:.3g}'
+  status = finding.status if finding.status == 'ok' else finding.status.upper()
+  limit = finding.threshold.replace('at most', '<=').replace('at least', '>=')
+  head = f'  {status:<6}  {finding.check:<18} {number:>8} {limit:<8}  '
+  return _wrapped(head, finding.meaning)
+
+
+def _explanation(finding: Finding, same_as: str | None) -> list[str]:
+  """Why, fix and source, each on lines of its own."""
+  texts = {'why': finding.mechanism, 'fix': finding.fix}
+  if same_as:
+    texts = {'why': f'as for {same_as}'}
+  lines = []
+  for word, text in (texts | {'source': finding.source}).items():
+    lines += _wrapped(f'{"":{_INDENT}}{word:<8}', text)
+  return lines
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+  """A text behind its head, in lines of the width of the page."""
+  return textwrap.wrap(
+    text, _WIDTH, initial_indent=head, subsequent_indent=' ' * len(head)
+  )

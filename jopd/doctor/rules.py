@@ -1,96 +1,63 @@
-"""From what was observed of a stage to findings."""
+"""From the observations of a stage to findings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from jopd.doctor.answers import Answers, difference, kept_headroom
 from jopd.doctor.findings import (
   CHECKS,
   COLD,
   READABLE,
-  UNREAD,
-  WARM,
+  UNREADABLE,
+  WARM_UP,
   Finding,
   judge,
 )
-from jopd.doctor.token_statistics import Pull, Readings
+from jopd.doctor.stage import (
+  Observations,
+  TeacherObservations,
+  difference,
+  remaining_headroom,
+)
 from jopd.losses.token_stats import TOP
 from jopd.run.resolve import OF_OTHERS
 
-_LITTLE = 0.01  # nats per token that are not worth a word
-_HEADROOM = 0.1  # less of it says nothing of what becomes of it
-
-
-class OfTeacher(NamedTuple):
-  """What was observed of one teacher.
-
-  Attributes:
-    alone: its greedy answers.
-    after: share of the student's response -> the same from there on.
-    repeats: largest difference of its hidden states when it scores twice.
-    readings: [B, T] on the student's states, of the 16 likeliest ids.
-    on_support: the same of as many as the loss reads, if it reads a part.
-    privilege: information and distance of `states.privilege`, [B, T] each;
-      None where the teacher reads what the student does.
-  """
-
-  alone: Answers
-  after: Mapping[float, Answers]
-  repeats: float
-  readings: Readings
-  on_support: Readings | None
-  privilege: tuple[np.ndarray, np.ndarray] | None
-
-
-class Seen(NamedTuple):
-  """What was observed of a stage.
-
-  Attributes:
-    greedy: the student's greedy answers.
-    samples: its sampled answers, [group] times; the first are the states.
-    mask: [B, T] of these, True counts.
-    sampler_gap: their log-probs when they were sampled minus those when they
-      are scored, nats, of each token that counts.
-    pulls: of each term of the loss.
-    teachers: by role.
-  """
-
-  greedy: Answers
-  samples: list[Answers]
-  mask: np.ndarray
-  sampler_gap: np.ndarray
-  pulls: Mapping[str, Pull]
-  teachers: Mapping[str, OfTeacher]
+_NEGLIGIBLE = 0.01  # nats per token
+_MIN_HEADROOM = 0.1  # below it the remaining fraction means nothing
 
 
 def support_of(settings) -> tuple[str, int] | None:
-  """The term of a stage that reads the fewest ids, and how many; None: all.
+  """The term of a stage with the smallest support, and its k; None for all ids.
 
   Args:
     settings: a stage of the config.
   """
-  found = []
+  supports = []
   for name, term in settings.loss.items():
     support = term.get('support', 'full')
     if not isinstance(support, str) and 'k' in support:
-      found.append((support['k'], name))
-  return min(found)[::-1] if found else None
+      supports.append((support['k'], name))
+  return min(supports)[::-1] if supports else None
 
 
 def judge_stage(
-  seen: Seen, *, stage, settings, vocab_size: int, response_tokens: int
+  observed: Observations,
+  *,
+  stage,
+  settings,
+  vocab_size: int,
+  response_tokens: int,
 ) -> list[Finding]:
   """The findings of a stage.
 
   Args:
-    seen: what `Examination.observe` returned.
+    observed: what `Examination.observe` returned.
     stage: a `train.stage.Stage`.
     settings: its section of the config.
     vocab_size: of the tokenizer.
-    response_tokens: the limit of a response.
+    response_tokens: the length limit of a response.
   """
   names = dict(
     stage=stage.name,
@@ -99,204 +66,214 @@ def judge_stage(
     longer=2 * response_tokens,
     shorter=max(1, response_tokens // 4),
   )
-  why = dict(mechanism=COLD, fix=WARM) if _is_cold(seen) else {}
+  cold = dict(mechanism=COLD, fix=WARM_UP) if _is_cold(observed) else {}
   findings = []
-  for role, teacher in seen.teachers.items():
-    of = f'{role}: ' if len(seen.teachers) > 1 else ''
-    own = dict(teacher=stage.teachers.models[role], role=role)
-    itself = (
-      own['teacher'] == stage.student.model and teacher.privilege is not None
+  for role, teacher in observed.teachers.items():
+    model = stage.teachers.models[role]
+    itself = model == stage.student.model and teacher.privilege is not None
+    judged = _Judge(
+      observed,
+      teacher,
+      cold,
+      dict(mechanism=UNREADABLE, fix=READABLE) if itself else {},
+      f'{role}: ' if len(observed.teachers) > 1 else '',
+      names | dict(teacher=model, role=role),
     )
-    alone = dict(mechanism=UNREAD, fix=READABLE) if itself else {}
-    about = _About(seen, teacher, why, alone, of, names | own)
     if not findings:
-      findings += _of_student(about._replace(of=''))
-    findings += _of_teacher(about)
-    findings += _of_states(about)
-    findings += _of_support(about, settings)
-    findings += _of_privilege(about)
-  return [*findings, *_of_loss(about._replace(of=''), settings)]
+      findings += _judge_student(judged._replace(prefix=''))
+    findings += _judge_teacher(judged)
+    findings += _judge_tokens(judged)
+    findings += _judge_support(judged, settings)
+    findings += _judge_privilege(judged)
+  return [*findings, *_judge_loss(judged._replace(prefix=''), settings)]
 
 
-class _About(NamedTuple):
-  """What is judged, and what its findings are filled with."""
+class _Judge(NamedTuple):
+  """What the findings of one teacher have in common."""
 
-  seen: Seen
-  teacher: OfTeacher
-  why: dict  # mechanism and fix of what a cold student explains
-  alone: dict  # the same of what a context explains of a student that teaches
-  of: str  # which teacher, where there are several
+  observed: Observations
+  teacher: TeacherObservations
+  cold: dict  # mechanism and fix, if the student is cold
+  unreadable: dict  # the same for a student that is its own teacher
+  prefix: str  # of the meaning, if there are several teachers
   names: dict
 
-  def judge(self, check: str, number, meaning: str, **options) -> Finding:
-    return judge(check, number, self.of + meaning, **options, **self.names)
+  def __call__(self, check: str, number, meaning: str, **options) -> Finding:
+    return judge(check, number, self.prefix + meaning, **options, **self.names)
 
-  def mean(self, numbers: np.ndarray) -> float:
+  def mean(self, values: np.ndarray) -> float:
     """Over the tokens that count."""
-    return float(numbers[self.seen.mask].mean(dtype=np.float64))
+    return float(values[self.observed.mask].mean(dtype=np.float64))
 
 
-def _is_cold(seen: Seen) -> bool:
+def _is_cold(observed: Observations) -> bool:
   """Whether the student does not even attempt the task."""
-  tried = seen.greedy.accuracy >= CHECKS['student'].warn
+  if observed.greedy.accuracy >= CHECKS['student'].warn:
+    return False
   distance = min(
-    float(teacher.readings.reverse_kl[seen.mask].mean())
-    for teacher in seen.teachers.values()
+    float(teacher.readings.reverse_kl[observed.mask].mean())
+    for teacher in observed.teachers.values()
   )
-  lost = np.mean(seen.samples[0].truncated) > CHECKS['truncation'].warn
-  return not tried and bool(lost or distance > CHECKS['distance'].warn)
+  truncated = np.mean(observed.samples[0].truncated)
+  return bool(
+    truncated > CHECKS['truncation'].warn or distance > CHECKS['distance'].warn
+  )
 
 
-def _of_student(about: _About) -> Iterator[Finding]:
-  greedy, samples = about.seen.greedy, about.seen.samples
-  if greedy.graded or about.why:
-    number, status = greedy.accuracy, None
-    if about.why or number < CHECKS['student'].warn:
-      status = 'refuse' if about.why else 'warn'
-    text = f'greedy accuracy of the student, {greedy.graded} prompts'
-    yield about.judge('student', number, text, status=status)
-  rows = len(samples[0].response_length)
+def _judge_student(judged: _Judge) -> Iterator[Finding]:
+  observed, cold = judged.observed, judged.cold
+  greedy, samples = observed.greedy, observed.samples
+  if greedy.num_graded or cold:
+    status = None
+    if cold or greedy.accuracy < CHECKS['student'].warn:
+      status = 'refuse' if cold else 'warn'
+    text = f'greedy accuracy of the student, {greedy.num_graded} prompts'
+    yield judged('student', greedy.accuracy, text, status=status)
+  count = len(samples[0].response_length)
   length = np.mean(samples[0].response_length)
-  yield about.judge(
+  yield judged(
     'truncation',
     np.mean(samples[0].truncated),
-    f'of {rows} sampled responses hit the limit; length {length:.1f}',
-    **about.why,
+    f'of {count} sampled responses hit the limit; length {length:.1f}',
+    **cold,
   )
-  rewards = np.stack([answers.reward for answers in samples])
-  every = [rewards, greedy.reward, about.teacher.alone.reward]
-  values = {float(r) for x in every for r in x.ravel() if not math.isnan(r)}
+  rewards = np.stack([responses.reward for responses in samples])
+  all_rewards = [rewards, greedy.reward, judged.teacher.alone.reward]
+  values = {float(r) for x in all_rewards for r in x.ravel() if not np.isnan(r)}
   if values:
     text = 'different values, of student and teacher'
-    yield about.judge('rewards', len(values), text)
+    yield judged('rewards', len(values), text)
   graded = rewards[:, ~np.isnan(rewards[0])]
   if len(samples) > 1 and graded.size:
-    yield about.judge(
+    yield judged(
       'equal groups',
       np.mean(np.all(graded == graded[0], axis=0)),
       f'of {graded.shape[1]} prompts: one reward for {len(samples)} samples',
     )
-  padding = about.mean(about.teacher.readings.padding)
-  text = "student's mass on ids beyond the tokenizer"
-  yield about.judge('padding', padding, text)
-  gap = about.seen.sampler_gap
-  yield about.judge(
+  padding = judged.mean(judged.teacher.readings.padding)
+  yield judged('padding', padding, "student's mass on ids beyond the tokenizer")
+  gap = observed.sampler_gap
+  yield judged(
     'sampler',
     abs(gap.mean()),
     f'nats per token to the learner, at most {np.abs(gap).max():.1e}',
   )
 
 
-def _of_teacher(about: _About) -> Iterator[Finding]:
-  seen, alone, after = about.seen, about.teacher.alone, about.teacher.after
-  gain, low, high = difference(alone, seen.greedy)
+def _judge_teacher(judged: _Judge) -> Iterator[Finding]:
+  observed, teacher = judged.observed, judged.teacher
+  alone = teacher.alone
+  gain, low, high = difference(alone, observed.greedy)
   if not math.isnan(gain):
     status = 'ok' if low > 0 else 'warn'
-    # A privilege may be worth having for what accuracy does not show.
-    if high < 0 and about.teacher.privilege is None:
+    # A privilege may help in what accuracy does not measure.
+    if high < 0 and teacher.privilege is None:
       status = 'refuse'
-    yield about.judge(
+    yield judged(
       'headroom',
       gain,
       f'teacher {alone.accuracy:.3f} minus student; 95 % {low:.2f} to'
       f' {high:.2f}',
       status=status,
-      **about.alone,
+      **judged.unreadable,
     )
-  yield about.judge(
+  yield judged(
     'teacher truncation',
     np.mean(alone.truncated),
     'of greedy responses hit the limit; length'
     f' {np.mean(alone.response_length):.1f}',
-    **about.alone,
+    **judged.unreadable,
   )
-  base = seen.samples[0].accuracy
-  if alone.accuracy - base < _HEADROOM or math.isnan(base):
+  base = observed.samples[0].accuracy
+  if math.isnan(base) or alone.accuracy - base < _MIN_HEADROOM:
     return
   left = {
-    share: kept_headroom(alone.accuracy, answers.accuracy, base)
-    for share, answers in after.items()
+    fraction: remaining_headroom(alone.accuracy, completed.accuracy, base)
+    for fraction, completed in teacher.after.items()
   }
-  others = (f'{x:.2f} at {s:.0%}' for s, x in left.items() if s != 0.5)
+  others = (f'{x:.2f} at {f:.0%}' for f, x in left.items() if f != 0.5)
   text = f'of headroom left half-way; {", ".join(others)}'
-  yield about.judge('prefixes', left[0.5], text, **about.why)
+  yield judged('prefixes', left[0.5], text, **judged.cold)
 
 
-def _of_states(about: _About) -> Iterator[Finding]:
-  readings, mean = about.teacher.readings, about.mean
-  why = about.why or about.alone
-  k = min(TOP, about.names['vocab_size'])
-  yield about.judge(
+def _judge_tokens(judged: _Judge) -> Iterator[Finding]:
+  readings, mean = judged.teacher.readings, judged.mean
+  cause = judged.cold or judged.unreadable
+  vocab_size = judged.names['vocab_size']
+  yield judged(
     'repeatability',
-    about.teacher.repeats,
+    judged.teacher.repeats,
     'largest difference, the same text scored twice',
   )
-  yield about.judge(
+  yield judged(
     'distance',
     mean(readings.reverse_kl),
-    f'nats per token to the teacher, {about.seen.mask.sum()} tokens',
-    **why,
+    f'nats per token to the teacher, {judged.observed.mask.sum()} tokens',
+    **cause,
   )
-  text = 'of tokens: both have the same likeliest id'
-  yield about.judge('agreement', mean(readings.agreement), text, **why)
-  text = f"of the {k} likeliest ids are the teacher's, too"
-  yield about.judge('overlap', mean(readings.overlap), text, **why)
+  text = 'of tokens: both have the same most likely id'
+  yield judged('agreement', mean(readings.agreement), text, **cause)
+  text = f"of the {min(TOP, vocab_size)} most likely ids are also the teacher's"
+  yield judged('overlap', mean(readings.overlap), text, **cause)
   text = "student's mass on ids that are likely to both"
-  yield about.judge('overlap mass', mean(readings.overlap_mass), text, **why)
-  entropies = mean(readings.student_entropy), mean(readings.target_entropy)
-  yield about.judge(
+  yield judged('overlap mass', mean(readings.overlap_mass), text, **cause)
+  student, teacher = (
+    mean(readings.student_entropy),
+    mean(readings.target_entropy),
+  )
+  yield judged(
     'entropy',
-    entropies[0] / math.log(about.names['vocab_size']),
-    f'of log V; student {entropies[0]:.2f} nats, teacher {entropies[1]:.2f}',
-    **about.why,
+    student / math.log(vocab_size),
+    f'of log V; student {student:.2f} nats, teacher {teacher:.2f}',
+    **judged.cold,
   )
 
 
-def _of_support(about: _About, settings) -> Iterator[Finding]:
-  if about.teacher.on_support is None:
+def _judge_support(judged: _Judge, settings) -> Iterator[Finding]:
+  readings = judged.teacher.on_support
+  if readings is None:
     return
   term, k = support_of(settings)
-  readings, mean = about.teacher.on_support, about.mean
-  masses = mean(readings.student_mass), mean(readings.target_mass)
-  yield about.judge(
+  masses = judged.mean(readings.student_mass), judged.mean(readings.target_mass)
+  yield judged(
     'support mass',
     min(masses),
     f'on {k} ids: student {masses[0]:.3f}, teacher {masses[1]:.3f}; overlap'
-    f' {mean(readings.overlap):.2f}',
+    f' {judged.mean(readings.overlap):.2f}',
     term=term,
     more=4 * k,
-    **about.why,
+    **judged.cold,
   )
 
 
-def _of_privilege(about: _About) -> Iterator[Finding]:
-  if about.teacher.privilege is None:
+def _judge_privilege(judged: _Judge) -> Iterator[Finding]:
+  if judged.teacher.privilege is None:
     return
-  information, distance = map(about.mean, about.teacher.privilege)
+  information, distance = map(judged.mean, judged.teacher.privilege)
   if math.isnan(information):
-    text = 'not measured: no privilege of another example fits in its place'
-    yield about.judge('privilege', information, text, status='warn')
+    text = 'not measured: the context of no other example fits'
+    yield judged('privilege', information, text, status='warn')
     return
-  yield about.judge(
+  yield judged(
     'privilege',
     information / distance if distance else 0.0,
-    f'of the loss tells which one was shown: {information:.3f} of'
+    f'of the loss depends on the example of the context: {information:.3f} of'
     f' {distance:.3f} nats',
-    status='ok' if information < _LITTLE else None,
+    status='ok' if information < _NEGLIGIBLE else None,
   )
 
 
-def _of_loss(about: _About, settings) -> Iterator[Finding]:
-  for term, pull in about.seen.pulls.items():
+def _judge_loss(judged: _Judge, settings) -> Iterator[Finding]:
+  for term, gradient in judged.observed.gradients.items():
     if settings.loss[term].objective in OF_OTHERS:
       continue
     text = f'norm of the gradient of term {term}'
-    yield about.judge('signal', pull.apart, text, term=term)
-    if not pull.apart >= CHECKS['signal'].warn:
-      continue
-    yield about.judge(
-      'rest',
-      pull.at_rest / pull.apart,
-      f'of that left at student = teacher; value {pull.value:.1e}',
-      term=term,
-    )
+    yield judged('gradient', gradient.norm, text, term=term)
+    if gradient.norm >= CHECKS['gradient'].warn:
+      yield judged(
+        'equality',
+        gradient.norm_at_equality / gradient.norm,
+        'of that norm where student and teacher are equal; value'
+        f' {gradient.value_at_equality:.1e}',
+        term=term,
+      )

@@ -1,4 +1,4 @@
-"""What models think of the student's responses, read chunk by chunk.
+"""Statistics of models on the student's responses, chunk by chunk.
 
 Hidden states go in and [B, T] numbers come out; logits exist for one chunk of
 tokens at a time.
@@ -19,9 +19,9 @@ from jopd.losses.kernel import Shared, Tokens, collect_chunks
 
 
 class Readings(NamedTuple):
-  """Numbers of each token of the student's responses; [B, T] float32.
+  """Statistics of each token of the student's responses; [B, T] float32.
 
-  Zero in chunks without a live token, junk where the mask is False.
+  Meaningless where the mask is False.
 
   Attributes:
     student_logp: log-prob of the token, nats, at temperature 1.
@@ -29,12 +29,12 @@ class Readings(NamedTuple):
     student_entropy: nats.
     target_entropy: nats.
     reverse_kl: KL(student || teacher), nats, over the whole vocabulary.
-    overlap: share of the student's k likeliest ids among the teacher's.
-    agreement: 1 where both have the same likeliest id.
-    overlap_mass: the student's probability on those that are in both sets.
-    student_mass: the student's probability on its own k likeliest.
-    target_mass: the teacher's on its own.
-    padding: probability that the student has on ids beyond the tokenizer.
+    overlap: fraction of the student's k most likely ids among the teacher's.
+    agreement: 1 where both have the same most likely id.
+    overlap_mass: the student's probability of ids in both sets.
+    student_mass: the student's probability of its own k most likely ids.
+    target_mass: the teacher's probability of its own.
+    padding: the student's probability of ids beyond the tokenizer.
   """
 
   student_logp: Float[Array, 'B T']
@@ -60,7 +60,7 @@ def read(
   k: int,
   chunk_tokens: int = 256,
 ) -> Readings:
-  """Compares a student and a teacher on the student's own states.
+  """Compares a student and a teacher on the student's responses.
 
   Args:
     student: hidden states [B, T, D] and head [V, D].
@@ -70,8 +70,6 @@ def read(
     vocab_size: ids from here on are padding of the heads.
     k: size of the sets that are compared, at most vocab_size.
     chunk_tokens: about how many tokens have logits at a time.
-
-  Gradients: none.
   References: Li et al., Rethinking On-Policy Distillation, arXiv 2604.13016,
     section 4.1 (k = 16).
   """
@@ -111,38 +109,36 @@ def privilege(
   vocab_size: int,
   chunk_tokens: int = 256,
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
-  """What a privilege tells of one response, and the loss that it is part of.
+  """The part of the loss that depends on the privilege of an example.
 
-  A teacher is shown something that the student is not: q_j = q(. | I_j, x,
-  y_<t), for J privileges I_j in the place of the example's own. A student sees
-  none of them, so its one distribution r has to serve all. Then
+  A teacher reads a context with a privilege I_j that the student lacks:
+  q_j = q(. | I_j, x, y_<t), for J privileges that replace the example's own.
+  The one distribution r of the student has to serve all of them. Then
 
     mean_j KL(q_j || r) = information + KL(m || r),  m = mean_j q_j,
     information = mean_j KL(q_j || m),
 
-  so m is the best that a student without the privilege can be, and the
-  information, the generalised Jensen-Shannon divergence of the q_j, is what no
-  training removes. It is also the mutual information between the next token
-  and which of the J privileges was shown: 0 where swapping them changes nothing
-  (a rule shared by all examples), at most log J. Of J privileges drawn from
-  many it sees, on average, no more than there is: it is a lower bound.
+  so m is the best student without the privilege, and the information, the
+  generalised Jensen-Shannon divergence of the q_j, is what no training removes.
+  It is also the mutual information between the next token and the index j: 0 if
+  swapping privileges changes nothing (a rule shared by all examples), at most
+  log J. For J privileges drawn from many it is, on average, a lower bound.
 
   Args:
     student: hidden states [B, T, D'] and head [V', D'], without privilege.
-    teachers: hidden states of the same responses under each privilege.
+    teachers: hidden states of the same responses with each privilege.
     head: of the teacher.
     mask: [B, T], True counts.
     vocab_size: ids from here on are padding of the heads.
     chunk_tokens: about how many tokens have logits at a time, over all J.
 
   Returns:
-    information and mean_j KL(q_j || student), nats at each token. Their ratio,
-    of sums over tokens, is the share of a forward KL that cannot be learnt.
+    information and mean_j KL(q_j || student), nats at each token. The ratio of
+    their sums over tokens is the part of a forward KL that cannot be learned.
 
-  Gradients: none.
-  References: the decomposition is Topsoe's compensation identity; that shared
-    privileges work and those of one instance do not: Zhu et al., The Many Faces
-    of On-Policy Distillation, arXiv 2605.11182.
+  References: the decomposition is Topsoe's compensation identity. Zhu et al.,
+    The Many Faces of On-Policy Distillation, arXiv 2605.11182: shared
+    privileges work, instance-specific ones do not.
   """
   count = len(teachers)
 
@@ -154,7 +150,7 @@ def privilege(
     mean_kl = lambda r: sum(losses.forward_kl(r, q) for q in qs) / count
     return mean_kl(mixture), mean_kl(p)
 
-  token = jnp.zeros(mask.shape, jnp.int32)  # nobody reads it
+  token = jnp.zeros(mask.shape, jnp.int32)  # not read
   each = [(hidden, head) for hidden in teachers]
   return _collect(
     collect, student, each, token, mask, max(1, chunk_tokens // count)
@@ -162,7 +158,7 @@ def privilege(
 
 
 def _collect(collect, student, teachers, token, mask, chunk_tokens):
-  """What `collect` gives of each token; see losses/kernel.py."""
+  """`collect` of each token; see losses/kernel.py."""
   zeros = jnp.zeros(mask.shape)
   named = {str(i): pair for i, pair in enumerate(teachers)}
   tokens = Tokens(
@@ -181,21 +177,22 @@ def _collect(collect, student, teachers, token, mask, chunk_tokens):
   return collect_chunks(collect, size, *student, tokens, shared)
 
 
-class Pull(NamedTuple):
-  """How a term of the loss pulls at the student.
+class TermGradient(NamedTuple):
+  """The gradient of a term of the loss, to hidden states and head.
 
   Attributes:
-    value: its value where the student is all of its teachers, nats per token.
-    at_rest: norm of its gradient there, to hidden states and head.
-    apart: norm of its gradient as things are.
+    value_at_equality: the term if the student equals all of its teachers, nats
+      per token.
+    norm_at_equality: the norm of its gradient there.
+    norm: of its gradient with the teachers as they are.
   """
 
-  value: Float[Array, '']
-  at_rest: Float[Array, '']
-  apart: Float[Array, '']
+  value_at_equality: Float[Array, '']
+  norm_at_equality: Float[Array, '']
+  norm: Float[Array, '']
 
 
-def pulls(
+def term_gradients(
   student: tuple[Array, Array],
   teachers: Mapping[str, tuple[Array, Array]],
   token: Int[Array, 'B T'],
@@ -203,15 +200,15 @@ def pulls(
   mask: Bool[Array, 'B T'],
   *,
   terms: Mapping[str, losses.Term],
-  reduction,
+  aggregation,
   row: losses.Row | None = None,
   **options,
-) -> dict[str, Pull]:
-  """Each term of a loss on the student as its own teacher, and on its teachers.
+) -> dict[str, TermGradient]:
+  """The gradient of each term, with its teachers and with the student as them.
 
-  A divergence promises to rest where the two are the same. `losses.gradient_check` has
-  enumerated that for its formula; this is the whole path, on real states: the
-  vocabulary as it is, chunks, weights, masks.
+  A divergence has no gradient where the two sides are equal. This checks the
+  whole path on real hidden states: vocabulary, chunks, weights, masks.
+  `losses.gradient_check` enumerates the formula on a small vocabulary.
 
   Args:
     student: hidden states [B, T, D] and head [V, D].
@@ -219,28 +216,28 @@ def pulls(
     token: [B, T] the responses.
     sampler_logp: [B, T] their log-probs when they were sampled.
     mask: [B, T], True counts.
-    terms: of the stage; their coefficients are left out.
-    reduction: of the stage: `reduce`, and `count` for its denominator.
-    row: [B], what is known of each response. At rest nothing is earned.
+    terms: of the stage; their coefficients are not used.
+    aggregation: of the stage, a `train.stage.Aggregation`.
+    row: [B], of each response. Rewards are zero at equality.
     options: of `losses.distill_loss_chunked`.
   """
   rewards = ('reward', 'group_mean', 'group_std')
-  nothing = row and row._replace(
+  no_rewards = row and row._replace(
     **{n: jax.tree.map(jnp.zeros_like, getattr(row, n)) for n in rewards}
   )
-  itself = dict.fromkeys(teachers, student)
+  equal_teachers = dict.fromkeys(teachers, student)
 
-  def loss(own, others, name, row):
+  def loss(student, teachers, name, row):
     return losses.distill_loss_chunked(
-      *own,
-      others,
+      *student,
+      teachers,
       token,
       sampler_logp,
       # All responses here are the student's.
       {name: terms[name]._replace(coef=1.0, on=None)},
       mask=mask,
-      reduce=reduction.reduce,
-      count=reduction.count(mask),
+      reduce=aggregation.reduce,
+      count=aggregation.count(mask),
       with_stats=False,
       row=row,
       **options,
@@ -250,9 +247,11 @@ def pulls(
     in_float32 = jax.tree.map(lambda x: x.astype(jnp.float32), gradients)
     return optax.tree.norm(in_float32)
 
-  def pull(name):
-    value, at_rest = jax.value_and_grad(loss)(student, itself, name, nothing)
-    apart = jax.grad(loss)(student, teachers, name, row)
-    return Pull(value, norm(at_rest), norm(apart))
+  def measure(name):
+    value, at_equality = jax.value_and_grad(loss)(
+      student, equal_teachers, name, no_rewards
+    )
+    gradient = jax.grad(loss)(student, teachers, name, row)
+    return TermGradient(value, norm(at_equality), norm(gradient))
 
-  return {name: pull(name) for name in terms}
+  return {name: measure(name) for name in terms}

@@ -1,4 +1,4 @@
-"""Models that follow a script, so that all that is measured of them is known.
+"""Models that follow a script, so that every measured number is known.
 
 The task is the running sum of two digits; 'a b' is answered with
 'a s #### s', s = a + b modulo 10, in five tokens, the end of the turn included.
@@ -32,7 +32,7 @@ VALUE = VALUE.at[LATER].set(jnp.arange(10))
 
 
 class Turn(NamedTuple):
-  """What a script knows of a place."""
+  """What a script reads at a position."""
 
   a: jax.Array  # the first digit of the user turn
   b: jax.Array
@@ -78,8 +78,8 @@ def stranger(turn, step):
 
 def gullible(turn, step):
   """Solves everything alone, but repeats what stands before the mark."""
-  told = jnp.where(step == 3, turn.said, turn.a + turn.b)
-  return spread((line(turn, step, told), 0.98))
+  total = jnp.where(step == 3, turn.said, turn.a + turn.b)
+  return spread((line(turn, step, total), 0.98))
 
 
 def cold(turn, step):
@@ -91,11 +91,11 @@ def cold(turn, step):
 def obedient(turn, step):
   """States the digit of a system turn; without one, any digit."""
   digits = spread(*((LATER[d], 0.098) for d in range(10)))
-  told, untold = (
+  hinted, plain = (
     spread((line(turn, step, total), 0.98)) for total in (turn.hint, 0)
   )
-  any_digit = jnp.where((step == 1) | (step == 3), digits, untold)
-  return jnp.where(turn.hint < 0, any_digit, told)
+  any_digit = jnp.where((step == 1) | (step == 3), digits, plain)
+  return jnp.where(turn.hint < 0, any_digit, hinted)
 
 
 SCRIPTS = (teacher, student, stranger, gullible, cold, obedient)
@@ -204,6 +204,10 @@ def case(learner, guide, context=None):
   return Case(
     config,
     run,
-    stage._replace(contexts={'teacher': read} if context else {}),
+    stage._replace(
+      teachers=stage.teachers._replace(
+        contexts={'teacher': read} if context else {}
+      )
+    ),
     {'student': place(learner), 'teacher': place(guide)},
   )

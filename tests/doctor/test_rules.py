@@ -1,4 +1,4 @@
-"""What was observed becomes findings: cases by hand, without any model."""
+"""From observations to findings: cases by hand, without a model."""
 
 import types
 
@@ -6,22 +6,22 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from jopd.doctor.answers import Answers
-from jopd.doctor.rules import OfTeacher, Seen, judge_stage, support_of
-from jopd.doctor.token_statistics import Pull, Readings
+from jopd.doctor.rules import judge_stage, support_of
+from jopd.doctor.stage import GradedResponses, Observations, TeacherObservations
+from jopd.doctor.token_statistics import Readings, TermGradient
 
 ROWS, STEPS = 100, 4
 MASK = np.ones((ROWS, STEPS), bool)
 
 
-def answers(right, *, truncated=0, graded=ROWS):
+def responses(right, *, truncated=0, graded=ROWS):
   """Of 100 prompts: how many are graded, and of these right."""
   reward = np.full(ROWS, np.nan)
   reward[:graded] = 0
   reward[:right] = 1
   length = np.full(ROWS, STEPS)
   cut = np.arange(ROWS) < truncated
-  return Answers(np.zeros((ROWS, STEPS), np.int32), length, cut, reward)
+  return GradedResponses(np.zeros((ROWS, STEPS), np.int32), length, cut, reward)
 
 
 def readings(**numbers):
@@ -44,9 +44,9 @@ def readings(**numbers):
 
 
 def teacher(**fields):
-  healthy = OfTeacher(
-    alone=answers(90),
-    after={0.25: answers(80), 0.5: answers(70), 0.75: answers(60)},
+  healthy = TeacherObservations(
+    alone=responses(90),
+    after={0.25: responses(80), 0.5: responses(70), 0.75: responses(60)},
     repeats=0.0,
     readings=readings(),
     on_support=None,
@@ -55,33 +55,37 @@ def teacher(**fields):
   return healthy._replace(**fields)
 
 
-HEALTHY = Seen(
-  greedy=answers(50),
-  samples=[answers(50)],
+HEALTHY = Observations(
+  greedy=responses(50),
+  samples=[responses(50)],
   mask=MASK,
   sampler_gap=np.zeros(MASK.sum()),
-  pulls={'match': Pull(0.0, 0.0, 1.0)},
+  gradients={'match': TermGradient(0.0, 0.0, 1.0)},
   teachers={'teacher': teacher()},
 )
 TERM = dict(objective='divergence', divergence='reverse_kl')
 
 
-def judged(seen, student='s', **terms):
+def judged(observed, student='s', **terms):
   """Check -> finding; the last one of those that are there per teacher."""
-  names = {role: role[0] for role in seen.teachers}
-  stage = types.SimpleNamespace(name='distil', student=student, teachers=names)
+  names = {role: role[0] for role in observed.teachers}
+  stage = types.SimpleNamespace(
+    name='distil',
+    student=types.SimpleNamespace(model=student),
+    teachers=types.SimpleNamespace(models=names),
+  )
   findings = judge_stage(
-    seen,
+    observed,
     stage=stage,
-    settings=ConfigDict({'terms': terms or {'match': TERM}}),
+    settings=ConfigDict({'loss': terms or {'match': TERM}}),
     vocab_size=1000,
     response_tokens=64,
   )
   return {finding.check: finding for finding in findings}
 
 
-def statuses(seen, **terms):
-  found = judged(seen, **terms).values()
+def statuses(observed, **terms):
+  found = judged(observed, **terms).values()
   return {f.check: f.status for f in found if f.status != 'ok'}
 
 
@@ -96,17 +100,17 @@ def test_a_healthy_stage():
 
 
 @pytest.mark.parametrize(
-  'seen, expected',
+  'observed, expected',
   [
     # 52 against 50 of 100 is no difference that could be relied on.
-    (with_teacher(alone=answers(52)), {'headroom': 'warn'}),
-    (with_teacher(alone=answers(20)), {'headroom': 'refuse'}),
+    (with_teacher(alone=responses(52)), {'headroom': 'warn'}),
+    (with_teacher(alone=responses(20)), {'headroom': 'refuse'}),
     (
-      with_teacher(alone=answers(90, truncated=30)),
+      with_teacher(alone=responses(90, truncated=30)),
       {'teacher truncation': 'warn'},
     ),
     (
-      with_teacher(after=dict.fromkeys((0.25, 0.5, 0.75), answers(52))),
+      with_teacher(after=dict.fromkeys((0.25, 0.5, 0.75), responses(52))),
       {'prefixes': 'warn'},
     ),
     (with_teacher(repeats=1e-6), {'repeatability': 'warn'}),
@@ -114,7 +118,7 @@ def test_a_healthy_stage():
     (with_teacher(readings=readings(padding=0.1)), {'padding': 'warn'}),
     (with_teacher(readings=readings(agreement=0.5)), {'agreement': 'warn'}),
     (
-      HEALTHY._replace(samples=[answers(50, truncated=30)]),
+      HEALTHY._replace(samples=[responses(50, truncated=30)]),
       {'truncation': 'warn'},
     ),
     (
@@ -122,33 +126,33 @@ def test_a_healthy_stage():
       {'sampler': 'warn'},
     ),
     # Every response to a prompt earns what the others do.
-    (HEALTHY._replace(samples=[answers(50)] * 3), {'equal groups': 'warn'}),
+    (HEALTHY._replace(samples=[responses(50)] * 3), {'equal groups': 'warn'}),
     # Few are right, but they are attempts.
-    (HEALTHY._replace(greedy=answers(2)), {'student': 'warn'}),
+    (HEALTHY._replace(greedy=responses(2)), {'student': 'warn'}),
   ],
 )
-def test_one_thing_that_is_wrong(seen, expected):
-  assert statuses(seen) == expected
+def test_one_thing_that_is_wrong(observed, expected):
+  assert statuses(observed) == expected
 
 
 def test_a_privileged_teacher_may_be_no_better_at_the_task():
   # A rule such as 'be brief' is worth having for what accuracy does not show.
   nothing = (np.zeros(MASK.shape), np.ones(MASK.shape))
-  seen = with_teacher(alone=answers(20), privilege=nothing)
-  assert statuses(seen) == {'headroom': 'warn'}
+  observed = with_teacher(alone=responses(20), privilege=nothing)
+  assert statuses(observed) == {'headroom': 'warn'}
 
 
 def test_a_student_that_its_context_makes_a_stranger():
   # Kills: the advice to take another model, for a model that teaches itself.
   nothing = (np.zeros(MASK.shape), np.ones(MASK.shape))
   far = readings(agreement=0.1)
-  seen = with_teacher(
-    alone=answers(0, truncated=90), readings=far, privilege=nothing
+  observed = with_teacher(
+    alone=responses(0, truncated=90), readings=far, privilege=nothing
   )
-  for student, mechanism in (('t', 'unread context'), ('s', 'stranger')):
-    found = judged(seen, student=student)
+  for student, mechanism in (('t', 'unreadable context'), ('s', 'stranger')):
+    found = judged(observed, student=student)
     assert found['agreement'].mechanism.startswith(mechanism)
-  found = judged(seen, student='t')
+  found = judged(observed, student='t')
   assert found['agreement'].fix.startswith(
     'config.distil.teacher_contexts.teacher'
   )
@@ -167,91 +171,97 @@ def test_a_privilege_that_tells_little_in_nats_is_fine():
 
 
 def test_a_reward_that_never_matches():
-  nothing = dict.fromkeys((0.25, 0.5, 0.75), answers(0))
-  seen = HEALTHY._replace(
-    greedy=answers(0),
-    samples=[answers(0)],
-    teachers={'teacher': teacher(alone=answers(0), after=nothing)},
+  nothing = dict.fromkeys((0.25, 0.5, 0.75), responses(0))
+  observed = HEALTHY._replace(
+    greedy=responses(0),
+    samples=[responses(0)],
+    teachers={'teacher': teacher(alone=responses(0), after=nothing)},
   )
-  found = statuses(seen)
+  found = statuses(observed)
   assert found == {'rewards': 'warn', 'student': 'warn', 'headroom': 'warn'}
   # Not a cold student: its text is near to the teacher's, and ends.
-  assert judged(seen)['rewards'].mechanism.startswith('constant reward')
+  assert judged(observed)['rewards'].mechanism.startswith('constant reward')
 
 
-def test_without_references_nothing_is_said_of_accuracy():
+def test_without_answers_there_is_no_finding_on_accuracy():
   # Kills: an accuracy of 0 for prompts that cannot be graded.
-  none = answers(0, graded=0)
-  seen = HEALTHY._replace(
+  none = responses(0, graded=0)
+  observed = HEALTHY._replace(
     greedy=none,
     samples=[none],
     teachers={'teacher': teacher(alone=none, after={0.5: none})},
   )
-  found = judged(seen)
-  assert statuses(seen) == {}
+  found = judged(observed)
+  assert statuses(observed) == {}
   assert not {'student', 'headroom', 'prefixes', 'rewards'} & found.keys()
-  # Whether it is cold can still be told.
+  # Whether it is cold is still known.
   far = teacher(alone=none, readings=readings(reverse_kl=5.0))
-  assert statuses(seen._replace(teachers={'teacher': far})) == {
+  assert statuses(observed._replace(teachers={'teacher': far})) == {
     'student': 'refuse',
     'distance': 'warn',
   }
 
 
 def test_a_cold_student_explains_the_rest():
-  seen = HEALTHY._replace(
-    greedy=answers(0),
-    samples=[answers(0, truncated=90)],
+  observed = HEALTHY._replace(
+    greedy=responses(0),
+    samples=[responses(0, truncated=90)],
     teachers={
       'teacher': teacher(readings=readings(agreement=0.1, reverse_kl=6.0))
     },
   )
-  found = judged(seen)
+  found = judged(observed)
   for check in ('student', 'truncation', 'agreement', 'distance'):
     assert found[check].mechanism.startswith('cold student'), check
 
 
 class TestLoss:
   def test_a_loss_that_moves_a_student_at_rest(self):
-    seen = HEALTHY._replace(pulls={'match': Pull(-0.2, 0.3, 1.0)})
-    found = judged(seen)
-    assert (found['rest'].status, found['rest'].number) == ('warn', 0.3)
-    assert found['rest'].fix.startswith('config.distil.loss.match.divergence')
+    observed = HEALTHY._replace(
+      gradients={'match': TermGradient(-0.2, 0.3, 1.0)}
+    )
+    found = judged(observed)
+    assert (found['equality'].status, found['equality'].number) == ('warn', 0.3)
+    assert found['equality'].fix.startswith(
+      'config.distil.loss.match.divergence'
+    )
 
   @pytest.mark.parametrize('norm', [0.0, float('nan')])
   def test_a_loss_without_a_gradient(self, norm):
     # Such as that of a teacher with the student's weights and prompt.
-    seen = HEALTHY._replace(pulls={'match': Pull(0.0, 0.0, norm)})
-    assert statuses(seen) == {'signal': 'refuse'}
+    observed = HEALTHY._replace(
+      gradients={'match': TermGradient(0.0, 0.0, norm)}
+    )
+    assert statuses(observed) == {'gradient': 'refuse'}
 
   def test_imitation_promises_nothing(self):
-    seen = HEALTHY._replace(pulls={'demo': Pull(3.0, 1.0, 1.0)})
+    observed = HEALTHY._replace(gradients={'demo': TermGradient(3.0, 1.0, 1.0)})
     demo = dict(objective='negative_log_likelihood')
-    assert statuses(seen, demo=demo) == {}
+    assert statuses(observed, demo=demo) == {}
 
   def test_the_mass_on_the_support_of_the_loss(self):
     support = dict(name='top_k', k=4, of='target', tail='bucket')
     few = readings(student_mass=0.99, target_mass=0.6, overlap=0.25)
-    seen = with_teacher(on_support=few)
-    found = judged(seen, match=TERM | dict(support=support))['support mass']
+    observed = with_teacher(on_support=few)
+    found = judged(observed, match=TERM | dict(support=support))['support mass']
     assert (found.status, found.number) == ('warn', pytest.approx(0.6))
     assert found.fix.startswith('config.distil.loss.match.support.k = 16')
     assert 'overlap 0.25' in found.meaning
 
 
-def test_several_teachers_are_told_apart():
+def test_findings_name_the_teacher_if_there_are_several():
   sick = teacher(readings=readings(agreement=0.1))
-  seen = HEALTHY._replace(teachers={'good': teacher(), 'odd': sick})
-  found = judged(seen)['agreement']
+  observed = HEALTHY._replace(teachers={'good': teacher(), 'odd': sick})
+  found = judged(observed)['agreement']
   assert found.status == 'refuse' and found.meaning.startswith('odd: ')
   assert 'config.models.o.path' in found.fix
-  # What is said of the student is of no teacher.
-  assert not judged(seen)['student'].meaning.startswith('good: ')
-  assert not judged(seen)['rest'].meaning.startswith('odd: ')
+  # Findings on the student name no teacher.
+  assert not judged(observed)['student'].meaning.startswith('good: ')
+  assert not judged(observed)['equality'].meaning.startswith('odd: ')
 
 
 def test_the_support_of_a_stage():
-  settings = lambda **terms: ConfigDict({'terms': terms})
+  settings = lambda **terms: ConfigDict({'loss': terms})
   of = lambda k: TERM | dict(support=dict(name='top_k', k=k))
   assert support_of(settings(a=TERM, b=TERM | dict(support='full'))) is None
   assert support_of(settings(a=of(64), b=of(8), c=TERM)) == ('b', 8)

@@ -1,16 +1,29 @@
-"""Each sick pair is named by its own mechanism, and a healthy one by none."""
+"""Grading by hand; each sick pair has the finding of its mechanism."""
 
 from functools import partial
+import math
 
+import numpy as np
 import pytest
 import scripted
 
+from jopd import rewards
 from jopd.data import sources
-from jopd.data.batching import make_iterator
+from jopd.data.batching import encode_batch, make_iterator
 from jopd.data.contexts import with_system
+from jopd.data.examples import Example
 from jopd.data.prompts import encode_prompt
 from jopd.doctor.examine import examine_stage
-from jopd.doctor.stage import Examination
+from jopd.doctor.stage import (
+  Examination,
+  GradedResponses,
+  add_prefix,
+  difference,
+  grade,
+  remaining_headroom,
+)
+from jopd.rollout.continuous_batching import LENGTH, STOP
+from jopd.rollout.sampler import Rollout
 
 
 def examined(learner, guide, context=None):
@@ -32,10 +45,10 @@ def test_a_healthy_pair():
   # The student is right with 0.95 or 0.3 at each of two digits.
   assert 0.4 < found['student'].number < 0.65
   assert found['headroom'].number == 1 - found['student'].number
-  # The teacher does not mind what the student has said.
+  # The teacher ignores what the student has written.
   assert found['prefixes'].number == 1
   assert found['truncation'].number == 0
-  assert found['rest'].number < 1e-5 < found['signal'].number
+  assert found['equality'].number < 1e-5 < found['gradient'].number
   # A script is the same while it is sampled and while it is scored.
   assert found['sampler'].number < 1e-7 and found['repeatability'].number == 0
 
@@ -60,7 +73,7 @@ def test_a_cold_student():
   assert not any('stranger' in mechanism for mechanism in blamed)
   assert found['agreement'].mechanism == found['student'].mechanism
   assert found['student'].mechanism.startswith('cold student')
-  assert "source='dataset'" in found['student'].fix
+  assert "response_source='dataset'" in found['student'].fix
 
 
 def test_a_teacher_that_follows_the_student():
@@ -100,11 +113,14 @@ def test_each_prompt_is_taken_once(prompts, batch_size):
   batches = make_iterator(
     sources.running_sum(count=64, length=2),
     scripted.TOKENIZER,
-    **dict(batch_size=batch_size, max_prompt_tokens=24),
+    batch_size=batch_size,
+    max_prompt_tokens=24,
+  )
+  stage = case.stage._replace(
+    prompts=case.stage.prompts._replace(batches=batches)
   )
   taken = Examination(
-    *(case.stage._replace(batches=batches), case.run, case.params),
-    **dict(prompts=prompts, support=None),
+    stage, case.run, case.params, prompts=prompts, support=None
   ).prompts
   count = min(prompts, 64)
   assert len(taken.ids) == len(set(taken.ids)) == count
@@ -115,3 +131,94 @@ def test_each_prompt_is_taken_once(prompts, batch_size):
   ):
     asked = encode_prompt(scripted.TOKENIZER, example.messages)
     assert row[:length].tolist() == asked
+
+
+# Grading
+
+
+def graded(rewards, rows=((0, 0),), lengths=(2,)):
+  return GradedResponses(
+    np.array(rows),
+    np.array(lengths),
+    np.zeros(len(lengths), bool),
+    np.array(rewards, float),
+  )
+
+
+def rollout(texts, ends):
+  rows = [scripted.TOKENIZER.encode(text) for text in texts]
+  response = np.zeros((len(rows), 6), np.int32)
+  for out, row in zip(response, rows, strict=True):
+    out[: len(row)] = row
+  blank = dict.fromkeys(Rollout._fields)
+  return Rollout(**blank)._replace(
+    response=response,
+    response_length=np.array([len(row) for row in rows], np.int32),
+    end=np.array(ends),
+  )
+
+
+def equals(response, example):
+  right = float(response.text == example.answer)
+  return rewards.Reward(math.nan if example.answer is None else right)
+
+
+def asked(*answers):
+  """Prompts with these answers."""
+  turn = [{'role': 'user', 'content': '?'}]
+  return encode_batch(
+    [Example(str(i), turn, answer) for i, answer in enumerate(answers)],
+    scripted.TOKENIZER,
+    max_prompt_tokens=16,
+  )
+
+
+def test_what_is_graded():
+  said = rollout(['1 2', '1 3', '1 2'], [STOP, STOP, LENGTH])
+  prompts = asked('1 2', '1 2', None)
+  found = grade(said, prompts, equals, scripted.TOKENIZER)
+  np.testing.assert_array_equal(found.reward, [1, 0, math.nan])
+  assert (found.num_correct, found.num_graded, found.accuracy) == (1, 2, 0.5)
+  assert found.truncated.tolist() == [False, False, True]
+
+
+def test_a_prefix_and_its_continuation_are_graded_as_one():
+  # Kills: grading the continuation alone, which is what the teacher said.
+  first = rollout(['1 2 3', '4 5'], [STOP, STOP])
+  options = asked('1 2 6', '7'), equals, scripted.TOKENIZER
+  given = grade(first, *options)
+  prompt, length = np.array([[9, 9, 0], [9, 0, 0]], np.int32), np.array([2, 1])
+  wide, lengths, kept = add_prefix(prompt, length, given, 0.7)
+  # 0.7 of three tokens is two, of two is one.
+  assert kept.tolist() == [2, 1] and lengths.tolist() == [4, 2]
+  one, two, four = (scripted.TOKENIZER.encode(t)[0] for t in ('1', ' 2', '4'))
+  assert wide.tolist() == [
+    [9, 9, one, two, 0, 0, 0, 0, 0],
+    [9, four, 0, 0, 0, 0, 0, 0, 0],
+  ]
+  more = rollout([' 6', '7'], [STOP, STOP])
+  found = grade(more, *options, prefix=given, prefix_length=kept)
+  assert found.reward.tolist() == [1, 0]
+  assert found.response_length.tolist() == [3, 2]
+
+
+def test_a_cut_never_keeps_the_stop_token():
+  given = graded([1], rows=[[5, 6, 7, 2]], lengths=[4])
+  prompt, length = np.array([[9]], np.int32), np.array([1])
+  for share in (0.0, 0.25, 0.75, 0.99):
+    _, _, kept = add_prefix(prompt, length, given, share)
+    assert kept[0] == int(4 * share) < 4
+
+
+def test_newcombes_difference():
+  # Newcombe 1998, table II, case (b), method 10: 9/10 and 3/10 give
+  # 0.6 with 0.1705 to 0.8090.
+  of = lambda right, count: graded([1.0] * right + [0.0] * (count - right))
+  found = difference(of(9, 10), of(3, 10))
+  assert found == pytest.approx((0.6, 0.1705, 0.8090), abs=5e-4)
+  assert all(map(math.isnan, difference(graded([math.nan]), of(1, 2))))
+
+
+def test_without_headroom_nothing_of_it_remains():
+  assert math.isnan(remaining_headroom(0.5, 0.5, 0.5))
+  assert remaining_headroom(1.0, 0.25, 0.5) == -0.5

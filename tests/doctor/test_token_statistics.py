@@ -128,21 +128,20 @@ def test_a_truncated_loss_moves_a_student_at_its_teacher(tail, rests):
   term = losses.Term(
     losses.divergence(losses.reverse_kl, support=support), coef=0
   )
-  pull = jax.jit(
+  measure = jax.jit(
     partial(
-      token_statistics.pulls,
+      token_statistics.term_gradients,
       terms={'term': term},
-      reduction=make_reduction('token_mean'),
+      aggregation=make_reduction('token_mean'),
       vocab_size=VOCAB,
     )
   )
   token = jnp.zeros(SHAPE, jnp.int32)
   zeros = jnp.zeros(SHAPE)
-  found = pull(student, {'teacher': teacher}, token, zeros, jnp.array(MASK))[
-    'term'
-  ]
-  # A coefficient that a schedule begins with at 0 says nothing of the term.
-  assert found.apart > 0.1
-  assert (found.at_rest < 1e-5) == rests
+  teachers = {'teacher': teacher}
+  found = measure(student, teachers, token, zeros, jnp.array(MASK))['term']
+  # Kills: a coefficient of 0, with which a schedule begins, that hides a term.
+  assert found.norm > 0.1
+  assert (found.norm_at_equality < 1e-5) == rests
   if rests:
-    assert found.value == pytest.approx(0, abs=1e-6)
+    assert found.value_at_equality == pytest.approx(0, abs=1e-6)
