@@ -234,7 +234,7 @@ def term_gradients(
       token,
       sampler_logp,
       # All responses here are the student's.
-      {name: terms[name]._replace(coef=1.0, on=None)},
+      {name: terms[name]._replace(coef=1.0, rows=None)},
       mask=mask,
       reduce=aggregation.reduce,
       count=aggregation.count(mask),
