@@ -307,7 +307,7 @@ def plan(arguments, overrides) -> int:
   """Prints what a config will need on some devices; returns the exit code."""
   config = load(arguments.config, overrides)
   _prepare()
-  found = make_plan(config, arguments.topology, say=say)
+  found = make_plan(config, arguments.topology)
   print(plans.as_json(found) if arguments.json else plans.page(found))
   return _EXIT[plans.status(found)]
 

@@ -281,7 +281,7 @@ class Examination:
     self._controlled = Pace(stage.controllers).values()
 
   def observe(self) -> Observations:
-    """Responses of all models, and what they say of each other's."""
+    """Responses of all models, and the teachers' scores of the student's."""
     stage, name = self._stage, self._stage.student.model
     read = self.prompts.prompt, self.prompts.prompt_length
     # As in the first step, but up to the length limit of the run.

@@ -1,1 +1,1 @@
-"""What a run will need, by the compiler, before any weight is loaded."""
+"""Memory and time of a run, from the compiler, before weights are loaded."""

@@ -1,4 +1,4 @@
-"""Chips and topologies: what a device has, and devices that are not here."""
+"""Chips and topologies, also of devices that are not here."""
 
 import os
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from jopd.run.config import did_you_mean
 
 
 class Chip(NamedTuple):
-  """What a device can do, from its maker's data sheet.
+  """The data sheet of a device.
 
   Attributes:
     name: as in a topology.
-    memory: bytes of its large memory.
-    flops: matrix products in bfloat16, operations a second.
-    bandwidth: of its large memory, bytes a second.
-    links: to all of its neighbours together, bytes a second, one direction.
-    clock: cycles a second; None where the compiler does not count cycles.
+    memory: bytes of its main memory.
+    flops: matrix products in bfloat16, operations per second.
+    bandwidth: of its main memory, bytes per second.
+    links: to all of its neighbours together, bytes per second, one direction.
+    clock: cycles per second; None if the compiler does not count cycles.
   """
 
   name: str
@@ -44,15 +44,15 @@ _KINDS = {'v5 lite': 'v5e', 'v5p': 'v5p', 'v5': 'v5p', 'v6 lite': 'v6e'}
 
 
 def find(topology: str) -> tuple[list[jax.Device], Chip | None]:
-  """The devices of a topology, and what each of them can do.
+  """The devices of a topology, and their chip.
 
   Args:
-    topology: a TPU's generation and shape in chips, such as 'v5p:4x4x4'; ''
-      is the devices that are here.
+    topology: a TPU generation and a shape in chips, such as 'v5p:4x4x4'; '' for
+      the devices that are here.
 
   Returns:
-    Devices that a mesh takes, and their chip; None where it is not known, as
-    of a CPU. Those that are not here can be compiled for and nothing else.
+    Devices for a mesh, and their chip; None if it is unknown, as for a CPU.
+    Programs can be compiled for devices that are not here, but not run.
 
   Raises: ValueError when there is no such topology, or no compiler for it.
   """
@@ -66,15 +66,15 @@ def find(topology: str) -> tuple[list[jax.Device], Chip | None]:
       f"--topology={topology}: expected a TPU and a shape, such as 'v5p:4x4x4'"
       f'{did_you_mean(name, tpus)}'
     )
-  # Without these libtpu asks a metadata server who it is. What is compiled for
-  # is the topology asked for, whatever they say.
+  # Without these libtpu queries a metadata server. They do not change the
+  # topology that is compiled for.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-8')
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # it takes no device
   from jax.experimental import topologies
 
-  # The compiler takes a host for four chips if it is not told.
+  # The compiler assumes hosts of four chips.
   alone = set(shape.split('x')) == {'1'}
   host = dict(chips_per_host_bounds=(1, 1, 1)) if alone else {}
   try:
@@ -88,7 +88,7 @@ def find(topology: str) -> tuple[list[jax.Device], Chip | None]:
 
 
 def of(device: jax.Device) -> Chip | None:
-  """What a device that is here can do, as far as its kind is known."""
+  """The chip of a device that is here; None if its kind is unknown."""
   kind = device.device_kind
   for part, name in (_KINDS | {n: n for n in CHIPS}).items():
     if part in kind:

@@ -16,15 +16,14 @@ from jopd.rollout.continuous_batching import Plan
 from jopd.rollout.sampler import advance, cache_sizes, prefill
 from jopd.run.build import ways
 
-DEPTHS = (2, 4)  # at which deeper models are measured where layers unroll
+DEPTHS = (2, 4)  # at which deeper models are measured
 
 
 def rollout(stage, run, name, policy, asked, held, compiled) -> Iterator[Phase]:
-  """Prefill, and one token of every slot when the cache is largest.
+  """Prefill, and one decoding step of every slot with the largest cache.
 
-  Their layers are unrolled, so that compiling takes as long as a model is deep.
-  A deep one is measured at two depths instead, from which the others follow,
-  since its layers are alike.
+  Their layers are unrolled, so that the time to compile grows with the depth. A
+  deep model is measured at two depths and extrapolated: its layers are alike.
   """
   model: Model = run.models[name]
   depth = model.config.layers
@@ -61,7 +60,7 @@ def _cut(config: DecoderConfig, layers: int) -> DecoderConfig:
 
 
 def _between(few: Phase, many: Phase, more: float) -> Phase:
-  """What a phase is `more` times as far from `few` as `many` is."""
+  """The phase at few + more * (many - few) layers."""
 
   def line(a, b):
     if isinstance(a, dict):
@@ -82,7 +81,7 @@ def _between(few: Phase, many: Phase, more: float) -> Phase:
 def _decoding(
   stage, run, model: Model, policy, asked, held, compiled
 ) -> Iterator[Phase]:
-  """The two phases of a rollout, as they are compiled."""
+  """The two compiled phases of a rollout."""
   shards = sharding.batch_parts(run.mesh)
   prompts, width = asked[0].shape
   rows = prompts * stage.rollouts.group_size
@@ -121,7 +120,7 @@ def _decoding(
   then = compiled('decode', token, work, state)
   [(params, head)] = work.weights
   weights = dict(params)
-  del weights['embed']  # of which a token reads a row; the head is apart
+  del weights['embed']  # a token reads one row of it; the head is apart
   cache = inputs.local_bytes(state.cache)
   yield then.phase(
     'decode',
@@ -129,6 +128,6 @@ def _decoding(
     held,
     (work, state),
     least=inputs.local_bytes((weights, head)) + cache,
-    # Where the cache grows, the one before it is still there.
+    # While the cache grows, the smaller one is still there.
     grown=cache * sizes[-2] / sizes[-1] if len(sizes) > 1 else 0,
   )

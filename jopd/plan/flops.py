@@ -9,19 +9,18 @@ from jax.extend import core
 def count(traced, *, turns: int = 1, kernels: bool = False) -> float:
   """Operations of a program, an addition and a multiplication apart.
 
-  Counted before the program is divided over devices, from what was traced, so
-  that a loop counts as often as it turns: a compiler's own count takes the
-  body of every loop once.
+  Counted in the traced program, before it is partitioned over devices. The body
+  of a loop counts once per iteration; a compiler's own count takes it once.
 
   Args:
     traced: of `jax.jit(function).trace(*shapes)`.
-    turns: of loops whose number of turns depends on the data.
-    kernels: count those of Pallas kernels alone, which no compiler looks into.
+    turns: iterations of loops whose number depends on the data.
+    kernels: count those of Pallas kernels alone, which the compiler does not.
 
   Returns:
-    The operations of all dot products; others are few beside them. Of the
-    branches of a condition the longest one counts, and of a kernel all blocks,
-    even those that it may skip.
+    The operations of all dot products; others are negligible. Of the branches
+    of a condition the longest counts, and of a kernel all blocks, even those
+    that it may skip.
   """
   return _count(traced.jaxpr.jaxpr, turns, kernels)
 

@@ -1,9 +1,8 @@
-"""What a compiled program does, from its text, each loop as often as it turns.
+"""The cost of a compiled program, from its text, with all iterations of loops.
 
 `cost_analysis` counts the body of a loop once, and bytes of all memories alike.
-A TPU program says of each array whether it lies in the chip's large memory
-(HBM) or, marked S(1), in the fast one (VMEM), and of most instructions how many
-cycles they should take.
+The text of a TPU program marks arrays in the fast memory (VMEM) with S(1); all
+others are in the large one (HBM). Most instructions have an estimate of cycles.
 """
 
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import NamedTuple
 _ARRAY = re.compile(r'\b(pred|[a-z]+\d+)\[([\d,]*)\](?:\{([^{}]*)\})?')
 _LINE = re.compile(r'^\s+(ROOT )?(%[\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$')
 _NAME = re.compile(r'%[\w.-]+')
-# They move nothing, or what they start was counted there.
+# They move nothing, or are counted where they start.
 _FREE = {
   'after-all',
   'bitcast',
@@ -37,8 +36,8 @@ class Instruction(NamedTuple):
   shape: str
   op: str
   operands: list[str]
-  inside: str  # what stands between the parentheses
-  attributes: str  # what comes after them
+  inside: str  # the parentheses
+  attributes: str  # after the parentheses
   root: bool
 
   @property
@@ -80,12 +79,12 @@ def parse(text: str) -> dict[str, dict[str, Instruction]]:
 
 
 class Cost(NamedTuple):
-  """What one device does.
+  """The work of one device.
 
   Attributes:
     traffic: bytes read from and written to its large memory.
-    cycles: that the compiler expects; 0 where it does not say.
-    collectives: (kind, devices that take part) -> bytes of their results.
+    cycles: estimate of the compiler; 0 without one.
+    collectives: (kind, number of devices) -> bytes of their results.
   """
 
   traffic: float
@@ -94,11 +93,11 @@ class Cost(NamedTuple):
 
 
 def cost(text: str, *, turns: int = 1) -> Cost:
-  """What a program costs.
+  """The cost of a program.
 
   Args:
     text: of `compiled.as_text()`.
-    turns: of loops whose number of turns depends on the data.
+    turns: iterations of loops whose number depends on the data.
   """
   computations = parse(text)
   traffic = cycles = 0.0
@@ -116,18 +115,18 @@ def cost(text: str, *, turns: int = 1) -> Cost:
 
 
 def collective(line: Instruction) -> tuple[str, int, float] | None:
-  """(kind, devices that take part, bytes of its result), if it is one."""
+  """(kind, number of devices, bytes of its result), if it is one."""
   if 'channel_id=' not in line.attributes or line.op.endswith('-done'):
     return None
   sizes = [size for size, *_ in arrays(line.shape)]
-  # A start's shape holds what it reads, too.
+  # The shape of a start includes its operands.
   started = line.op.endswith('-start')
   size = max(sizes, default=0) if started else sum(sizes)
   return line.op.removesuffix('-start'), _group(line.attributes), size
 
 
 def _group(attributes: str) -> int:
-  """How many devices take part in a collective."""
+  """The number of devices of a collective."""
   axes = re.search(
     r'replica_groups=mesh\[(.*?)\](?:, device_ids=\S+)? \{(.*?)\}', attributes
   )
@@ -142,10 +141,10 @@ def _group(attributes: str) -> int:
 
 
 def visits(computations, entry: str, turns: int) -> Iterator[tuple[str, int]]:
-  """Each computation that is run from one, and how often.
+  """Each computation that one runs, and how often.
 
   Of the branches of a condition the one that moves least counts, as the others
-  are for what is rare. Fusions and reductions are part of who calls them.
+  are rare. Fusions and reductions belong to their caller.
   """
   work = [(entry, 1)]
   while work:
@@ -163,7 +162,7 @@ def visits(computations, entry: str, turns: int) -> Iterator[tuple[str, int]]:
 
 
 def trips(condition: dict[str, Instruction]) -> int | None:
-  """How often a loop turns that counts from 0; None if the data decides."""
+  """Iterations of a loop that counts from 0; None if the data decides."""
   lines = condition.values()
   numbers = [
     int(line.inside)
@@ -175,13 +174,13 @@ def trips(condition: dict[str, Instruction]) -> int | None:
 
 
 def arrays(shape: str) -> list[tuple[float, bool, list[int]]]:
-  """(bytes, whether it lies in HBM, dimensions) of the arrays of a shape."""
-  found = []
+  """(bytes, whether in HBM, dimensions) of the arrays of a shape."""
+  result = []
   for kind, dims, layout in _ARRAY.findall(shape):
     bits = 8 if kind == 'pred' else int(re.search(r'\d+', kind)[0])
     dims = [int(size) for size in dims.split(',') if size]
-    found.append((bits / 8 * math.prod(dims), 'S(' not in layout, dims))
-  return found
+    result.append((bits / 8 * math.prod(dims), 'S(' not in layout, dims))
+  return result
 
 
 def _all(shape):
@@ -193,9 +192,9 @@ def _hbm(shape):
 
 
 def moves(computations, name: str) -> Iterator[Traffic]:
-  """What each instruction of a computation reads and writes in HBM.
+  """Bytes that each instruction of a computation reads and writes in HBM.
 
-  Loops, calls and branches are not looked into. A fusion that only slices an
+  Without loops, calls and branches. A fusion that only slices an
   operand reads the slices, one that updates it in place writes the update.
   """
   body = computations[name]
@@ -284,7 +283,7 @@ def _touched(computations, name, index, size):
 
 
 def _changed(computations, name):
-  """Bytes that a fusion writes, were all its results in HBM."""
+  """Bytes that a fusion writes if all its results are in HBM."""
   body = computations[name]
 
   def of(name):
@@ -292,7 +291,7 @@ def _changed(computations, name):
     if line.op in ('bitcast', 'tuple'):
       return sum(map(of, line.operands))
     if line.op == 'parameter':
-      return 0  # handed through
+      return 0  # returned unchanged
     if line.op in _UPDATES:
       return _all(body[line.operands[_UPDATES[line.op]]].shape)
     if line.op == 'fusion':

@@ -1,4 +1,4 @@
-"""What the programs of a stage read, as shapes on the mesh: nothing is made."""
+"""The inputs of a stage's programs, as shapes on the mesh."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ def place(tree, where):
 
 
 def cast(tree, dtype):
-  """Shapes of another dtype, where they were."""
+  """Shapes of another dtype, with the same shardings."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), tree
   )
@@ -36,8 +36,8 @@ def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
   """The train state of a stage.
 
   Args:
-    stage: which decides optimizer and teachers that move.
-    run: whose mesh it lies on.
+    stage: has the optimizer and the synced teachers.
+    run: has the mesh.
     params: model name -> shapes of its parameters.
   """
   own = cast(params[stage.student.model], jnp.float32)
@@ -67,9 +67,9 @@ def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
 
 
 def frozen(stage: Stage, run: Run, params: dict[str, dict]) -> Frozen:
-  """What the stage reads and never changes: `freeze`, of shapes.
+  """The frozen parameters of a stage: `freeze`, of shapes.
 
-  On the devices all of it, as it is while a program reads it.
+  All on the devices, as while a program reads them.
   """
   there = stage._replace(teachers=stage.teachers._replace(memory=''))
   base, teachers = jax.eval_shape(partial(freeze, there, run), params)
@@ -83,10 +83,10 @@ def frozen(stage: Stage, run: Run, params: dict[str, dict]) -> Frozen:
 
 
 def _beside(params, kept):
-  """Shapes where the arrays are that they were made from.
+  """Shapes with the shardings of the arrays that they were made from.
 
-  One array may have become several, as of eight bits and scales; an axis that
-  has shrunk is whole on every device.
+  One array may have become several, such as int8 values and scales; an axis
+  that has shrunk is whole on every device.
   """
 
   def put(array, made):
@@ -102,11 +102,11 @@ def _beside(params, kept):
 
 
 def prompts(stage: Stage, run: Run, rows: int, width: int) -> tuple:
-  """What prefill reads beside the parameters, in its order.
+  """The inputs of prefill beside the parameters, in its order.
 
   Args:
-    stage: whose responses are sampled.
-    run: whose mesh and stops are used.
+    stage: has the group size.
+    run: has the mesh and the stops.
     rows: prompts, b.
     width: P.
   """
@@ -127,11 +127,11 @@ def prompts(stage: Stage, run: Run, rows: int, width: int) -> tuple:
 
 
 def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
-  """What teachers and learner read: the responses of one update.
+  """The input of teachers and learner: the responses of one update.
 
   Args:
-    stage: which decides who teaches.
-    run: whose mesh they lie on.
+    stage: has the teachers.
+    run: has the mesh.
     rows: B.
     widths: P of each model's prompt, by role; '' is the student's.
   """
@@ -169,7 +169,7 @@ def scalars(stage: Stage, run: Run) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def local_bytes(tree) -> float:
-  """Bytes of a device's part."""
+  """Bytes on one device."""
   return float(
     sum(
       np.prod(x.sharding.shard_shape(x.shape), dtype=float) * x.dtype.itemsize

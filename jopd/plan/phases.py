@@ -1,6 +1,7 @@
 """The programs of a stage, compiled from shapes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+import logging
 import time
 
 import jax
@@ -14,6 +15,8 @@ from jopd.train.stage import Run, Stage
 from jopd.train.steps import Phases
 from jopd.train.teachers import Frozen
 
+_log = logging.getLogger(__name__)
+
 
 def measure(
   stage: Stage,
@@ -22,23 +25,21 @@ def measure(
   *,
   prompts: int,
   widths: dict[str, int],
-  say: Callable[[str], None],
 ) -> Iterator[Phase]:
-  """The phases of a stage, in their order.
+  """The phases of a stage, in order.
 
   Args:
     stage: of the run.
-    run: what its stages share, on devices that need not be here.
+    run: what its stages share; its devices need not be here.
     params: model name -> shapes of its parameters.
-    prompts: of a step.
+    prompts: per step.
     widths: most tokens of each model's prompt, by role; '' is the student's.
-    say: takes a line of text for the person who waits.
 
-  Raises: TooLarge, instead of the first phase that no device has room for.
+  Raises: TooLarge instead of the first phase that does not fit a device.
   """
   state = inputs.state(stage, run, params)
   frozen = inputs.frozen(stage, run, params)
-  # What waits in the memory of the hosts is here while it is used.
+  # Layers in host memory are on the devices while they are used.
   waiting = _waiting(stage, frozen)
   held = inputs.local_bytes(state) + _held(stage, frozen, params)
   held -= inputs.local_bytes(waiting)
@@ -53,13 +54,15 @@ def measure(
         raise
       raise TooLarge(name, str(error).splitlines()[0][:200]) from error
     seconds = time.perf_counter() - start
-    say(f'compiled {stage.name}: {name} in {seconds:.1f} s')
+    _log.info('compiled %s: %s in %.1f s', stage.name, name, seconds)
     return Compiled(args, traced, program, seconds)
 
   for role in stage.rollouts.mixing:
-    say(
-      f'note: {stage.name}: {role} decodes along with the student; its cache'
-      ' and its time are not in this plan'
+    _log.warning(
+      '%s: %s decodes together with the student; its cache and its time are'
+      ' not in this plan',
+      stage.name,
+      role,
     )
   where = jax.tree.map(lambda x: x.sharding, state)
   phases = Phases(stage, run, frozen, where)
@@ -70,7 +73,7 @@ def measure(
     name = {'student': stage.student.model, **stage.teachers.models}[role]
     policy = {'student': state.params, **teachers}[role]
     if role == 'student' and stage.student.lora:
-      # Adapters are added to their matrices before anything is sampled.
+      # Adapters are merged before sampling.
       policy = inputs.cast(params[name], run.compute_dtype)
     own = stage._replace(rollouts=stage.rollouts._replace(group_size=responses))
     asked = inputs.prompts(own, run, prompts, widths.get(role, widths['']))
@@ -94,7 +97,7 @@ def measure(
   tokens = batch.response.size
   whole = params[stage.student.model]
   forward = _scoring(own, whole, batch) + _head(own, whole, tokens)
-  # Backward, to activations and to matrices; adapters leave these alone.
+  # Backward to activations and to matrices; not to these with adapters.
   useful = forward * (2 if stage.student.lora else 3)
   useful += sum(_head(models[r], teachers[r], tokens) for r in models)
   size = min(
@@ -130,13 +133,13 @@ def _head(model: Model, params, tokens: int) -> float:
 
 
 def _held(stage: Stage, frozen: Frozen, params) -> float:
-  """Bytes of what stays on a device beside the state, each array once."""
+  """Bytes that stay on a device beside the state, each array once."""
   kept = {}  # by model and dtype: adapters and teachers may share
   if frozen.base is not None:
     kept[stage.student.model, stage.student.lora.base] = frozen.base
   for role, tree in frozen.teachers.items():
     kept[stage.teachers.models[role], stage.teachers.dtype] = tree
-  # One that is kept as it was loaded is there once.
+  # A model in its loaded dtype is there once.
   loaded = {name for name, dtype in kept if not dtype} | {stage.student.model}
   if stage.teachers.memory:
     loaded = {stage.student.model}
@@ -145,7 +148,7 @@ def _held(stage: Stage, frozen: Frozen, params) -> float:
 
 
 def _waiting(stage: Stage, frozen: Frozen) -> list:
-  """Layers of teachers that devices have for a moment, each model's once."""
+  """Layers of teachers in host memory, each model's once."""
   if not stage.teachers.memory:
     return []
   trees = {

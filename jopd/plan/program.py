@@ -1,4 +1,4 @@
-"""A program compiled from shapes, and what it will need."""
+"""A program compiled from shapes, and what it needs."""
 
 from typing import NamedTuple
 
@@ -8,23 +8,23 @@ from jopd.plan import flops, hlo, inputs
 
 
 class Phase(NamedTuple):
-  """One program of a step: what a device needs for it, and does in it.
+  """One program of a step: its memory and its work on a device.
 
   Attributes:
     name: 'prefill', 'decode' (one token in every slot), 'teacher', 'learner'.
-    times: how often it runs in a step, if every response is as long as can be.
+    times: runs per step, if every response has the maximal length.
     memory: kind -> bytes of a device while it runs. 'held': state and teachers,
-      which stay through the stage; 'inputs': what else it reads; 'results':
-      what it leaves; 'temporaries': what is gone when it ends.
+      which stay through the stage; 'inputs': what else it reads; 'results': its
+      outputs; 'temporaries': freed when it ends.
     flops: operations of matrix products, of all devices.
-    kernels: those of them that are in Pallas kernels, of which the compiler
-      does not say how long they take.
-    useful: those of them that the mathematics asks for: of a forward pass, and
-      twice as many of a backward pass, but nothing that is recomputed.
-    least: bytes that a device must read: its share of weights and caches, once.
-      None where these are few beside the activations.
+    kernels: the part of them in Pallas kernels, for which the compiler gives no
+      time.
+    useful: the part of them that is not recomputed: of a forward pass, and
+      twice as many of a backward pass.
+    least: bytes that a device must read: its part of weights and caches, once.
+      None if these are few compared with the activations.
     cost: of a device; see `hlo.cost`.
-    seconds: that compiling took.
+    seconds: compilation time.
   """
 
   name: str
@@ -39,7 +39,7 @@ class Phase(NamedTuple):
 
 
 class TooLarge(Exception):
-  """The compiler finds no room: the name of a phase, and what it says."""
+  """A phase does not fit: its name, and the message of the compiler."""
 
 
 class Compiled(NamedTuple):
@@ -52,21 +52,21 @@ class Compiled(NamedTuple):
 
   @property
   def results(self):
-    """Shapes of what it returns, where the compiler puts them."""
+    """Shapes of its results, with the shardings that the compiler chose."""
     return inputs.place(self.traced.out_info, self.compiled.output_shardings)
 
   def phase(
     self, name, times, held, more, *, useful=None, least=None, turns=1, grown=0
   ) -> Phase:
-    """What is known of it.
+    """The phase of this program.
 
     Args:
       name, times, least: of the phase.
       held: bytes that stay, whether it reads them or not.
-      more: what it reads beside them.
+      more: its other inputs.
       useful: operations; all of them by default.
-      turns: of its loops whose turns depend on the data.
-      grown: bytes that are there for a moment, outside of the program.
+      turns: iterations of its loops whose number depends on the data.
+      grown: bytes that exist for a moment, outside of the program.
     """
     memory = self.compiled.memory_analysis()
     operations = flops.count(self.traced, turns=turns)

@@ -1,4 +1,4 @@
-"""A plan as text and as JSON, and what to change where it does not fit."""
+"""A plan as text and as JSON, with what to change if it does not fit."""
 
 import json
 from typing import NamedTuple
@@ -7,16 +7,16 @@ from jopd.plan.chips import Chip
 from jopd.plan.plan import RunPlan, StagePlan
 from jopd.plan.program import Phase
 
-SPARE = 0.1  # of a device's memory: what allocators and runtimes need
+SPARE = 0.1  # of a device's memory, for allocators and runtimes
 _GIB = 2**30
 
 
 class Time(NamedTuple):
-  """Estimated seconds of a phase in one step; no device has run it.
+  """Estimated seconds of a phase in one step; not measured on a device.
 
   Attributes:
-    least: if what travels between devices hides behind the work.
-    most: if nothing of it does.
+    least: if communication overlaps with the computation.
+    most: if it does not.
   """
 
   least: float
@@ -24,9 +24,9 @@ class Time(NamedTuple):
 
 
 def time(phase: Phase, chip: Chip, devices: int) -> Time:
-  """How long a phase should take in one step, all of its calls together."""
+  """Estimated time of a phase in one step, all of its calls together."""
   cost = phase.cost
-  # The compiler's cycles, where it counts them, know of what is inefficient.
+  # The compiler's cycles, if it counts them, include inefficiencies.
   work = phase.kernels / devices / chip.flops
   work += cost.cycles / chip.clock if chip.clock else 0.0
   work = max(
@@ -34,12 +34,12 @@ def time(phase: Phase, chip: Chip, devices: int) -> Time:
     phase.flops / devices / chip.flops,
     cost.traffic / chip.bandwidth,
   )
-  links = travels(phase) / chip.links
+  links = received(phase) / chip.links
   times = phase.times
   return Time(times * max(work, links), times * (work + links))
 
 
-def travels(phase: Phase) -> float:
+def received(phase: Phase) -> float:
   """Bytes that a device receives from others."""
   times = {
     # A sum is scattered, then gathered; its result is the whole.
@@ -50,8 +50,9 @@ def travels(phase: Phase) -> float:
     'all-to-all': lambda n: (n - 1) / n,
   }
   once = lambda n: 1
-  found = phase.cost.collectives.items()
-  return sum((times.get(k, once)(n) * size for (k, n), size in found), 0.0)
+  collectives = phase.cost.collectives.items()
+  sizes = (times.get(kind, once)(n) * size for (kind, n), size in collectives)
+  return sum(sizes, 0.0)
 
 
 def memory(phase: Phase) -> float:
@@ -59,37 +60,37 @@ def memory(phase: Phase) -> float:
   return sum(phase.memory.values())
 
 
-def status(found: RunPlan) -> str:
-  """'ok' with SPARE to spare, 'warn' with less, 'refuse' if it does not fit."""
-  if any(stage.refused for stage in found.stages):
+def status(plan: RunPlan) -> str:
+  """'ok' with SPARE left, 'warn' with less, 'refuse' if it does not fit."""
+  if any(stage.refused for stage in plan.stages):
     return 'refuse'
-  if found.chip is None:
+  if plan.chip is None:
     return 'ok'
-  peak = max(memory(p) for stage in found.stages for p in stage.phases)
-  share = peak / found.chip.memory
+  peak = max(memory(p) for stage in plan.stages for p in stage.phases)
+  share = peak / plan.chip.memory
   return 'refuse' if share > 1 else 'warn' if share > 1 - SPARE else 'ok'
 
 
-def page(found: RunPlan) -> str:
+def page(plan: RunPlan) -> str:
   """The plan as text."""
-  mesh = ' x '.join(f'{axis} {n}' for axis, n in found.mesh.items())
-  chip = found.chip
+  mesh = ' x '.join(f'{axis} {n}' for axis, n in plan.mesh.items())
+  chip = plan.chip
   if chip:
     lines = [
-      f'{found.devices} x {chip.name}, {chip.memory / _GIB:.0f} GiB,'
+      f'{plan.devices} x {chip.name}, {chip.memory / _GIB:.0f} GiB,'
       f' {chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:,.0f} GB/s;'
       f' mesh: {mesh}'
     ]
   else:
-    lines = [f'{found.devices} devices of an unknown chip; mesh: {mesh}']
-  for stage in found.stages:
-    lines += ['', *_stage(stage, found)]
+    lines = [f'{plan.devices} devices of an unknown chip; mesh: {mesh}']
+  for stage in plan.stages:
+    lines += ['', *_stage(stage, plan)]
   verdict = {
     'ok': f'fits, with {SPARE:.0%} to spare' if chip else 'compiles',
     'warn': f'fits, with less than {SPARE:.0%} to spare',
     'refuse': 'does not fit',
   }
-  return '\n'.join([*lines, '', verdict[status(found)]])
+  return '\n'.join([*lines, '', verdict[status(plan)]])
 
 
 _HEADER = (
@@ -99,8 +100,8 @@ _HEADER = (
 )
 
 
-def _stage(stage: StagePlan, found: RunPlan) -> list[str]:
-  """A stage as lines: its phases, their sum, what to change."""
+def _stage(stage: StagePlan, plan: RunPlan) -> list[str]:
+  """The lines of a stage: its phases, their sum, what to change."""
   lines = [
     f'{stage.name}: {stage.responses:,} responses of {stage.tokens:,} tokens'
     ' in a step',
@@ -111,28 +112,28 @@ def _stage(stage: StagePlan, found: RunPlan) -> list[str]:
     kinds = [phase.memory[kind] for kind in phase.memory]
     row = f'  {phase.name:8} {phase.times:6}  '
     row += ' '.join(f'{x / _GIB:7.2f}' for x in (*kinds, memory(phase)))
-    row += f'   {phase.flops * phase.times / found.devices / 1e12:8.2f}'
+    row += f'   {phase.flops * phase.times / plan.devices / 1e12:8.2f}'
     row += f' {phase.cost.traffic * phase.times / 1e9:8.1f}'
-    row += f' {travels(phase) * phase.times / 1e9:7.1f}'
-    if found.chip:
-      own = time(phase, found.chip, found.devices)
+    row += f' {received(phase) * phase.times / 1e9:7.1f}'
+    if plan.chip:
+      own = time(phase, plan.chip, plan.devices)
       total = Time(total.least + own.least, total.most + own.most)
-      row += f'  {_range(own, 2):>15} {_useful(phase, own, found):>13}'
+      row += f'  {_range(own, 2):>15} {_useful(phase, own, plan):>13}'
     lines.append(row)
-  if found.chip and stage.phases:
+  if plan.chip and stage.phases:
     lines.append(f'  a step takes {_range(total, 1)} s, estimated')
   if stage.refused:
-    name, words = stage.refused
-    lines.append(f'  {name:8} does not fit: {words}')
-  return lines + [f'  change   {fix}' for fix in fixes(stage, found.chip)]
+    name, message = stage.refused
+    lines.append(f'  {name:8} does not fit: {message}')
+  return lines + [f'  change   {fix}' for fix in fixes(stage, plan.chip)]
 
 
-def _useful(phase: Phase, own: Time, found: RunPlan) -> str:
-  """The share of the peak: of the memory in decoding, else of the products."""
+def _useful(phase: Phase, own: Time, plan: RunPlan) -> str:
+  """Fraction of the peak: of bandwidth in decoding, else of operations."""
   if phase.least is not None:
-    best = phase.times * phase.least / found.chip.bandwidth
+    best = phase.times * phase.least / plan.chip.bandwidth
   else:
-    best = phase.times * phase.useful / found.devices / found.chip.flops
+    best = phase.times * phase.useful / plan.devices / plan.chip.flops
   shares = sorted({f'{best / seconds:.0%}' for seconds in own if seconds})
   return ' to '.join(shares)
 
@@ -142,39 +143,42 @@ def _range(own: Time, digits: int) -> str:
   return least if least == most else f'{least} to {most}'
 
 
+_FEWER_SEQUENCES = 'config.{stage}.max_num_seqs: fewer sequences at a time'
+_MORE_PARTS = 'config.{stage}.gradient_accumulation_steps: more parts'
+_FEWER_ROWS = 'config.{stage}.batch_size or num_minibatches: fewer rows'
 _FIXES = {
   ('prefill', 'temporaries'): 'config.{stage}.batch_size: fewer prompts',
-  ('prefill', 'results'): 'config.{stage}.slots: fewer rows at a time',
-  ('decode', 'inputs'): 'config.{stage}.slots: fewer rows at a time; or more'
-  ' devices in mesh.fsdp or mesh.tensor',
-  ('decode', 'temporaries'): 'config.{stage}.slots: fewer rows at a time',
-  ('teacher', 'temporaries'): 'config.{stage}.micro_batches: more parts',
-  ('teacher', 'results'): 'config.{stage}.updates or batch_size: fewer rows',
-  ('learner', 'temporaries'): 'config.{stage}.micro_batches: more parts;'
-  " config.remat = 'full'; config.{stage}.chunk_tokens: fewer",
-  ('learner', 'inputs'): 'config.{stage}.updates or batch_size: fewer rows',
+  ('prefill', 'results'): _FEWER_SEQUENCES,
+  ('decode', 'inputs'): f'{_FEWER_SEQUENCES}; or more devices in mesh.fsdp or'
+  ' mesh.tensor',
+  ('decode', 'temporaries'): _FEWER_SEQUENCES,
+  ('teacher', 'temporaries'): _MORE_PARTS,
+  ('teacher', 'results'): _FEWER_ROWS,
+  ('learner', 'temporaries'): f"{_MORE_PARTS}; config.remat = 'full';"
+  ' config.{stage}.loss_chunk_tokens: fewer',
+  ('learner', 'inputs'): _FEWER_ROWS,
 }
 
 
 def fixes(stage: StagePlan, chip: Chip | None) -> list[str]:
-  """What to change where a phase needs more than there is."""
-  found = []
+  """What to change if a phase needs more memory than there is."""
+  causes = []
   if stage.refused:
     name = stage.refused[0]
     kind = 'inputs' if name == 'decode' else 'temporaries'
-    found.append((name, kind))
+    causes.append((name, kind))
   for phase in stage.phases:
     if chip and memory(phase) > (1 - SPARE) * chip.memory:
-      found.append((phase.name, max(phase.memory, key=phase.memory.get)))
-  held = 'config.mesh.fsdp: more devices, between which the state is divided'
-  named = [_FIXES.get(key, held).format(stage=stage.name) for key in found]
-  return list(dict.fromkeys(named))
+      causes.append((phase.name, max(phase.memory, key=phase.memory.get)))
+  held = 'config.mesh.fsdp: more devices, over which the state is sharded'
+  texts = [_FIXES.get(cause, held).format(stage=stage.name) for cause in causes]
+  return list(dict.fromkeys(texts))
 
 
-def as_json(found: RunPlan) -> str:
+def as_json(plan: RunPlan) -> str:
   """The plan for machines: sizes in bytes, times in seconds."""
   stages = []
-  for stage in found.stages:
+  for stage in plan.stages:
     phases = []
     for phase in stage.phases:
       row = phase._asdict() | {'memory_total': memory(phase)}
@@ -184,14 +188,14 @@ def as_json(found: RunPlan) -> str:
           for (kind, n), size in phase.cost.collectives.items()
         ]
       }
-      if found.chip:
-        row['estimate'] = time(phase, found.chip, found.devices)._asdict()
+      if plan.chip:
+        row['estimate'] = time(phase, plan.chip, plan.devices)._asdict()
       phases.append(row)
     stages.append(
-      stage._asdict() | {'phases': phases, 'fixes': fixes(stage, found.chip)}
+      stage._asdict() | {'phases': phases, 'fixes': fixes(stage, plan.chip)}
     )
-  chip = found.chip and found.chip._asdict()
+  chip = plan.chip and plan.chip._asdict()
   return json.dumps(
-    found._asdict() | {'chip': chip, 'stages': stages, 'status': status(found)},
+    plan._asdict() | {'chip': chip, 'stages': stages, 'status': status(plan)},
     indent=2,
   )

@@ -45,7 +45,7 @@ def seen(tmp_path_factory):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Program, '__call__', record)
-    built = build.build(_config(), say=lambda line: None)
+    built = build.build(_config())
     folder = tmp_path_factory.mktemp('run')
     pipeline.train(built.run, built.stages, built.params, folder)
   return calls
@@ -54,15 +54,18 @@ def seen(tmp_path_factory):
 @pytest.fixture(scope='module')
 def planned():
   config = _config()
-  built = build.build_abstract(config, jax.devices(), say=lambda line: None)
+  built = build.build_abstract(config, jax.devices())
   (stage,) = built.stages
-  own, told = config.max_prompt_tokens, config.distil.max_teacher_prompt_tokens
+  own, longer = (
+    config.max_prompt_tokens,
+    config.distil.max_teacher_prompt_tokens,
+  )
   return dict(
     state=inputs.state(stage, built.run, built.params),
     frozen=inputs.frozen(stage, built.run, built.params),
     prompts=inputs.prompts(stage, built.run, config.distil.batch_size, own),
     batch=inputs.batch(
-      stage, built.run, 8, {'': own, 'teacher': told, 'own': own}
+      stage, built.run, 8, {'': own, 'teacher': longer, 'own': own}
     ),
   )
 
