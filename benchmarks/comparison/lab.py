@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from founding.lab import Lab, Record, matching
 
-from jopd.losses.advantages import outcomes
+from jopd import losses
 from jopd.run import config as configs
 from jopd.run import overrides
 
@@ -77,9 +77,9 @@ def words(settings) -> list[str]:
 def _kinds(terms) -> list[str]:
   """Which plain runs stand beside these terms."""
   policy = [t for t in terms if t.objective == 'policy_gradient']
-  named = {word for term in policy for word in words(term.get('credit'))}
-  found = [vars(outcomes).get(name) for name in named]
-  rewarded = any(f and f.__module__ == outcomes.__name__ for f in found)
+  named = {word for term in policy for word in words(term.get('advantage'))}
+  advantages = [vars(losses.advantages).get(name) for name in named]
+  rewarded = any(f and losses.reads_of(f).reward for f in advantages)
   left_out = {'kl_estimate': not policy, 'grpo': not rewarded}
   return [kind for kind in PLAIN if not left_out.get(kind)]
 

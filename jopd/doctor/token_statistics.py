@@ -84,8 +84,8 @@ def read(
     student_top = on(p, p_top)
     raw = jnp.exp(losses.log_probs(logits.student))
     return Readings(
-      student_logp=losses.pick(p, tokens.token),
-      target_logp=losses.pick(q, tokens.token),
+      student_logp=losses.token_logp(p, tokens.token),
+      target_logp=losses.token_logp(q, tokens.token),
       student_entropy=losses.entropy(p),
       target_entropy=losses.entropy(q),
       reverse_kl=losses.reverse_kl(p, q),

@@ -28,9 +28,9 @@ from jopd.losses.terms import (
   count_of,
   narrowed,
   per_token_losses,
-  term_reads,
   term_factors,
   term_masks,
+  term_reads,
   term_stats,
 )
 from jopd.losses.token_stats import Row

@@ -55,7 +55,7 @@ def finite(logp: Float[Array, '*B']) -> Float[Array, '*B']:
   return jnp.where(logp < LOG_ZERO, LOG_ZERO, logp)
 
 
-def pick(
+def token_logp(
   logp: Float[Array, '*B V'], token: Int[Array, '*B']
 ) -> Float[Array, '*B']:
   """The log-prob of one token per place: logp[..., token].
@@ -70,7 +70,7 @@ def pick(
   Gradients: to logp at the token.
 
   Example:
-    >>> float(pick(jnp.array([-3.0, -1.0]), jnp.array(1)))
+    >>> float(token_logp(jnp.array([-3.0, -1.0]), jnp.array(1)))
     -1.0
   """
   return jnp.take_along_axis(logp, token[..., None], axis=-1)[..., 0]

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jopd.losses.advantages import reward
-from jopd.losses.distributions import log_probs, pick
+from jopd.losses.distributions import log_probs, token_logp
 from jopd.losses.objectives import Objective, TokenBatch, policy_gradient
 from jopd.losses.surrogates import reinforce
 from jopd.losses.targets import teacher
@@ -303,7 +303,7 @@ def _expected_loss(objective, group_size, student, teachers):
     student_logp=student_logp,
     logps={role: rows(logits) for role, logits in teachers.items()},
     token=token,
-    sampler_logp=jax.lax.stop_gradient(pick(student_logp, token)),
+    sampler_logp=jax.lax.stop_gradient(token_logp(student_logp, token)),
     row=row,
   )
   each = jnp.exp(student_logp[0, 0])[group]

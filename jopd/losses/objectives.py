@@ -11,20 +11,23 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jopd.losses import old_policies
 from jopd.losses.advantages import log_ratio
-from jopd.losses.distributions import finite, pick
-from jopd.losses.groups import preferred
+from jopd.losses.distributions import finite, token_logp
 from jopd.losses.supports import full
 from jopd.losses.targets import teacher
 from jopd.losses.token_stats import (
   Reads,
   Row,
   TokenStats,
+  group_sum,
   reads,
   reads_of,
+  row_sum,
+  same_group,
   token_stats,
 )
 
@@ -124,7 +127,8 @@ def kl_estimate(
   def objective(batch):
     target_logp = _target_logp(batch, target)
     return estimator(
-      pick(batch.student_logp, batch.token), pick(target_logp, batch.token)
+      token_logp(batch.student_logp, batch.token),
+      token_logp(target_logp, batch.token),
     )
 
   return objective
@@ -159,7 +163,7 @@ def policy_gradient(
   def loss(batch, advantage):
     old_logp = old_policy(batch_stats(batch, target))
     return surrogate(
-      pick(batch.student_logp, batch.token),
+      token_logp(batch.student_logp, batch.token),
       jax.lax.stop_gradient(old_logp),
       jax.lax.stop_gradient(advantage),
     )
@@ -180,7 +184,7 @@ def negative_log_likelihood() -> Objective:
 
   @reads('token')
   def objective(batch):
-    return -finite(pick(batch.student_logp, batch.token))
+    return -finite(token_logp(batch.student_logp, batch.token))
 
   return objective
 
@@ -243,11 +247,11 @@ def preference(
 
   def loss(batch, advantage):
     value, slope = jax.lax.stop_gradient(advantage)
-    student_logp = finite(pick(batch.student_logp, batch.token))
+    student_logp = finite(token_logp(batch.student_logp, batch.token))
     moved = student_logp - jax.lax.stop_gradient(student_logp)
     return value + slope * moved
 
-  pairs = functools.partial(preferred, beta=beta, by=by)
+  pairs = functools.partial(_preferred, beta=beta, by=by)
   return WithAdvantage(loss, pairs, target, reads_of(pairs))
 
 
@@ -274,3 +278,36 @@ def batch_stats(
     mask=mask,
     row=batch.row,
   )
+
+
+@reads('group', reward=lambda *, by, **_: by == 'reward')
+def _preferred(
+  stats: TokenStats, *, beta: float, by: str
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
+  """Value and slope of the mean of -log sigmoid(m) over the pairs of a group.
+
+  Args:
+    stats: TokenStats of whole groups, [B, T], with a target.
+    beta: of m = beta (r_better - r_worse), r the log-ratio of a row.
+    by: 'source' or 'reward', what makes one row better than another.
+
+  Returns:
+    Two [B, T]: what each token says of the loss, so that every row has all of
+    it; the derivative to the log-prob of each token, times the rows of a group.
+  """
+  same = same_group(stats)
+  ratio = row_sum(stats, stats.student_logp - stats.target_logp)
+  score = stats.source[:, 0] > 0 if by == 'source' else stats.reward[:, 0]
+  better = same & (score[:, None] > score[None, :])
+  margin = beta * (ratio[:, None] - ratio[None, :])
+  doubt = jnp.where(better, jax.nn.sigmoid(-margin), 0.0)
+  losses = jnp.where(better, jax.nn.softplus(-margin), 0.0)
+  pairs = group_sum(same, jnp.sum(better, axis=1, dtype=jnp.float32))
+  pairs = jnp.maximum(pairs, 1.0)
+  rows = jnp.sum(same, axis=1, dtype=jnp.float32)
+  value = group_sum(same, jnp.sum(losses, axis=1)) / pairs
+  slope = -beta * (jnp.sum(doubt, axis=1) - jnp.sum(doubt, axis=0))
+  slope *= rows / pairs
+  tokens = jnp.maximum(jnp.sum(stats.mask, axis=1), 1)
+  each = lambda x: jnp.broadcast_to(x[:, None], stats.mask.shape)
+  return each(value / tokens), each(slope)

@@ -13,9 +13,9 @@ from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.aggregation import token_mean
 from jopd.losses.objectives import (
-  WithAdvantage,
   Objective,
   TokenBatch,
+  WithAdvantage,
   batch_stats,
 )
 from jopd.losses.targets import teacher

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jopd.losses.distributions import entropy, finite, pick, top_indices
+from jopd.losses.distributions import entropy, finite, token_logp, top_indices
 from jopd.losses.divergences import reverse_kl
 
 SCOPES = ('token', 'row', 'group', 'batch')  # each contains the one before
@@ -318,7 +318,7 @@ def token_stats(
   """
   student_logp = finite(jax.lax.stop_gradient(student_logp))
   stats = TokenStats(
-    student_logp=pick(student_logp, token),
+    student_logp=token_logp(student_logp, token),
     sampler_logp=finite(jax.lax.stop_gradient(sampler_logp)),
     student_entropy=entropy(student_logp),
     mask=jnp.ones(token.shape, bool) if mask is None else mask,
@@ -343,7 +343,7 @@ def token_stats(
     shared,
   )
   return stats._replace(
-    target_logp=pick(target_logp, token),
+    target_logp=token_logp(target_logp, token),
     target_entropy=target_entropy,
     entropy_gap=jnp.abs(target_entropy - stats.student_entropy),
     reverse_kl=reverse_kl(student_logp, target_logp),
@@ -370,3 +370,42 @@ def _on_shared(student_logp, target_logp, shared):
   least = lambda x: jnp.where(none, 1.0, jnp.maximum(x, 1e-30))
   advantage = gap / least(mass) + jnp.log(least(mass) / least(target_mass))
   return mass, jnp.where(none, 0.0, advantage) / count
+
+
+def live_rows(stats: TokenStats) -> Bool[Array, ' B']:
+  """The rows that have a token which counts; no gradient."""
+  return jnp.any(stats.mask, axis=1)
+
+
+def row_sum(stats: TokenStats, x: Float[Array, 'B T']) -> Float[Array, ' B']:
+  """The sum over the tokens of each row that count; gradient to these of x."""
+  return jnp.sum(jnp.where(stats.mask, x, 0.0), axis=1)
+
+
+def row_mean(stats: TokenStats, x: Float[Array, 'B T']) -> Float[Array, ' B']:
+  """The mean over the tokens of each row that count, 0 where none does.
+
+  Gradients: to these tokens of x, over their number.
+  """
+  return row_sum(stats, x) / jnp.maximum(jnp.sum(stats.mask, axis=1), 1)
+
+
+def same_group(stats: TokenStats) -> Bool[Array, 'B B']:
+  """Which rows answer the same prompt, of those that count.
+
+  Gradients: none.
+  Raises: ValueError when nobody said which rows make a group.
+  """
+  if stats.group is None:
+    raise ValueError(
+      'it looks at the responses to one prompt, and nothing says which these'
+      ' are: give the rows their groups'
+    )
+  group, live = stats.group[:, 0], live_rows(stats)
+  same = group[:, None] == group[None, :]
+  return same & live[:, None] & live[None, :]
+
+
+def group_sum(same: Bool[Array, 'B B'], x: Float[Array, ' B']):
+  """For each row the sum over its group, [B]; gradient to all of its rows."""
+  return jnp.sum(jnp.where(same, x[None, :], 0.0), axis=1)

@@ -253,7 +253,7 @@ def test_chunks_without_a_live_token_are_not_visited():
 
   def objective(batch):
     jax.debug.callback(lambda: visits.append(1))
-    return -losses.pick(batch.student_logp, batch.token)
+    return -losses.token_logp(batch.student_logp, batch.token)
 
   mask = np.zeros((B, T), bool)
   mask[0, 0] = mask[1, 5] = mask[2, 6] = True

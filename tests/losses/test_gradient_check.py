@@ -32,7 +32,7 @@ def students():
 # loss, a gradient through the probability.
 def test_the_expectation_is_over_the_students_own_tokens():
   objective = lambda batch: (
-    batch.token * losses.pick(batch.student_logp, batch.token)
+    batch.token * losses.token_logp(batch.student_logp, batch.token)
   )
   for p_rows, got in zip(students(), taught(objective), strict=True):
     for p, gradient in zip(p_rows, got, strict=True):
