@@ -1,1 +1,1 @@
-"""Diagnosis: what a run says about itself, in pictures (floor 2)."""
+"""Reports: charts of the metrics of runs."""

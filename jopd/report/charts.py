@@ -1,4 +1,4 @@
-"""The charts of a report: runs in, figures out, None where data is absent."""
+"""The charts of a report: runs in, figures out, None without data."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -20,7 +20,7 @@ from jopd.report.runs import Run
 
 
 class Chart(NamedTuple):
-  """A chart's file name, its words, and how to draw it."""
+  """A chart: its file name, its texts, and the function that draws it."""
 
   name: str
   title: str
@@ -39,22 +39,22 @@ def _entropy_gap(row: records.Row) -> float:
 
 def draw_gap_recovered(runs: Sequence[Run], theme: Theme) -> Figure | None:
   """One bar per run, stage and teacher."""
-  found = [
+  bars = [
     (index, gap)
     for index, run in enumerate(runs)
     for gap in records.gaps(run)
     if math.isfinite(gap.recovered)
   ]
-  if not found:
+  if not bars:
     return None
-  percent = [100 * gap.recovered for _, gap in found]
-  figure = Figure((6.4, 1.1 + 0.45 * len(found)), layout='constrained')
+  percent = [100 * gap.recovered for _, gap in bars]
+  figure = Figure((6.4, 1.1 + 0.45 * len(bars)), layout='constrained')
   axis = figure.subplots()
-  colors = [theme.color(index) for index, _ in found]
-  axis.barh(range(len(found)), percent, height=0.6, color=colors)
+  colors = [theme.color(index) for index, _ in bars]
+  axis.barh(range(len(bars)), percent, height=0.6, color=colors)
   axis.axvline(100, color=theme.faint, lw=1.2, ls='--')
   edge = max(100, *percent)
-  for place, (_, gap) in enumerate(found):
+  for place, (_, gap) in enumerate(bars):
     axis.annotate(
       f'{percent[place]:.0f} %  ({gap.before:.3g} \N{RIGHTWARDS ARROW} '
       f'{gap.after:.3g}, {gap.teacher} {gap.target:.3g})',
@@ -64,13 +64,13 @@ def draw_gap_recovered(runs: Sequence[Run], theme: Theme) -> Figure | None:
       va='center',
       fontsize=9,
     )
-  _label_bars(axis, [_bar_name(runs, gap.run, gap.stage) for _, gap in found])
+  _label_bars(axis, [_bar_name(runs, gap.run, gap.stage) for _, gap in bars])
   axis.set_xlim(min(0, *percent), 1.8 * edge)
   axis.set_xlabel('% of the gap between student before and teacher')
   return figure
 
 
-# Sampling first: where the time should go. Phases unknown here follow.
+# Sampling first, which should take most of the time. Other phases follow.
 _PHASES = ('rollout', 'teacher', 'learner', 'reward', 'eval', 'data', 'save')
 
 
@@ -131,7 +131,7 @@ def _label_bars(axis, names: Sequence[str]) -> None:
 
 
 def draw_accuracy(runs: Sequence[Run], theme: Theme) -> Figure | None:
-  """Greedy accuracy and every avg@k that was measured."""
+  """Greedy accuracy and every measured avg@k."""
   panels = [Panel('greedy accuracy', evaluated='greedy_accuracy', top=1)]
   for name in records.metric_names(runs, 'avg_at_'):
     label = name.replace('avg_at_', 'avg@')
@@ -188,8 +188,8 @@ CHARTS = (
   Chart(
     'accuracy',
     'Accuracy',
-    'Share of prompts answered right by the student. Dashed: where a stage '
-    'began, and its teacher. Shaded: 95 % interval over prompts.',
+    'Fraction of prompts that the student solves. Dashed: the student at the '
+    'start of a stage, and its teacher. Shaded: 95 % interval over prompts.',
     draw_accuracy,
   ),
   Chart(
@@ -202,23 +202,23 @@ CHARTS = (
   Chart(
     'pass_at_k',
     'pass@k',
-    'Chance that one of k samples is right, in the last stage. When it falls '
-    'at large k while accuracy rises, the student is losing diversity.',
+    'Probability that one of k samples is correct, in the last stage. If it '
+    'falls at large k while accuracy rises, the student loses diversity.',
     draw_pass_at_k,
   ),
   Chart(
     'reverse_kl',
     'Reverse KL to the target',
-    'Exact KL(student || target) over the full vocabulary, on the tokens that '
-    'were trained on. If it rises while the loss falls, the loss is biased.',
+    'Exact KL(student || target) over the full vocabulary, on the tokens of '
+    'the loss. If it rises while the loss falls, the loss is biased.',
     _panels(Panel('reverse KL, nats per token', (field('reverse_kl'),))),
   ),
   Chart(
     'overlap',
     'Top-16 overlap',
-    "Share of the target's 16 likeliest tokens that are among the student's "
-    "16, and the student's probability on them. Flat or falling: the pair "
-    'thinks too differently to learn from each other.',
+    "Fraction of the target's 16 most likely tokens among the student's 16, "
+    "and the student's probability of them. If it does not rise, the two "
+    'models are too different.',
     _panels(
       Panel('overlap ratio', (field('overlap'),), top=1),
       Panel(
@@ -252,24 +252,23 @@ CHARTS = (
   Chart(
     'length',
     'Response length and truncation',
-    'Tokens per response, stop token included, and the share of responses cut '
-    'at the limit. Above 20 % truncation the student learns not to stop.',
+    'Tokens per response, stop token included, and the fraction of responses '
+    'that reach the length limit. Above 20 % the student learns not to stop.',
     _panels(
       Panel('response length, tokens', (field('response_length'),)),
-      Panel('share truncated', (field('truncated'),), top=1),
+      Panel('clipped ratio', (field('completions/clipped_ratio'),), top=1),
     ),
   ),
   Chart(
     'reward',
     'Reward of the rollouts',
-    'Mean outcome of the sampled responses, at the training temperature.',
+    'Mean reward of the sampled responses, at the training temperature.',
     _panels(Panel('reward', (field('reward'),))),
   ),
   Chart(
     'optimization',
     'Loss and gradient',
-    'The loss as configured, and the global norm of its gradient before '
-    'clipping.',
+    'The loss, and the global norm of its gradient before clipping.',
     _panels(
       Panel('loss', (field('loss'),)),
       Panel('gradient norm', (field('grad_norm'),)),
@@ -278,7 +277,7 @@ CHARTS = (
   Chart(
     'time',
     'Time budget',
-    'Where the wall time of each stage went.',
+    'Wall time of each stage by phase.',
     draw_time,
   ),
 )

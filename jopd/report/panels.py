@@ -1,7 +1,7 @@
-"""Panels over the steps of a run: the one way in which curves are drawn.
+"""Panels of curves over the steps of runs.
 
-With one run, colour tells the lines of a panel apart; with several, colour
-tells the runs apart and dashes the lines.
+With one run, each line of a panel has its colour; with several, each run has
+its colour, and further lines are dashed.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +18,17 @@ from jopd.report.runs import Row, Run
 
 
 class Theme(NamedTuple):
-  """Colours of a chart; `series` are told apart by the colour-blind too."""
+  """Colours of a chart; `series` are safe for colour-blind readers."""
 
   name: str
   ground: str
   ink: str
   faint: str
   grid: str
-  series: tuple[str, ...]
+  series: Sequence[str]
 
   def color(self, index: int) -> str:
-    """The colour of the index-th series; they come round."""
+    """The colour of a series; colours repeat."""
     return self.series[index % len(self.series)]
 
   def settings(self) -> dict[str, object]:
@@ -68,17 +68,23 @@ class Theme(NamedTuple):
 
 # Okabe and Ito's hues; on a dark ground the same, lightened.
 LIGHT = Theme(
-  *('light', '#ffffff', '#1b1f24', '#57606a', '#e4e7eb'),
-  (
-    *('#0072b2', '#d55e00', '#009e73', '#a3498b'),
-    *('#b8860b', '#3fa7e0', '#7b828a', '#5b3a29'),
+  name='light',
+  ground='#ffffff',
+  ink='#1b1f24',
+  faint='#57606a',
+  grid='#e4e7eb',
+  series=(
+    '#0072b2 #d55e00 #009e73 #a3498b #b8860b #3fa7e0 #7b828a #5b3a29'.split()
   ),
 )
 DARK = Theme(
-  *('dark', '#161b22', '#e6edf3', '#9aa4af', '#2b323b'),
-  (
-    *('#58a6e8', '#ff8b4d', '#2fc296', '#dd8fc0'),
-    *('#e3b341', '#9bd3f5', '#8b949e', '#c69c7b'),
+  name='dark',
+  ground='#161b22',
+  ink='#e6edf3',
+  faint='#9aa4af',
+  grid='#2b323b',
+  series=(
+    '#58a6e8 #ff8b4d #2fc296 #dd8fc0 #e3b341 #9bd3f5 #8b949e #c69c7b'.split()
   ),
 )
 
@@ -91,14 +97,14 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-  """One pair of axes: either train rows, or eval rows.
+  """One pair of axes, of train rows or of eval rows.
 
   Attributes:
     ylabel: quantity and unit.
-    lines: of the train rows, smoothed where there are many.
-    evaluated: of the eval rows instead, one metric of the student with its
-      interval, `<name>_low` to `_high`; of the other models as levels.
-    top: the most the quantity can be, if there is a most.
+    lines: of the train rows, smoothed if there are many.
+    evaluated: a metric of the eval rows instead: of the student with its
+      interval, `<name>_low` to `_high`, of the other models as levels.
+    top: maximum of the quantity, if it has one.
   """
 
   ylabel: str
@@ -108,16 +114,16 @@ class Panel(NamedTuple):
 
 
 def field(name: str, label: str = '') -> Line:
-  """A line that shows one metric as it was written."""
+  """A line of one metric."""
   return Line(label, functools.partial(records.number, name=name))
 
 
 def draw_panels(
   runs: Sequence[Run], theme: Theme, *, panels: Sequence[Panel]
 ) -> Figure | None:
-  """The panels that have data below each other over one axis of steps."""
+  """The panels with data, below each other, over one axis of steps."""
   stages = [_stages_of(panel, runs) for panel in panels]
-  shown = [panel for panel, found in zip(panels, stages, strict=True) if found]
+  shown = [panel for panel, names in zip(panels, stages, strict=True) if names]
   if not shown:
     return None
   spans = records.timeline(runs, set().union(*stages))
@@ -144,17 +150,17 @@ def draw_panels(
 
 def _stages_of(panel: Panel, runs: Sequence[Run]) -> set[str]:
   """The stages in which a panel has data."""
-  found: set[str] = set()
+  names: set[str] = set()
   for run in runs:
     for _, curve in records.evaluations(run, panel.evaluated):
-      found.add(curve.stage)
+      names.add(curve.stage)
     for line in panel.lines:
-      found |= {curve.stage for curve in records.curves(run, line.value)}
-  return found
+      names |= {curve.stage for curve in records.curves(run, line.value)}
+  return names
 
 
 def _draw_trained(axis, run, panel, spans, colors, *, dash):
-  """Training rows; where there are many, faint under a bold running mean."""
+  """Train rows; if there are many, faint under a bold running mean."""
   for place, line in enumerate(panel.lines):
     look = {'color': colors[place], 'ls': '--' if dash and place else '-'}
     for stage, steps, values in records.curves(run, line.value):
@@ -174,7 +180,7 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def _draw_evaluated(axis, run, panel, spans, theme, color):
-  """The model that learns, what it started from, and the others as levels."""
+  """The student, its start as a level, and the other models as levels."""
   name = panel.evaluated
   low, high = (
     {curve.stage: curve for _, curve in records.evaluations(run, name + end)}
@@ -212,7 +218,7 @@ def _draw_level(axis, span, value, label, theme):
 
 
 def _set_limits(axis, panel):
-  """From 0 where values allow, with room above for the names of stages."""
+  """From 0 if no value is below, with room for the names of stages."""
   axis.set_ylabel(panel.ylabel)
   bottom, top = axis.get_ylim()
   bottom = 0 if panel.top is not None else min(bottom, 0)
@@ -224,7 +230,7 @@ def _set_limits(axis, panel):
 
 
 def _name_lines(axis, panel, theme, *, one_run):
-  """A legend above the panel where several lines share it."""
+  """A legend above a panel of several lines."""
   if len(panel.lines) < 2:
     return
   handles = []
@@ -256,7 +262,7 @@ def _name_runs(figure, runs, theme):
 
 
 def _mark_stages(axes, spans, theme):
-  """A hairline where a stage begins, and its name beside it."""
+  """A line where a stage starts, and its name beside it."""
   end = max(end for _, end in spans.values())
   axes[-1].set_xlim(-0.012 * end, 1.012 * end)
   axes[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -277,7 +283,7 @@ def _mark_stages(axes, spans, theme):
       va='top',
       fontsize=9,
       color=theme.faint,
-      # A level that passes behind must not strike the name through.
+      # Hides levels behind the name.
       bbox={'facecolor': theme.ground, 'edgecolor': 'none', 'pad': 1},
       zorder=4,
     )

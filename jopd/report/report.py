@@ -1,4 +1,4 @@
-"""Draws what runs wrote down: PNG charts and one self-contained HTML page."""
+"""Reports of runs: PNG charts and one self-contained HTML page."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -66,22 +66,22 @@ def report(
 ) -> pathlib.Path:
   """Writes report.html and its charts; several runs share the same axes.
 
-  Each chart is drawn where its metrics are there, as `report/<name>.png` and
-  `report/<name>-dark.png`. The page holds them all and asks nothing of the
-  network. For several runs the names are comparison.html and comparison/, so
-  that a run's own report stays. The same input gives the same bytes.
+  A chart with data is drawn as `report/<name>.png` and
+  `report/<name>-dark.png`. The page contains all charts and loads nothing from
+  the network. For several runs the names are comparison.html and comparison/,
+  so that the report of a run remains. The same input gives the same bytes.
 
   Args:
     runs: run folders, with metrics.jsonl and, if there, timings.jsonl,
       summary.json (its "versions" go to the bottom) and config.json.
-    out: folder to write to; the first run's if absent.
+    out: folder to write to; default: that of the first run.
 
   Returns:
     The path of the page.
 
   Raises:
     FileNotFoundError: a folder without metrics.jsonl.
-    ValueError: no run, or a file that cannot be read; says which and where.
+    ValueError: no run, or a file that cannot be read.
   """
   read = read_runs(runs)
   name = 'report' if len(read) == 1 else 'comparison'
@@ -105,7 +105,7 @@ def report(
 
 def _draw_charts(runs: Sequence[Run], folder: pathlib.Path) -> list[str]:
   """Draws each chart that has data, for a light and a dark page."""
-  # Imported here: reading this module must not cost what matplotlib costs.
+  # Imported here, as matplotlib takes long to import.
   import matplotlib
 
   from jopd.report import charts, panels
@@ -158,7 +158,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _text(value: Any) -> str:
-  """A cell's text: four digits for a fraction, a dash for what is not known."""
+  """The text of a cell: four digits of a float, a dash for None and NaN."""
   if value is None or (isinstance(value, float) and math.isnan(value)):
     return '\N{EN DASH}'
   if isinstance(value, float):
@@ -166,17 +166,20 @@ def _text(value: Any) -> str:
   return value if isinstance(value, str) else json.dumps(value)
 
 
-def _outcome(found: Sequence[Gap]) -> str:
+def _outcome(stage_gaps: Sequence[Gap]) -> str:
   """Student before and after, and its teacher, per run and stage."""
   head = 'run, stage, metric, before, after, teacher, gap recovered'.split(', ')
   rows = [
     (
-      *(gap.run, gap.stage, gap.metric.replace('_at_', '@').replace('_', ' ')),
-      *(gap.before, gap.after),
+      gap.run,
+      gap.stage,
+      gap.metric.replace('_at_', '@').replace('_', ' '),
+      gap.before,
+      gap.after,
       f'{gap.target:.4g} ({gap.teacher})',
       f'{gap.recovered:.0%}' if math.isfinite(gap.recovered) else None,
     )
-    for gap in found
+    for gap in stage_gaps
   ]
   return _table(head, rows)
 

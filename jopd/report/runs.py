@@ -1,4 +1,4 @@
-"""Reads what runs wrote down, for the report: files in, plain numbers out."""
+"""Reads the files of runs for the report."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 import functools
@@ -20,7 +20,7 @@ class Run(NamedTuple):
   """One run folder, read.
 
   Attributes:
-    name: what charts call it.
+    name: in charts.
     rows: of metrics.jsonl and timings.jsonl; each has stage, step and kind.
     summary: of summary.json, {} if absent.
     config: of config.json, {} if absent.
@@ -46,7 +46,7 @@ class Curve(NamedTuple):
 
 
 class Gap(NamedTuple):
-  """What one stage made of the distance between student and teacher."""
+  """The accuracy of a stage's student before and after, and of its teacher."""
 
   run: str
   stage: str
@@ -58,12 +58,12 @@ class Gap(NamedTuple):
 
   @property
   def recovered(self) -> float:
-    """The share of the gap that was closed; NaN without one."""
+    """The fraction of the gap that was closed; NaN without a gap."""
     return gap_recovery(self.before, self.after, self.target)
 
 
 def read_runs(folders: Sequence[str | os.PathLike]) -> list[Run]:
-  """Reads run folders; names are as short as keeps them apart.
+  """Reads run folders; their names are as short as possible and differ.
 
   Raises:
     ValueError: no folder is named, or a metrics.jsonl has no or broken rows.
@@ -82,9 +82,9 @@ def read_runs(folders: Sequence[str | os.PathLike]) -> list[Run]:
 
 
 def number(row: Row, name: str) -> float:
-  """row[name] as a float, or NaN when it is absent, null or no number.
+  """row[name] as a float, or NaN if it is absent, null or not a number.
 
-  "nan", "inf" and "-inf" are how metrics.jsonl spells what JSON has not.
+  metrics.jsonl has the strings "nan", "inf" and "-inf".
   """
   try:
     return float(row.get(name, math.nan))
@@ -93,7 +93,7 @@ def number(row: Row, name: str) -> float:
 
 
 def curves(run: Run, value: Callable[[Row], float]) -> list[Curve]:
-  """`value` over the steps of each stage's train rows, where any is finite."""
+  """`value` over the steps of each stage's train rows, if any is finite."""
   result = []
   for stage in stages(run):
     rows = [r for r in run.rows if (r['stage'], r['kind']) == (stage, 'train')]
@@ -104,10 +104,9 @@ def curves(run: Run, value: Callable[[Row], float]) -> list[Curve]:
 def evaluations(
   run: Run, name: str, *, references: bool = False
 ) -> list[tuple[str, Curve]]:
-  """(model, curve) per stage: the model that learns, or else the others.
+  """(model, curve) per stage: of the student, or else of the other models.
 
-  The one that learns is evaluated to the end; teachers stand still, and are
-  evaluated once.
+  The student is evaluated until the end, other models once.
   """
   result = []
   value = functools.partial(number, name=name)
@@ -125,11 +124,11 @@ def evaluations(
 
 
 def metric_names(runs: Sequence[Run], prefix: str) -> list[str]:
-  """The metrics called `prefix` and a number, by that number: avg_at_8."""
+  """The metrics named `prefix` and a number, such as avg_at_8, in order."""
   pattern = re.compile(re.escape(prefix) + r'\d+')
   names = {name for run in runs for row in run.rows for name in row}
-  found = filter(pattern.fullmatch, names)
-  return sorted(found, key=lambda name: int(name.removeprefix(prefix)))
+  numbered = filter(pattern.fullmatch, names)
+  return sorted(numbered, key=lambda name: int(name.removeprefix(prefix)))
 
 
 def stages(run: Run) -> list[str]:
@@ -140,10 +139,9 @@ def stages(run: Run) -> list[str]:
 def timeline(
   runs: Sequence[Run], shown: Collection[str]
 ) -> dict[str, tuple[int, int]]:
-  """Stage -> (start, end) on one axis, those `shown` one after another.
+  """Stage -> (start, end) on the axis of all runs, for the stages in `shown`.
 
-  All runs share it: a stage is as long as the longest run made it, and stands
-  where it first appears.
+  A stage has its largest length of all runs, and its first place.
   """
   length: dict[str, int] = {}
   for run in runs:
@@ -161,9 +159,12 @@ def gaps(run: Run) -> list[Gap]:
   """One per stage and teacher, by greedy accuracy, or else by avg@k."""
   for metric in ('greedy_accuracy', *metric_names([run], 'avg_at_')):
     students = {c.stage: c.known for _, c in evaluations(run, metric)}
-    found = [
+    result = [
       Gap(
-        *(run.name, teacher.stage, metric, model),
+        run.name,
+        teacher.stage,
+        metric,
+        model,
         before=float(students[teacher.stage][0]),
         after=float(students[teacher.stage][-1]),
         target=float(teacher.known[-1]),
@@ -171,8 +172,8 @@ def gaps(run: Run) -> list[Gap]:
       for model, teacher in evaluations(run, metric, references=True)
       if len(students.get(teacher.stage, ())) > 1
     ]
-    if found:
-      return found
+    if result:
+      return result
   return []
 
 
@@ -209,7 +210,7 @@ def _read_run(folder: pathlib.Path, name: str) -> Run:
     )
   rows = _read_rows(metrics)
   if not rows:
-    raise ValueError(f'{metrics}: holds no whole row; has a step been logged?')
+    raise ValueError(f'{metrics}: has no complete row; no step was logged yet')
   if (timings := folder / 'timings.jsonl').is_file():
     rows += _read_rows(timings)
   summary = _read_object(folder / 'summary.json')
@@ -227,11 +228,11 @@ def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
       row['step'] = int(row['step'])
       rows.append(row)
     except (ValueError, KeyError, TypeError) as error:
-      if place == len(lines):  # after the last newline: empty, or being written
+      if place == len(lines):  # empty, or still being written
         break
       raise ValueError(
         f'{path}:{place}: expected a JSON object with stage, step and kind, '
-        f'got {line[:60]!r}; mend or delete the line'
+        f'got {line[:60]!r}; repair or delete the line'
       ) from error
   return rows
 
@@ -240,9 +241,9 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   try:
-    found = json.loads(path.read_text(encoding='utf-8'))
+    value = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{path}: is not JSON ({error})') from error
-  if not isinstance(found, dict):
-    raise ValueError(f'{path}: expected a JSON object, got {found!r:.60}')
-  return found
+  if not isinstance(value, dict):
+    raise ValueError(f'{path}: expected a JSON object, got {value!r:.60}')
+  return value

@@ -1,4 +1,4 @@
-"""The report draws what is there, leaves out what is not, and leaks nothing."""
+"""The report draws charts with data, escapes texts, and uses no network."""
 
 import base64
 import html.parser
@@ -18,8 +18,8 @@ ALL = {chart.name for chart in charts.CHARTS}
 def train_row(stage, step, steps, **values):
   left = 1 - step / steps
   row = dict(stage=stage, step=step, kind='train', loss=left, grad_norm=1.0)
-  row |= dict(response_length=20 + step, truncated=0.1, student_entropy=left)
-  return row | values
+  row |= dict(response_length=20 + step, student_entropy=left)
+  return row | {'completions/clipped_ratio': 0.1} | values
 
 
 def write_run(folder, *, steps=60, after=0.5, rows=()):
@@ -97,7 +97,7 @@ def test_every_chart_is_a_picture_for_light_and_dark(drawn):
     assert width > 800 and height > 150
 
 
-def test_page_holds_its_pictures_and_asks_nothing_of_the_network(drawn):
+def test_the_page_contains_its_pictures_and_uses_no_network(drawn):
   # Kills: <img src="accuracy.png">, which breaks when the page is mailed, and
   # a style sheet or script from elsewhere.
   _, path = drawn
@@ -116,7 +116,7 @@ def test_page_holds_its_pictures_and_asks_nothing_of_the_network(drawn):
   assert not re.search(r'https?:|//|@import|url\(', text)
 
 
-def test_page_tells_the_outcome_the_summary_and_the_settings(drawn):
+def test_the_page_has_the_outcome_the_summary_and_the_settings(drawn):
   # Kills: a gap recovered against the student before sft: (.5-.1)/(.8-.1).
   text = Page(drawn[1]).text
   assert 'whole opd greedy accuracy 0.3 0.5 0.8 (big teacher) 40%' in text
@@ -161,7 +161,7 @@ def test_what_comes_from_files_is_escaped(tmp_path):
   [
     (dict(kind='train', reverse_kl=0.5), {'reverse_kl'}),
     (dict(kind='train', loss='nan', reverse_kl=None), set()),
-    (dict(kind='train', truncated=0.0), {'length'}),
+    ({'kind': 'train', 'completions/clipped_ratio': 0.0}, {'length'}),
     (dict(kind='eval', avg_at_8=0.5), {'accuracy'}),
     (dict(kind='eval', pass_at_1=0.5), set()),
     (dict(kind='new kind', loss=1.0), set()),
@@ -213,7 +213,7 @@ def test_nothing_to_draw_is_one_clear_line(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'metrics.jsonl: not found'):
     report([tmp_path])
   (tmp_path / 'metrics.jsonl').write_text('{"torn": ')
-  with pytest.raises(ValueError, match=r'holds no whole row'):
+  with pytest.raises(ValueError, match=r'has no complete row'):
     report([tmp_path])
   with pytest.raises(ValueError, match=r'at least one run'):
     report([])
