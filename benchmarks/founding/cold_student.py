@@ -8,7 +8,7 @@ Set-up: that of `topk_bias` with a student of 60 steps of imitation, cold, and
 one of 250, warm.
 """
 
-from founding.lab import divergence, top_k
+from founding.lab import matching, top_k
 
 SIGNATURE = (
   'cold: stop-gradient on the teacher support ends below 0.2',

@@ -10,7 +10,8 @@ teacher made for them. Variances as in `variance`; then 150 steps with each
 gamma.
 """
 
-from founding.variance import discounted_return, spread
+from founding.lab import LARGE, SMALL, SUMS
+from founding.variance import discounted, spread
 
 SIGNATURE = (
   'the variance of the gradient grows with gamma, at every step from 0 to 1',
@@ -37,10 +38,10 @@ def measure(lab) -> dict[str, dict[str, float]]:
     'gamma/student', SMALL, run=TASK, data=LONG | dict(count=250), steps=250
   )
   how = dict(run=TASK, teacher=teacher, student=student)
-  losses = {f'gamma {gamma}': discounted_return(gamma) for gamma in GAMMAS}
+  losses = {f'gamma {gamma}': discounted(gamma) for gamma in GAMMAS}
   rows = spread(lab, 'gamma', losses, **how)
   for gamma in GAMMAS:
-    record = lab.distil(f'gamma/{gamma}', discounted_return(gamma), **how)
+    record = lab.distil(f'gamma/{gamma}', discounted(gamma), **how)
     rows[f'gamma {gamma}'] |= record.row()
   return rows
 

@@ -12,7 +12,7 @@ from jopd.run import config as configs
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / 'configs'))
 
-from common import IMITATE, LARGE, SMALL, SUMS  # noqa: E402
+from common import IMITATE, LARGE, SMALL, SUMS
 
 
 def top_k(of: str, tail: str, k: int = 4) -> dict:

@@ -11,8 +11,8 @@ teacher is the student itself after learning from rewards; the familiar teacher
 is a larger model that goes forward.
 """
 
-from founding.lab import LARGE, SUMS, divergence, top_k
-from founding.variance import kl_estimate
+from founding.lab import LARGE, SUMS, matching, top_k
+from founding.variance import sampled_token
 from jopd.run import config as configs
 
 SIGNATURE = (
@@ -33,7 +33,7 @@ SHOWN = (
   'reverse_kl_at_start',
 )
 LOSSES = {
-  'sampled token': kl_estimate(),
+  'sampled token': sampled_token(),
   'stop-gradient, teacher support': matching(
     'stop_gradient_reverse_kl', top_k('target', 'drop')
   ),

@@ -9,7 +9,7 @@ Set-up: the running sum; a student with some of the skill, 150 steps on its own
 rollouts towards a teacher that has it all, K = 4 of 384 tokens.
 """
 
-from founding.lab import divergence, top_k
+from founding.lab import matching, top_k
 
 SIGNATURE = (
   'raw, student support: loses half its accuracy, while its own loss falls'
