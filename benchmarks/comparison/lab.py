@@ -18,8 +18,8 @@ PLAIN = ('opd', 'kl_estimate', 'grpo', CONTROL)
 # What of a stage is the budget, and not the method.
 _BUDGET = (
   *('student', 'data', 'context', 'steps', 'batch_size'),
-  *('optimizer', 'learning_rate', 'warmup_steps', 'decay', 'max_grad_norm'),
-  *('chunk_tokens', 'eval_every'),
+  *('optimizer', 'learning_rate', 'warmup_steps', 'lr_schedule', 'max_grad_norm'),
+  *('loss_chunk_tokens', 'eval_every'),
 )
 
 
@@ -124,7 +124,7 @@ def _plain(config, kind: str):
     budget['teachers'] = {role: given.teachers[role] for role in roles}
     told = [role for role in roles if role in given.teacher_contexts]
     if told:
-      budget['contexts'] = {role: given.teacher_contexts[role] for role in told}
+      budget['teacher_contexts'] = {role: given.teacher_contexts[role] for role in told}
       budget['max_teacher_prompt_tokens'] = given.max_teacher_prompt_tokens
     if several:
       weights = {role: 1 / len(roles) for role in roles}
