@@ -1,24 +1,43 @@
 """From the config of a variant to its runs, and the plain ones beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import hashlib
+import inspect
 import pathlib
 import re
 from typing import NamedTuple
 
-from founding.lab import Lab, Record, matching
+from founding.lab import Lab, Record, matching, policy_gradient
 
 from jopd import losses
+from jopd.data import contexts
+from jopd.rollout import teacher_mixing
 from jopd.run import config as configs
 from jopd.run import overrides
+from jopd.train import (
+  callbacks,
+  controllers,
+  filters,
+  replay_buffer,
+  teacher_sync,
+)
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs' / 'variants'
 CONTROL = 'teacher_free'
-PLAIN = ('opd', 'kl_estimate', 'grpo', CONTROL)
-# What of a stage is the budget, and not the method.
+PLAIN = ('opd', 'sampled_token', 'grpo', CONTROL)
+# Where names in a stage are looked up.
+ROOMS = (losses, losses.old_policies, contexts, filters, teacher_mixing)
+ROOMS += (teacher_sync, callbacks, controllers, replay_buffer)
+# Settings of a stage that are the budget, and not the method.
 _BUDGET = (
   *('student', 'data', 'context', 'steps', 'batch_size'),
-  *('optimizer', 'learning_rate', 'warmup_steps', 'lr_schedule', 'max_grad_norm'),
+  *(
+    'optimizer',
+    'learning_rate',
+    'warmup_steps',
+    'lr_schedule',
+    'max_grad_norm',
+  ),
   *('loss_chunk_tokens', 'eval_every'),
 )
 
@@ -34,7 +53,7 @@ class Runs(NamedTuple):
 
   own: object
   # Of PLAIN -> name of the run, config; the sampled token's for those with a
-  # policy gradient, and GRPO for those whose credit reads an outcome.
+  # policy gradient, GRPO with an advantage that reads rewards.
   plain: dict[str, tuple[str, object]]
 
 
@@ -42,8 +61,8 @@ def prepare(lab: Lab, file: pathlib.Path, *, shorten: int = 1) -> Runs:
   """The configs of a variant, models taught; each model is taught once.
 
   Args:
-    lab: where runs of this seed lie.
-    file: the variant's.
+    lab: the runs of this seed.
+    file: of the variant.
     shorten: divides all steps, to see whether everything runs.
   """
   config = overrides.load(f'{file}:tiny').unlock()
@@ -65,22 +84,22 @@ def prepare(lab: Lab, file: pathlib.Path, *, shorten: int = 1) -> Runs:
   return Runs(config, plain)
 
 
-def words(settings) -> list[str]:
-  """All texts among settings, however deep."""
+def functions(settings) -> list[Callable]:
+  """All functions of jopd that settings name or hold, however deep."""
   if isinstance(settings, str):
-    return [settings]
-  if not hasattr(settings, 'values'):
-    return []
-  return [word for value in settings.values() for word in words(value)]
+    named = (getattr(room, settings, None) for room in ROOMS)
+    return [function for function in named if inspect.isfunction(function)]
+  if hasattr(settings, 'values'):
+    return [f for value in settings.values() for f in functions(value)]
+  return [settings] if inspect.isfunction(settings) else []
 
 
 def _kinds(terms) -> list[str]:
   """Which plain runs stand beside these terms."""
   policy = [t for t in terms if t.objective == 'policy_gradient']
-  named = {word for term in policy for word in words(term.get('advantage'))}
-  advantages = [vars(losses.advantages).get(name) for name in named]
-  rewarded = any(f and losses.reads_of(f).reward for f in advantages)
-  left_out = {'kl_estimate': not policy, 'grpo': not rewarded}
+  advantages = [f for term in policy for f in functions(term.get('advantage'))]
+  rewarded = any(losses.reads_of(function).reward for function in advantages)
+  left_out = {'sampled_token': not policy, 'grpo': not rewarded}
   return [kind for kind in PLAIN if not left_out.get(kind)]
 
 
@@ -117,14 +136,16 @@ def _plain(config, kind: str):
   else:
     budget['group_size'] = given.group_size
   target = {}
-  if kind in ('opd', 'kl_estimate'):
+  if kind in ('opd', 'sampled_token'):
     # Of several teachers that play parts of the method, the one named so.
     several = 'teacher' not in given.teachers
     roles = list(given.teachers) if several else ['teacher']
     budget['teachers'] = {role: given.teachers[role] for role in roles}
-    told = [role for role in roles if role in given.teacher_contexts]
-    if told:
-      budget['teacher_contexts'] = {role: given.teacher_contexts[role] for role in told}
+    hinted = [role for role in roles if role in given.teacher_contexts]
+    if hinted:
+      budget['teacher_contexts'] = {
+        role: given.teacher_contexts[role] for role in hinted
+      }
       budget['max_teacher_prompt_tokens'] = given.max_teacher_prompt_tokens
     if several:
       weights = {role: 1 / len(roles) for role in roles}
@@ -142,21 +163,17 @@ def _plain(config, kind: str):
 def _terms(kind: str, target: Mapping) -> dict:
   if kind == 'opd':
     return matching('reverse_kl', **target)
-  policy = dict(objective='policy_gradient')
-  if kind == 'kl_estimate':
-    own = dict(surrogate='reinforce', advantage='log_ratio')
-    return dict(advantage=policy | own | target)
+  if kind == 'sampled_token':
+    return dict(advantage=policy_gradient('log_ratio', **target))
   if kind == 'grpo':
-    own = dict(
-      surrogate='ppo_clip', advantage='group_advantage', old_policy='sampler'
-    )
-    return dict(reward=policy | own)
+    advantage, clip = 'group_advantage', dict(surrogate='ppo_clip')
+    return dict(reward=policy_gradient(advantage, **clip, old_policy='sampler'))
   control = overrides.load(f'{CONFIGS / CONTROL}.py')
   return control[control.stages[-1]].loss.to_dict()
 
 
 def measure(record: Record, config) -> dict:
-  """What a finished run says: accuracies, and what it took."""
+  """The accuracies of a finished run, and its seconds."""
   stage = config.stages[-1]
   student = config[stage].student
   evaluated = {

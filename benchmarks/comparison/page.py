@@ -7,26 +7,15 @@ import pathlib
 import re
 import textwrap
 
-from comparison.lab import CONTROL, PLAIN, methods, words
-from jopd import losses
-from jopd.data import contexts
+from comparison.lab import CONTROL, PLAIN, functions, methods
 from jopd.evaluate.statistics import seeds_interval
-from jopd.rollout import teacher_mixing
 from jopd.run import config as configs
 from jopd.run import overrides
-from jopd.train import (
-  controllers,
-  filters,
-  replay_buffer,
-  teacher_sync,
-)
 
-_ROOMS = (losses, losses.old_policies, contexts, filters, teacher_mixing)
-_ROOMS += (teacher_sync, controllers, replay_buffer)
-# What plain OPD is made of is no method's own.
-_PLAIN = {'reverse_kl', 'full', 'teacher', 'uniform', 'reinforce', 'log_ratio'}
-_PLAIN |= {'student', 'sampler', 'same', 'divergence', 'policy_gradient'}
-_NAMES = dict(opd='plain OPD', sampled='the sampled token', grpo='GRPO')
+# Functions of plain OPD, which are not a method's own.
+_PLAIN = ('reverse_kl', 'full', 'teacher', 'uniform', 'reinforce', 'log_ratio')
+_PLAIN += ('student', 'sampler', 'same', 'divergence', 'policy_gradient')
+_NAMES = dict(opd='plain OPD', sampled_token='the sampled token', grpo='GRPO')
 _END = '<!-- end -->'
 
 
@@ -75,11 +64,12 @@ def _setting(results: list[dict]) -> str:
   seeds = sorted(opd)
   start = [_at(opd[s], 0.0) for s in seeds]
   taught = [opd[s]['teacher'] for s in seeds]
-  told = 'itself, told more' if None in taught else f'{_mean(taught):.3f}'
+  teacher = 'itself, hinted' if None in taught else f'{_mean(taught):.3f}'
   lines = [
     f'### {_describe(first)}',
     '',
-    f'Student before {_mean(start):.3f}, teacher {told}. {len(seeds)} seeds.',
+    f'Student before {_mean(start):.3f}, teacher {teacher}.'
+    f' {len(seeds)} seeds.',
     '',
     '| method | paper | half-way | at the end | beside OPD | beside its plain'
     ' form | beside the control | seconds / OPD | lines: function, config |'
@@ -90,7 +80,7 @@ def _setting(results: list[dict]) -> str:
     name = _NAMES.get(kind, f'[{CONTROL}]({_link(CONTROL)}), the control')
     lines.append(_row(name, '', plain[kind], plain))
   for method, runs in by_method.items():
-    title, paper = _says(method)
+    title, paper = _heading(method)
     size = f'{_function_lines(method)}, {_config_lines(method)}'
     name = f'[{method}]({_link(method)}): {title}'
     lines.append(_row(name, paper, runs, plain, size, _nearest(runs)))
@@ -100,7 +90,9 @@ def _setting(results: list[dict]) -> str:
 def _nearest(runs) -> str:
   """The plain run that a method comes from."""
   [beside, *_] = [run['plain'] for run in runs.values()]
-  return next(kind for kind in ('grpo', 'kl_estimate', 'opd') if kind in beside)
+  return next(
+    kind for kind in ('grpo', 'sampled_token', 'opd') if kind in beside
+  )
 
 
 def _row(name, paper, runs, plain, size='', nearest='') -> str:
@@ -180,7 +172,7 @@ def _text(method: str) -> str:
   return (methods()[method].parent / f'{method}.py').read_text()
 
 
-def _says(method: str) -> tuple[str, str]:
+def _heading(method: str) -> tuple[str, str]:
   """A variant's first line, and the paper that it names first."""
   doc = ast.get_docstring(ast.parse(_text(method)))
   [paper, *_] = re.findall(r'arXiv\s+(\d{4}\.\d{5})', doc)
@@ -195,15 +187,10 @@ def _function_lines(method: str) -> int:
   """Lines of code of the functions that a variant names and OPD does not."""
   config = overrides.load(f'{methods()[method]}:tiny')
   stage = config[config.stages[-1]]
-  names = {*words(stage.to_dict()), *words(config.context.to_dict())}
-  names -= {*words(configs.stage().to_dict()), *_PLAIN}
-  functions = {
-    getattr(room, name)
-    for room in _ROOMS
-    for name in names
-    if inspect.isfunction(getattr(room, name, None))
-  }
-  return sum(_code_lines(function) for function in functions)
+  plain = (configs.stage(), *_PLAIN)
+  named = {*functions(stage), *functions(config.context)}
+  named -= {function for part in plain for function in functions(part)}
+  return sum(_code_lines(function) for function in named)
 
 
 def _code_lines(function) -> int:

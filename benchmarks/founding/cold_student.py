@@ -8,7 +8,7 @@ Set-up: that of `topk_bias` with a student of 60 steps of imitation, cold, and
 one of 250, warm.
 """
 
-from founding.lab import matching, top_k
+from founding.lab import matching, policy_gradient, top_k
 
 SIGNATURE = (
   'cold: stop-gradient on the teacher support ends below 0.2',
@@ -25,11 +25,7 @@ SHOWN = (
   'reverse_kl_after',
   'student_entropy_before',
 )
-SAMPLED = dict(
-  match=dict(
-    objective='policy_gradient', surrogate='reinforce', advantage='log_ratio'
-  )
-)
+SAMPLED = dict(match=policy_gradient('log_ratio'))
 VARIANTS = {
   'stop-gradient, teacher support': matching(
     'stop_gradient_reverse_kl', top_k('target', 'drop')

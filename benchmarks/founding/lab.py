@@ -12,7 +12,9 @@ from jopd.run import config as configs
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / 'configs'))
 
-from common import IMITATE, LARGE, SMALL, SUMS
+from common import IMITATE, LARGE, SMALL, SUMS, policy_gradient
+
+__all__ = ['IMITATE', 'LARGE', 'SMALL', 'SUMS', 'policy_gradient']  # of configs
 
 
 def top_k(of: str, tail: str, k: int = 4) -> dict:

@@ -14,7 +14,7 @@ import json
 
 import numpy as np
 
-from founding.lab import matching, top_k
+from founding.lab import matching, policy_gradient, top_k
 from founding.probes import cosine, gradients, total_variance
 
 SIGNATURE = (
@@ -37,10 +37,7 @@ PLAIN = dict(
 
 def sampled_token(advantage='log_ratio', **settings) -> dict:
   """A policy gradient on the sampled token, as a setting."""
-  term = dict(
-    objective='policy_gradient', surrogate='reinforce', advantage=advantage
-  )
-  return dict(match=term | settings)
+  return dict(match=policy_gradient(advantage, **settings))
 
 
 def discounted(gamma: float) -> dict:
