@@ -29,7 +29,7 @@ from jopd import losses, sharding
 from jopd.models import hf
 from jopd.rollout.engine import make_generate
 from jopd.rollout.stop_criteria import make_stops
-from jopd.run.resolve import make_reduction
+from jopd.run.loss import make_aggregation as make_reduction
 from jopd.train.state import init_state
 from jopd.train.step import Batch, make_learn, make_teach
 

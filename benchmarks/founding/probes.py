@@ -6,14 +6,13 @@ import jax
 import numpy as np
 
 from jopd import sharding
-from jopd.cli import commands
 from jopd.data.batching import encode_batch
 from jopd.data.examples import Example
 from jopd.models import hf
 from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.stop_criteria import make_stops
 from jopd.run import build
-from jopd.run.resolve import make_examples
+from jopd.run.components import make_examples
 from jopd.train.state import init_state, state_shardings
 from jopd.train.steps import Phases
 from jopd.train.teachers import freeze
@@ -59,7 +58,7 @@ def gradients(config, *, replicas: int) -> np.ndarray:
       lr_schedule='constant', max_grad_norm=0.0, optimizer=dict(name='sgd').
     replicas: how many.
   """
-  run, [stage], params = build.build(config, say=commands.say)
+  run, [stage], params = build.build(config)
   frozen = freeze(stage, run, params)
   params = params['student']
   where = jax.tree.map(lambda p: p.sharding, params)

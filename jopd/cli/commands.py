@@ -85,7 +85,7 @@ def run(config, workdir: pathlib.Path, *, strict: bool = False) -> dict:
   distributed.check_same('config.', json.loads(_json(config)))
   _refuse_other_work(workdir, config)
   left_out = workdir / 'quarantine.jsonl'
-  built = build.build(config, left_out=left_out, say=say)
+  built = build.build(config, left_out=left_out)
   distributed.check_same(
     'data of ', {s.name: s.prompts.batches.get_state() for s in built.stages}
   )
@@ -155,9 +155,7 @@ def eval(arguments, overrides) -> None:
   _prepare()
   with _writing(arguments.output) as out:
     record = None if out is sys.stdout else partial(_write_row, out)
-    evaluate = build.build_evaluation(
-      config, arguments.model, record=record, say=say
-    )
+    evaluate = build.build_evaluation(config, arguments.model, record=record)
     results = evaluate()
   if set(results) == {'eval_data'}:
     results = results['eval_data']
@@ -218,13 +216,13 @@ def sample(arguments, overrides) -> None:
   if arguments.prompt is not None:
     turn = {'role': 'user', 'content': arguments.prompt}
     examples = [Example('--prompt', [turn])]
-    for text in generate.stream(folder, examples, how, arguments, say=say):
+    for text in generate.stream(folder, examples, how, arguments):
       print(text, end='', flush=True)
     return
   # A row that is left out would shift the answers of those after it.
   rows = sources.jsonl(arguments.input, prompt_field=arguments.field)
   examples = RowFilter(RejectedRows(0.0), arguments.input).select(rows)
-  answers = generate.answers(folder, examples, how, arguments, say=say)
+  answers = generate.answers(folder, examples, how, arguments)
   with _writing(arguments.output) as out:
     bar = tqdm(
       answers,

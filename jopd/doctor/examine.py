@@ -8,7 +8,6 @@ import pathlib
 import jax
 import numpy as np
 
-from jopd.data import contexts
 from jopd.data.examples import Example
 from jopd.data.prompts import check_boundary, encode_prompt, turn_end
 from jopd.doctor.findings import Finding, judge, worst
@@ -16,7 +15,7 @@ from jopd.doctor.rules import judge_stage, support_of
 from jopd.doctor.stage import Examination
 from jopd.models import hf, hub
 from jopd.run import build
-from jopd.run.resolve import make_examples, resolve
+from jopd.run.components import make_examples, student_context
 from jopd.train.stage import Run, Stage
 
 _log = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def examine(
   findings = _compare_models(config)
   if worst(findings) == 'refuse':
     return findings
-  built = build.build(config, say=_log.info)
+  built = build.build(config)
   for stage in built.stages:
     findings += examine_data(config, stage, built.run)
     if stage.teachers.models:
@@ -212,7 +211,7 @@ def examine_data(config, stage: Stage, run: Run) -> list[Finding]:
   rows = [examples[int(i)] for i in indices]
   rows = [row for row in rows if isinstance(row, Example)]
   encode = partial(encode_prompt, run.tokenizer, template_kwargs=template)
-  context = resolve(contexts, config.context)
+  context = student_context(config.context)
   lengths = np.array([len(encode(context(row))) for row in rows])
   total = f'of {len(rows)} rows'
   judged = partial(judge, stage=stage.name)

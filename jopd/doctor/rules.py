@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jopd import losses
 from jopd.doctor.findings import (
   CHECKS,
   COLD,
@@ -22,7 +23,7 @@ from jopd.doctor.stage import (
   remaining_headroom,
 )
 from jopd.losses.token_stats import TOP
-from jopd.run.resolve import OF_OTHERS
+from jopd.run.loss import OFF_POLICY
 
 _NEGLIGIBLE = 0.01  # nats per token
 _MIN_HEADROOM = 0.1  # below it the remaining fraction means nothing
@@ -265,7 +266,7 @@ def _judge_privilege(judged: _Judge) -> Iterator[Finding]:
 
 def _judge_loss(judged: _Judge, settings) -> Iterator[Finding]:
   for term, gradient in judged.observed.gradients.items():
-    if settings.loss[term].objective in OF_OTHERS:
+    if getattr(losses, str(settings.loss[term].objective), None) in OFF_POLICY:
       continue
     text = f'norm of the gradient of term {term}'
     yield judged('gradient', gradient.norm, text, term=term)

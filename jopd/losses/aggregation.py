@@ -5,9 +5,24 @@ known before the forward pass, so that micro-batches, devices and hosts add up
 exactly. A count of 0 (nothing to learn from) gives 0, not 0 / 0.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 from jaxtyping import ScalarLike as Scalar
+
+
+def counts(what: str) -> Callable:
+  """Declares the denominator of an aggregation, 'tokens' or 'rows'.
+
+  Undeclared ones are given the number of tokens.
+  """
+
+  def declare(function):
+    function.counts = what
+    return function
+
+  return declare
 
 
 def token_mean(
@@ -34,6 +49,7 @@ def token_mean(
   return _divide(jnp.sum(jnp.where(mask, per_token, 0.0)), count)
 
 
+@counts('rows')
 def sequence_mean(
   per_token: Float[Array, 'B T'], mask: Bool[Array, 'B T'], count: Scalar
 ) -> Float[Array, '']:
@@ -62,6 +78,7 @@ def sequence_mean(
   return _divide(jnp.sum(_divide(row_sum, jnp.sum(mask, axis=1))), count)
 
 
+@counts('rows')
 def fixed_length(
   per_token: Float[Array, 'B T'],
   mask: Bool[Array, 'B T'],

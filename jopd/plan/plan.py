@@ -11,7 +11,7 @@ from jopd.plan import chips
 from jopd.plan.phases import measure
 from jopd.plan.program import Phase, TooLarge
 from jopd.run import build
-from jopd.run.config import about
+from jopd.run.config import error_context
 from jopd.run.response_sources import make_rows, members
 
 
@@ -61,10 +61,17 @@ def plan(config, topology: str = '') -> RunPlan:
     ValueError, FileNotFoundError: a setting or the topology is wrong.
   """
   devices, chip = chips.find(topology)
+<<<<<<< HEAD
   built = build.build_abstract(without_weights(config), devices)
   # Of the models, whose tokenizer may not be here.
   vocab_size = min(model.vocab_size for model in built.run.models.values())
   run = built.run._replace(vocab_size=vocab_size)
+=======
+  built = build.build_abstract(sketch(config), devices)
+  # Of the models' tokenizer, not of the one that stands in for it.
+  most = min(model.vocab_size for model in built.run.models.values())
+  run = built.run._replace(vocab_size=most)
+>>>>>>> ce92e68 (Specs are functions, names or 'module:function'; terms are read once, outside jit; components of a stage, one function each; a wrong config is a ConfigError)
   stages = []
   for stage in built.stages:
     settings = config[stage.name]
@@ -141,7 +148,7 @@ def without_weights(config: ConfigDict) -> ConfigDict:
   if not paths:
     return config
   for name, spec in paths.items():
-    with about(f'config.models.{name}'):
+    with error_context(f'config.models.{name}'):
       config.models[name] = ConfigDict(_model_config(**spec.to_dict()))
   batch_size = max(config[name].batch_size for name in config.stages)
   config.data = ConfigDict(_SUMS | dict(count=2 * batch_size))

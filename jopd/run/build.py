@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jopd import rewards, sharding
-from jopd.data import batching, contexts
+from jopd.data import batching
 from jopd.data.filtering import RejectedRows, RowFilter
 from jopd.data.prompts import turn_end
 from jopd.evaluate.accuracy import make_evaluate
@@ -23,11 +23,10 @@ from jopd.models.blocks import KernelConfig
 from jopd.models.decoder import make_model
 from jopd.rollout.stop_criteria import make_stops
 from jopd.run import checks
-from jopd.run.config import about, refuse_unknown
-from jopd.run.resolve import make_examples, resolve
-from jopd.run.stages import make_stage
+from jopd.run.components import make_examples, make_stage, student_context
+from jopd.run.config import ConfigError, error_context, refuse_unknown
+from jopd.run.resolve import plain, qualified_name, resolve
 from jopd.run.tokens import find_tokenizer
-from jopd.train import loggers
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
@@ -48,7 +47,6 @@ def build(
   config,
   *,
   left_out: str | os.PathLike | None = None,
-  say: Callable[[str], None] = print,
 ) -> Built:
   """Everything a run needs, from its config.
 
@@ -56,30 +54,24 @@ def build(
     config: of a file in `configs/`, overrides applied; see jopd/run/config.py.
     left_out: file that is written anew with the rows that are left out, even
       where they are too many; see data/filtering.py. None: they are told.
-    say: takes a line of text for the person who waits.
 
   Raises:
     ValueError, FileNotFoundError: a setting is wrong; nothing else was written.
   """
-  run, stages = _prepare(config, say, None, left_out)
+  run, stages = _prepare(config, None, left_out)
   return Built(run, stages, _params(config, run))
 
 
-def build_abstract(
-  config,
-  devices: Sequence[jax.Device],
-  *,
-  say: Callable[[str], None] = print,
-) -> Built:
+def build_abstract(config, devices: Sequence[jax.Device]) -> Built:
   """The same on devices that need not be here, with shapes for parameters.
 
   No weight is loaded and nothing is allocated.
   """
-  run, stages = _prepare(config, say, devices)
+  run, stages = _prepare(config, devices)
   params = {}
   for name, model in run.models.items():
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    with about(f'config.models.{name}'):
+    with error_context(f'config.models.{name}'):
       where = sharding.param_shardings(run.mesh, model.axes, shapes)
     params[name] = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -89,23 +81,19 @@ def build_abstract(
   return Built(run, stages, params)
 
 
-def _prepare(
-  config, say, devices, left_out=None
-) -> tuple[Run, tuple[Stage, ...]]:
+def _prepare(config, devices, left_out=None) -> tuple[Run, tuple[Stage, ...]]:
   """All but the parameters."""
   checks.check(config)
   checks.check_stages(config)
-  run, encoding = _run(config, say, devices)
+  run, encoding = _run(config, devices)
   rejected = RejectedRows(config.max_bad_row_fraction, left_out)
   stages = []
   try:
-    with about('config.eval_data'):
-      prompts = _eval_prompts(
-        config, config.eval_data, run, encoding, rejected
-      )
+    with error_context('config.eval_data'):
+      prompts = _eval_prompts(config, config.eval_data, run, encoding, rejected)
     run = run._replace(evaluate=_evaluator(config, run, prompts))
     for index, name in enumerate(config.stages):
-      with about(f'config.{name}'):
+      with error_context(f'config.{name}'):
         stages.append(make_stage(config, index, run, encoding, rejected))
   finally:
     if jax.process_index() == 0:
@@ -118,7 +106,6 @@ def build_evaluation(
   folder: str,
   *,
   record: Callable[[dict], None] | None = None,
-  say: Callable[[str], None] = print,
 ) -> Callable[[], dict[str, dict]]:
   """A function that measures a Hugging Face folder.
 
@@ -128,7 +115,6 @@ def build_evaluation(
     folder: of the model and its tokenizer.
     record: takes every graded response as `make_evaluate` describes it, and
       with the name of its task under 'task'.
-    say: takes a line of text for the person who waits.
 
   Returns:
     A function without arguments, which returns for each task of
@@ -141,12 +127,12 @@ def build_evaluation(
   config.models = ConfigDict({'model': {'path': folder}})
   config.tokenizer = ''
   checks.check(config)
-  run, encoding = _run(config, say)
+  run, encoding = _run(config)
   rejected = RejectedRows(config.max_bad_row_fraction)
   evaluators = {}
   tasks = config.eval_tasks or {'eval_data': config.eval_data}
   for task, spec in tasks.items():
-    with about(task):
+    with error_context(task):
       prompts = _eval_prompts(config, spec, run, encoding, rejected)
     own = record and (lambda row, task=task: record({'task': task, **row}))
     evaluators[task] = _evaluator(config, run, prompts, record=own)
@@ -156,31 +142,30 @@ def build_evaluation(
   }
 
 
-def _run(config, say, devices=None) -> tuple[Run, dict]:
+def _run(config, devices=None) -> tuple[Run, dict]:
   """What all stages share, and how text becomes tokens. No weights yet.
 
   Its `evaluate` is still to come.
   """
-  with about('config.mesh'):
+  with error_context('config.mesh'):
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
-  with about('config.eval.batch_size'):
+  with error_context('config.eval.batch_size'):
     sharding.check_batch(mesh, config.eval.batch_size)
-  with about('tokenizer'):
+  with error_context('tokenizer'):
     where, tokenizer, stops = find_tokenizer(config)
   encoding = dict(
     tokenizer=tokenizer, template_kwargs=config.chat_template_kwargs.to_dict()
   )
-  with about(f'tokenizer {where}'):
+  with error_context(f'tokenizer {where}'):
     encoding['stop_id'] = stop_id = turn_end(**encoding)
-  with about('config.context'):
-    encoding['context'] = resolve(contexts, config.context)
-    checks.check_own_context(encoding['context'])
-  with about('config.reward'):
-    reward = resolve(rewards, config.reward)
+  with error_context('config.context'):
+    encoding['context'] = student_context(config.context)
+  with error_context('config.reward'):
+    reward = resolve('reward', config.reward)
     checks.check_marks(config.reward, tokenizer)
   # A student that learns where the template ends a turn must stop there.
   stop_ids = tuple(sorted({*stops, stop_id}))
-  with about('config.stop_strings'):
+  with error_context('config.stop_strings'):
     texts = config.stop_strings
     stops = make_stops(stop_ids, strings=texts, tokenizer=tokenizer)
   run = Run(
@@ -204,13 +189,24 @@ def _run(config, say, devices=None) -> tuple[Run, dict]:
   return run, encoding
 
 
+def _last_name(spec) -> str:
+  """What a logger is called: the name of its function."""
+  if hasattr(spec, 'items'):
+    spec = spec['name']
+  name = spec if isinstance(spec, str) else qualified_name(spec)
+  return name.rpartition(':')[2]
+
+
+def _model_spec(config, name: str):
+  """A function, or the settings of a model."""
+  spec = config.models[name]
+  return spec.to_dict() if isinstance(spec, ConfigDict) else spec
+
+
 def _trackers(specs) -> dict[str, Callable]:
   """Name -> (folder, log) -> tracker."""
-  with about('config.loggers'):
-    return {
-      spec if isinstance(spec, str) else spec['name']: resolve(loggers, spec)
-      for spec in specs
-    }
+  with error_context('config.loggers'):
+    return {_last_name(spec): resolve('logger', spec) for spec in specs}
 
 
 def _eval_prompts(
@@ -218,7 +214,7 @@ def _eval_prompts(
 ) -> batching.PromptBatch:
   """The prompts that an evaluation asks, with an answer each."""
   check = partial(checks.check_answer, reward=run.reward, required=True)
-  examples = RowFilter(rejected, spec).select(
+  examples = RowFilter(rejected, plain(spec)).select(
     make_examples(spec), check, count=config.eval.prompts
   )
   return batching.encode_batch(
@@ -233,9 +229,11 @@ def _model(config, name: str, mesh, tokens: int):
     constrain=sharding.constrain_batch(mesh),
     ways=ways(mesh),
   )
-  spec = config.models[name].to_dict()
-  with about(f'config.models.{name}'):
-    if 'path' in spec:
+  spec = _model_spec(config, name)
+  with error_context(f'config.models.{name}'):
+    if callable(spec) or 'name' in spec:
+      model = resolve('model', spec)()
+    elif 'path' in spec:
       refuse_unknown(spec, {'path', 'revision'}, 'a model with a path')
       folder = hub.find(**spec)
       model = make_model(hf.read_config(folder), **options)
@@ -243,12 +241,16 @@ def _model(config, name: str, mesh, tokens: int):
     else:
       model = hf.fresh({'vocab_size': tokens, **spec}, **options)
     if model.vocab_size < tokens:
-      raise ValueError(
+      raise ConfigError(
         f'its vocabulary of {model.vocab_size} cannot hold the {tokens} tokens'
         ' of the tokenizer'
       )
-    prompt = 'max_prompt_tokens', config.max_prompt_tokens
-    checks.check_positions(model, prompt, config.max_response_tokens)
+    checks.check_positions(
+      model,
+      'max_prompt_tokens',
+      config.max_prompt_tokens,
+      config.max_response_tokens,
+    )
   return model
 
 
@@ -267,14 +269,15 @@ def _params(config, run: Run) -> dict[str, dict]:
   place = partial(sharding.param_shardings, run.mesh)
   root = jax.random.fold_in(jax.random.key(config.seed), _WEIGHTS)
   params = {}
-  for index, (name, spec) in enumerate(sorted(config.models.items())):
+  for index, name in enumerate(sorted(config.models)):
+    spec = _model_spec(config, name)
     model, key = run.models[name], jax.random.fold_in(root, index)
-    if 'path' in spec:
+    if not callable(spec) and 'path' in spec:
       folder = hub.find(**spec)
       _log.info('loading %s from %s', name, folder)
       params[name] = hf.load(folder, shardings=place)[1]
       continue
-    with about(f'config.models.{name}'):
+    with error_context(f'config.models.{name}'):
       shardings = place(model.axes, jax.eval_shape(model.init, key))
     params[name] = jax.jit(model.init, out_shardings=shardings)(key)
   return params

@@ -9,11 +9,53 @@ keys exist before the command line is read, so each can be overridden:
 from collections.abc import Mapping
 import contextlib
 import difflib
+import pathlib
+import traceback
 
 from ml_collections import ConfigDict
 
-# The last four are what becomes of a value of an unexpected kind.
-_WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+_PACKAGE = pathlib.Path(__file__).parents[1]
+# Settings that name functions, or have several forms: a text, a mapping, a tuple.
+SPECS = (
+  *('data', 'eval_data', 'context', 'reward', 'filter', 'loss_aggregation'),
+  *('response_source', 'weight_extrapolation'),
+)
+# Keys of the first release -> what they are called now.
+RENAMED = dict(
+  template='chat_template_kwargs',
+  buckets='num_length_buckets',
+  trackers='loggers',
+  max_bad_rows='max_bad_row_fraction',
+  terms='loss',
+  reduce='loss_aggregation',
+  temperature='loss_temperature',
+  source='response_source',
+  moving='teacher_sync',
+  blend='teacher_mixing',
+  contexts='teacher_contexts',
+  max_context_tokens='max_teacher_prompt_tokens',
+  updates='num_minibatches',
+  micro_batches='gradient_accumulation_steps',
+  select='filter',
+  slots='max_num_seqs',
+  limit='max_new_tokens',
+  start='init_from',
+  clip_norm='max_grad_norm',
+  spike='grad_norm_spike',
+  max_skipped='max_consecutive_skips',
+  decay='lr_schedule',
+  chunk_tokens='loss_chunk_tokens',
+  pace='callbacks',
+  controllers='callbacks',
+  replay='callbacks',
+  foresight='callbacks',
+  weight_extrapolation='callbacks',
+  held_out_every='callbacks',
+  credit='advantage',
+  anchor='old_policy',
+  penalty='estimator',
+  on='rows',
+)
 
 
 def base() -> ConfigDict:
@@ -213,37 +255,69 @@ def stage(**settings) -> ConfigDict:
   return config
 
 
+class ConfigError(ValueError):
+  """A config, or a flag of a command, is wrong; a person can mend it.
+
+  The only error of which a command shows one line without a traceback.
+  """
+
+
 @contextlib.contextmanager
-def about(where: str):
-  """Puts a name before whatever is found wrong inside."""
+def error_context(where: str):
+  """Names the setting that an error inside is about.
+
+  A `ConfigError`, a ValueError that jopd itself raises and a file that is not
+  there become a ConfigError which begins with the name. All other errors, those
+  of a user's own functions among them, keep their type and their traceback, and
+  get the name as a note.
+  """
   try:
     yield
-  except _WRONG as error:
-    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
-    raise ValueError(f'{where}: {kind}{error}') from error
+  except Exception as error:
+    if _is_setting(error):
+      raise ConfigError(f'{where}: {error}') from error
+    error.add_note(f'jopd: in {where}')
+    raise
+
+
+def _is_setting(error: Exception) -> bool:
+  """Whether an error says that a setting is wrong."""
+  if isinstance(error, ConfigError | FileNotFoundError | NotADirectoryError):
+    return True
+  frames = traceback.extract_tb(error.__traceback__)
+  raised_by = frames[-1].filename if frames else ''
+  ours = pathlib.Path(raised_by).is_relative_to(_PACKAGE)
+  return isinstance(error, ValueError) and ours
 
 
 def refuse_unknown(given, known, where: str) -> None:
-  """Raises a ValueError for a key of `given` that is not in `known`."""
+  """Raises a ConfigError for a key of `given` that is not in `known`."""
   for name in given:
-    if name not in known:
-      raise ValueError(
-        f'{where} has no setting {name!r}{did_you_mean(name, known)}'
-      )
+    if name in known:
+      continue
+    if (new := RENAMED.get(name)) in known:
+      raise ConfigError(f'{where}: {name!r} is now called {new!r}')
+    raise ConfigError(
+      f'{where} has no setting {name!r}{did_you_mean(name, known)}'
+    )
 
 
 def check_arguments(arguments, parameters: Mapping, where: str) -> None:
   """Refuses arguments that a signature does not have, or has and misses.
 
   Raises:
-    ValueError: the message names the first of them.
+    ConfigError: the message names the first of them.
   """
-  refuse_unknown(arguments, parameters, where)
+  if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    refuse_unknown(arguments, parameters, where)
   for name, parameter in parameters.items():
-    if parameter.default is parameter.empty and name not in arguments:
-      raise ValueError(f'{where} needs {name!r}')
+    required = parameter.default is parameter.empty
+    required &= parameter.kind is not parameter.VAR_KEYWORD
+    if required and name not in arguments:
+      raise ConfigError(f'{where} needs {name!r}')
   for name, value in arguments.items():
-    check_kind(f'{where}: {name}', value, parameters[name].annotation)
+    if name in parameters and not isinstance(value, tuple | Mapping):
+      check_kind(f'{where}: {name}', value, parameters[name].annotation)
 
 
 def check_kind(name: str, value, kind) -> None:
@@ -254,9 +328,9 @@ def check_kind(name: str, value, kind) -> None:
     return
   if type(value) not in (kinds | {int} if float in kinds else kinds):
     kind = getattr(kind, '__name__', kind)
-    raise ValueError(f'{name} must be {kind}, got {value!r:.60}')
+    raise ConfigError(f'{name} must be {kind}, got {value!r:.60}')
   if value != value or (type(value) is int and abs(value) >= 2**63):
-    raise ValueError(f'{name} is out of range, got {value!r:.60}')
+    raise ConfigError(f'{name} is out of range, got {value!r:.60}')
 
 
 def did_you_mean(name: str, known) -> str:

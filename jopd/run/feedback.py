@@ -13,12 +13,12 @@ from jopd import sharding
 from jopd.data import batching
 from jopd.evaluate.accuracy import make_measure
 from jopd.rollout import sampling
-from jopd.run import checks
-from jopd.run.config import about
+from jopd.run.checks import check_answer
+from jopd.run.config import error_context
 from jopd.run.resolve import resolve
 from jopd.run.response_sources import DATASET, STUDENT
 from jopd.run.schedules import at_step
-from jopd.train import controllers, replay_buffer, weight_extrapolation
+from jopd.train import controllers
 from jopd.train.stage import Run
 
 
@@ -57,8 +57,8 @@ def _make_pace(settings) -> dict[str, Callable]:
   """Name -> the function that a scalar follows."""
   pace = {}
   for name, spec in settings.controllers.items():
-    with about(f'pace.{name}'):
-      pace[name] = resolve(controllers, spec)
+    with error_context(f'controllers.{name}'):
+      pace[name] = resolve('controller', spec)
       first = pace[name]({}, {})
       pace[name](first, {})
   return pace
@@ -81,7 +81,7 @@ def _make_sampling(settings, run: Run, controlled) -> Callable:
       limit = min(most, max(1, limit))
     return now | dict(top_k=round(now.get('top_k', 0)), limit=limit or None)
 
-  with about('rollout'):
+  with error_context('rollout'):
     for step in (0, settings.steps - 1):
       sampling.sampling(
         1, **{n: x for n, x in at(step, controlled).items() if n != 'limit'}
@@ -109,10 +109,10 @@ def _make_replay(settings, sources, controlled) -> tuple[Callable, bool]:
   """(step, controlled scalars) -> the rule of replay; and if it learns old ones."""
   spec = settings.replay.to_dict()
   at = lambda step, controlled: resolve(
-    replay_buffer, at_step(spec, step, controlled)
+    'replay', at_step(spec, step, controlled)
   )
   old, made = False, 0
-  with about('replay'):
+  with error_context('replay'):
     at(settings.steps - 1, controlled)(0, 0, (0.0, 0.0))
     for step in range(3):  # with the least luck, and so the fewest new ones
       turn = at(step, controlled)(step, made, (math.nextafter(1.0, 0.0), 0.0))
@@ -130,8 +130,8 @@ def _make_foresight(settings) -> Callable | None:
   """The rule by which the stage looks ahead."""
   if not settings.weight_extrapolation:
     return None
-  with about('weight_extrapolation'):
-    rule = resolve(weight_extrapolation, settings.weight_extrapolation)
+  with error_context('weight_extrapolation'):
+    rule = resolve('weight_extrapolation', settings.weight_extrapolation)
     rule(1, [])
     if settings.lora:
       raise ValueError(
@@ -149,8 +149,8 @@ def make_held_out(config, index: int, run: Run, encoding, examples):
     return None
   settings = config[config.stages[index]]
   for example in examples:
-    with about(f'example {example.id}'):
-      checks.check_answer(example, run.reward, required=True)
+    with error_context(f'example {example.id}'):
+      check_answer(example, run.reward, required=True)
   sharding.check_batch(run.mesh, len(examples))
   generate = run.make_generate(
     run.models[settings.student], f'{config.stages[index]}: held-out rollout'

@@ -1,346 +1,409 @@
-"""From names to functions: the only place for it, but for what optax has.
+"""From specs to functions: the one place where a name becomes a function.
 
-What is wrong with a name or its arguments is one ValueError that says what was
-expected, what came, what to do; it is raised before any weight is loaded.
+A spec is a function, the name of one of jopd's, 'package.module:function' or
+'path/to/file.py:function'; or dict(name=<one of these>, **settings). Settings
+are the keyword-only arguments of the function. A setting that is called like a
+kind of function, such as `advantage`, is a spec in its turn. A number may be
+dict(schedule='linear_schedule', ...) or dict(controlled='name').
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping
+import functools
+import hashlib
+import importlib
+import importlib.util
 import inspect
-import json
-import numbers
-from types import MappingProxyType
+import pathlib
+import sys
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+import optax
 
-from jopd import losses
-from jopd.data import sources
-from jopd.data.examples import Example, Rejected
-from jopd.losses import trial
-from jopd.run.config import about, check_arguments, did_you_mean, refuse_unknown
-from jopd.run.response_sources import ALONE, Rows, rows_on
-from jopd.run.schedules import at_step
-from jopd.train import filters
-from jopd.train.stage import Aggregation as Reduction
+from jopd import losses, rewards
+from jopd.data import contexts, sources
+from jopd.rollout import teacher_mixing
+from jopd.run.config import ConfigError, check_arguments, did_you_mean
+from jopd.train import (
+  callbacks,
+  controllers,
+  filters,
+  loggers,
+  replay_buffer,
+  teacher_sync,
+  weight_extrapolation,
+)
 
-_OBJECTIVES = {
-  'divergence': losses.divergence,
-  'kl_estimate': losses.kl_estimate,
-  'policy_gradient': losses.policy_gradient,
-  'negative_log_likelihood': losses.negative_log_likelihood,
-  'preference': losses.preference,
+_NO_SCALARS = MappingProxyType({})
+
+
+class Kind(NamedTuple):
+  """A kind of function that a config names.
+
+  Attributes:
+    module: whose public functions can be named without a module.
+    parameters: what a function of this kind is called with.
+  """
+
+  module: ModuleType | None
+  parameters: tuple[str, ...]
+
+
+_PAIR = ('student_logp', 'target_logp')
+KINDS = {
+  'objective': Kind(losses.objectives, ('batch',)),
+  'divergence': Kind(losses.divergences, _PAIR),
+  'support': Kind(losses.supports, _PAIR),
+  'target': Kind(losses.targets, ('logps',)),
+  'estimator': Kind(losses.kl_estimators, _PAIR),
+  'surrogate': Kind(
+    losses.surrogates, ('student_logp', 'old_logp', 'advantage')
+  ),
+  'advantage': Kind(losses.advantages, ('stats',)),
+  'old_policy': Kind(losses.old_policies, ('stats',)),
+  'weight': Kind(losses.weights, ('stats',)),
+  'loss_aggregation': Kind(losses.aggregation, ('per_token', 'mask', 'count')),
+  'source': Kind(sources, ()),
+  'context': Kind(contexts, ('example',)),
+  'reward': Kind(rewards, ('response', 'example')),
+  'filter': Kind(filters, ('rewards', 'lengths', 'end_reasons')),
+  'teacher_sync': Kind(teacher_sync, ('teacher', 'student', 'step')),
+  'teacher_mixing': Kind(teacher_mixing, ('student_logp', 'teacher_logp')),
+  'callback': Kind(callbacks, ('setup',)),
+  'model': Kind(None, ()),
+  'optimizer': Kind(None, ()),
+  'logger': Kind(loggers, ('folder', 'log')),
+  # Until they are callbacks.
+  'controller': Kind(controllers, ('state', 'row')),
+  'replay': Kind(replay_buffer, ('step', 'made', 'draws')),
+  'weight_extrapolation': Kind(weight_extrapolation, ('step', 'scores')),
 }
-_NONE = MappingProxyType({})
-# What every term may have beside the settings of its objective.
-_COMMON = dict(coef=1.0, weight='uniform', rows=(), demonstration=False)
-_ANYWHERE = dict(rows=())  # for what is asked of a term whatever its rows
-# Whether these teach anything, those decide who write the responses.
-OF_OTHERS = ('negative_log_likelihood', 'preference')
-# Setting, of a term or of a function -> the room whose function it names.
-_ROOMS = {
-  'divergence': losses.divergences,
-  'support': losses.supports,
-  'target': losses.targets,
-  'estimator': losses.kl_estimators,
-  'surrogate': losses.surrogates,
-  'old_policy': losses.old_policies,
-  'advantage': losses.advantages,
-  'weight': losses.weights,
-  'also': filters,
-}
-_rows = lambda mask: jnp.sum(jnp.any(mask, axis=1))
-# Reduction -> the denominator that it takes.
-_COUNTS = dict(token_mean=jnp.sum, sequence_mean=_rows, fixed_length=_rows)
+_OF_LOSSES = (
+  *('objective', 'divergence', 'support', 'target', 'estimator', 'surrogate'),
+  *('advantage', 'old_policy', 'weight'),
+)
+# Kind of a function -> name of a setting that is a spec -> its kind.
+_NESTED = {kind: {name: name for name in _OF_LOSSES} for kind in _OF_LOSSES}
+_NESTED |= {'filter': {'also': 'filter'}}
 
 
-def resolve(room, spec) -> Callable:
-  """The function of a room that a spec names, its settings bound.
+class Scalar(NamedTuple):
+  """A number of a setting that changes during a run.
 
-  The function's keyword-only arguments are settings; the others are what the
-  library calls it with. A setting that is called as a term calls a room's
-  function, such as the `credit` of `discounted_return`, names one in its turn.
+  Attributes:
+    name: where it stands, such as 'match.advantage.gamma'.
+    value: (step, controlled) -> float.
+  """
+
+  name: str
+  value: Callable[[Any, Mapping[str, float]], float]
+
+
+class Resolved(NamedTuple):
+  """A function and its settings, in which scalars are still to be put.
+
+  Attributes:
+    function: as named.
+    settings: name -> value, `Scalar`, `Resolved`, or a mapping of these.
+  """
+
+  function: Callable
+  settings: Mapping[str, Any]
+
+  def bind(self, scalars: Mapping[str, Any] = _NO_SCALARS) -> Callable:
+    """The function with its settings, scalars taken by their names."""
+    settings = _bound(self.settings, scalars)
+    if not settings:
+      return self.function
+    return functools.partial(self.function, **settings)
+
+  def scalars(self) -> list[Scalar]:
+    """All that change."""
+    return list(_scalars(self.settings))
+
+  def functions(self) -> list[Callable]:
+    """The function, and those among its settings."""
+    return [self.function, *_functions(self.settings)]
+
+
+def resolve(kind: str, spec, **options) -> Callable:
+  """The function that a spec names, its settings bound.
 
   Args:
-    room: a module; its public functions can be named.
-    spec: a name, or a mapping with 'name' and keyword arguments.
+    kind: one of `KINDS`.
+    spec: see the module. Its settings may not change during a run.
+    options: of `read_spec`.
 
   Raises:
-    ValueError: the room has no such function, or it no such argument, or one
-      that it needs is missing.
+    ConfigError: there is no such function, or its settings or its signature do
+      not fit.
   """
-  function, arguments, where = _find(room, spec)
-  parameters = inspect.signature(function).parameters.values()
-  settings = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-  check_arguments(arguments, settings, where)
-  return partial(function, **_resolved(arguments)) if arguments else function
+  resolved = read_spec(kind, spec, **options)
+  if changing := resolved.scalars():
+    raise ConfigError(f'{changing[0].name} must be a number, not a schedule')
+  return resolved.bind()
 
 
-def _resolved(settings: Mapping) -> dict:
-  """Settings in which names of functions have become functions."""
-  return {
-    name: resolve(_ROOMS[name], value) if name in _ROOMS else value
-    for name, value in settings.items()
-  }
+def read_spec(
+  kind: str, spec, *, place: str = '', parameters: tuple[str, ...] | None = None
+) -> Resolved:
+  """What a spec names, its settings checked.
 
-
-def make_examples(spec) -> Sequence[Example | Rejected]:
-  """The rows of a source, all of whose arguments are settings.
+  Args:
+    kind: one of `KINDS`.
+    spec: see the module.
+    place: of the spec; names of scalars begin with it.
+    parameters: what the function will be called with, if not what its kind is.
 
   Raises:
-    ValueError: as for `resolve`, or the source refuses its data.
+    ConfigError: as for `resolve`.
   """
-  function, arguments, where = _find(sources, spec)
-  check_arguments(arguments, inspect.signature(function).parameters, where)
-  parts = {}
-  for name, part in arguments.get('parts', {}).items():
-    with about(f'parts.{name}'):
-      parts[name] = make_examples(part)
-  return function(**arguments | ({'parts': parts} if parts else {}))
-
-
-def _find(room, spec) -> tuple[Callable, dict, str]:
-  """A function of a room, the arguments of a spec, what to call the two."""
-  if not isinstance(spec, str) and not hasattr(spec, 'keys'):
-    raise ValueError(f'expected a name or dict(name=...), got {spec!r}')
-  arguments = {'name': spec} if isinstance(spec, str) else dict(spec)
-  name = arguments.pop('name', '')
-  where = room.__name__
+  function, settings = find(kind, spec)
+  if parameters is None:
+    parameters = KINDS[kind].parameters
+  name = qualified_name(function)
+  if unfit := parameters and _unfit(function, parameters):
+    raise ConfigError(
+      f'{name}{inspect.signature(function)} cannot be a {kind}: {unfit};'
+      f' expected a function ({", ".join(parameters)}, *, settings ...)'
+    )
   known = {
-    n: f
-    for n, f in vars(room).items()
-    if inspect.isfunction(f) and f.__module__.startswith(where) and n[0] != '_'
+    n: p
+    for n, p in inspect.signature(function).parameters.items()
+    if not parameters or p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD)
   }
-  if not isinstance(name, str) or name not in known:
-    raise ValueError(f'{where} has no {name!r}{did_you_mean(name, known)}')
-  return known[name], arguments, f'{where}.{name}'
+  nested = _NESTED.get(kind, {})
+  values = {
+    n: _read_value(nested.get(n), x, f'{place}.{n}'.strip('.'))
+    for n, x in settings.items()
+  }
+  check_arguments(values, known, name)
+  return Resolved(function, values)
 
 
-def make_term(
-  spec: Mapping, step, controlled: Mapping = _NONE, rows: Rows = ALONE
-) -> losses.Term:
-  """One term of the loss from its settings.
-
-  A term is dict(objective=..., coef=1.0, weight='uniform', ...); what else it
-  has depends on the objective: `divergence` has divergence, support and target,
-  `kl_estimate` penalty and target, `policy_gradient` surrogate, credit, anchor and
-  target. Each names a function of the room of that name in `losses`, alone or
-  as dict(name=..., argument=...). Any number but those that decide shapes may
-  be a schedule, see `at_step`. With `on`, one or several names of sources or
-  domains, it learns from their rows alone. demonstration=True lets the
-  objective move a student that equals its target, which `make_terms` refuses
-  otherwise.
-  """
-  settings = at_step(_COMMON | dict(spec), step, controlled)
-  coef = settings['coef']
-  if not isinstance(coef, numbers.Real | jax.Array):
-    raise ValueError(f'expected a number or dict(schedule=...), got {coef!r}')
-  objective = _make_objective(settings)
-  weight = resolve(losses.weights, settings['weight'])
-  return losses.Term(objective, weight, coef, rows_on(settings, rows))
-
-
-def _make_objective(settings: Mapping) -> Callable:
-  """The objective of a term."""
-  name = settings.get('objective', '')
-  if name not in _OBJECTIVES:
-    raise ValueError(
-      f'a term has no objective {name!r}{did_you_mean(name, _OBJECTIVES)}'
+def find(kind: str, spec) -> tuple[Callable, dict]:
+  """The function that a spec names, and its settings as they are."""
+  settings = {}
+  if hasattr(spec, 'items'):
+    settings = dict(spec)
+    spec = settings.pop('name', None)
+  if callable(spec):
+    return spec, settings
+  if not isinstance(spec, str) or not spec:
+    raise ConfigError(
+      f'a {kind} must be a function, a name or dict(name=...), got {spec!r}'
     )
-  make, where = _OBJECTIVES[name], f'a {name} term'
-  parameters = inspect.signature(make).parameters
-  refuse_unknown(settings, {'objective', *_COMMON, *parameters}, where)
-  own = {n: v for n, v in settings.items() if n in parameters}
-  check_arguments(own, parameters, where)
-  return make(**_resolved(own))
+  if ':' in spec:
+    return import_function(spec), settings
+  module = KINDS[kind].module
+  known = public_functions(module) if module else {}
+  if spec not in known:
+    raise ConfigError(
+      f'jopd has no {kind} {spec!r}{did_you_mean(spec, known)}. A function of'
+      f" your own is named 'package.module:{spec}' or 'file.py:{spec}'"
+    )
+  return known[spec], settings
 
 
-def make_terms(
-  specs: Mapping,
-  roles: Collection[str],
-  vocab_size: int,
-  *,
-  rows: Rows = ALONE,
-  updates: int = 1,
-  micro_batches: int = 1,
-  last: int = 0,
-  controlled: Mapping[str, float] = _NONE,
-  others: str = '',
-) -> tuple[Callable, Callable]:
-  """From scalars to terms, and from (update, controlled) to scalars.
+def public_functions(module: ModuleType) -> dict[str, Callable]:
+  """The functions that a module, or a package, offers, by name."""
+  return {
+    name: function
+    for name, function in vars(module).items()
+    if inspect.isfunction(function)
+    and function.__module__.startswith(module.__name__)
+    and not name.startswith('_')
+  }
 
-  The scalars of the terms may be traced.
 
-  The loss is traced here on shapes alone, for what only its own code refuses
-  and would otherwise wait for the first step: a k beyond the vocabulary, a tail
-  that is none. Then its objective is enumerated on a small vocabulary, for what
-  no step would ever refuse: that it teaches nothing, or the wrong thing; see
-  `losses.check_objective`. Schedules are tried at both of their ends, and
-  enumerated where they begin.
+def import_function(name: str) -> Callable:
+  """The function of 'package.module:function' or 'path/file.py:function'.
 
-  Args:
-    specs: name -> term, see `make_term`.
-    roles: names of the teachers.
-    vocab_size: V.
-    rows: who may write the responses to a prompt, and the domains of prompts.
-    updates: of the student, on the responses to a batch of prompts.
-    micro_batches: parts that a batch is cut into.
-    last: the last step.
-    controlled: name -> first value of a scalar that follows what is measured.
-    others: why responses may not be of the student as it is; empty: they are.
+  What goes wrong while the file itself is executed keeps its traceback.
 
   Raises:
-    ValueError: a term is wrong; its name comes first.
+    ConfigError: there is no such module, file or function.
   """
-  small = min(losses.gradient_check.VOCAB, vocab_size)
-  for name, spec in specs.items():
-    with about(f'terms.{name}'):
-      begin = at_step(spec, 0, controlled)
-      make = partial(make_term, begin | _ANYWHERE)
-      if begin != spec:
-        anywhere = {**spec, **_ANYWHERE}
-        _check_schedules(anywhere, roles, vocab_size, last, controlled)
-      trial.run_on_shapes(make, roles, vocab_size)
-      if 'surrogate' in spec:
-        _check_anchor(begin, updates, others)
-      settings = _COMMON | begin | {'weight': 'uniform'}
-      # More than two are as good as two, and probed once with them.
-      own = partial(make_term, settings | _ANYWHERE)
-      graded = trial.reads_rewards(own, roles, vocab_size)
-      group = min(rows.group_size, 2) if graded else None
-      if settings['objective'] not in OF_OTHERS:
-        settings = settings | _ANYWHERE | {'coef': 1}
-        settings = _shrunk(settings, vocab_size, small)
-        settings = json.dumps(settings, sort_keys=True)
-        _check_once(settings, tuple(sorted(roles)), small, group)
-      term = make_term(begin, 0, rows=rows)
-      scope = losses.term_reads(term).scope
-      if scope == 'group':
-        losses.check_groups(
-          term, rows.source_indices, roles=roles, vocab_size=small
-        )
-      if scope == 'batch' and micro_batches > 1:
-        raise ValueError(
-          'its weight or credit looks at the whole batch, which'
-          f' {micro_batches} micro_batches cut up: use 1'
-        )
-  changing = dict(_changing(specs, ()))
-  terms = lambda scalars: {
-    n: make_term(_put(spec, scalars, (n,)), 0, rows=rows)
-    for n, spec in specs.items()
-  }
-  scalars = lambda update, controlled=_NONE: {
-    name: float(at_step(spec, update, controlled))
-    for name, spec in changing.items()
-  }
-  return terms, scalars
-
-
-def _changing(settings, path: tuple[str, ...]):
-  """The name and the settings of each schedule and controlled number."""
-  if isinstance(settings, Mapping):
-    if 'schedule' in settings or set(settings) == {'controlled'}:
-      yield '/'.join(path), settings
-    else:
-      for name, value in settings.items():
-        yield from _changing(value, (*path, name))
-
-
-def _put(settings, scalars: Mapping, path: tuple[str, ...]):
-  """The settings with scalars where something changes."""
-  if (name := '/'.join(path)) in scalars:
-    return scalars[name]
-  if not isinstance(settings, Mapping):
-    return settings
-  return {n: _put(x, scalars, (*path, n)) for n, x in settings.items()}
-
-
-def _check_anchor(spec: Mapping, updates: int, others: str) -> None:
-  """Refuses a policy gradient that takes others' tokens for the student's."""
-  name = spec.get('old_policy', 'student')
-  if updates > 1 and not others:
-    others = (
-      f'with {updates} updates on the same responses all but the first are of'
-      ' an older student'
+  where, _, attribute = name.rpartition(':')
+  if where.endswith('.py'):
+    if not pathlib.Path(where).is_file():
+      raise ConfigError(f'{name}: there is no file {where}')
+    module = load_file(where)
+  else:
+    try:
+      module = importlib.import_module(where)
+    except ModuleNotFoundError as error:
+      if error.name and (where + '.').startswith(error.name + '.'):
+        raise ConfigError(
+          f'{name}: there is no module {error.name!r}'
+        ) from None
+      raise
+  function = module
+  for part in attribute.split('.'):
+    function = getattr(function, part, None)
+  if not callable(function):
+    known = public_functions(module)
+    raise ConfigError(
+      f'{where} has no function {attribute!r}{did_you_mean(attribute, known)}'
     )
-  if others and not trial.reads_sampler(resolve(losses.old_policies, name)):
-    raise ValueError(
-      f'old_policy {name!r} does not know the sampler, but {others}: use'
-      " old_policy='sampler'"
-    )
+  return function
 
 
-def _check_schedules(
-  spec: Mapping, roles, vocab_size: int, last: int, controlled: Mapping
-) -> None:
-  """Refuses a schedule that leaves its range, or decides a shape."""
-  traced = lambda step: {name: x + 0.0 * step for name, x in controlled.items()}
+def load_file(path: str) -> ModuleType:
+  """The module of a Python file, executed once in a process.
+
+  Its folder and the folder above are searched for its imports.
+  """
+  file = pathlib.Path(path).resolve()
+  name = f'jopd_file_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}'
+  if name in sys.modules:
+    return sys.modules[name]
+  spec = importlib.util.spec_from_file_location(name, file)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
+  folders = [str(file.parent), str(file.parent.parent)]
+  sys.path[:0] = folders
   try:
-    trial.run_on_shapes(
-      lambda step: make_term(spec, step, traced(step)), roles, vocab_size
-    )
-  except TypeError as error:  # of jax, where a number has to be known
-    raise ValueError(
-      'a schedule stands for a number that decides a shape or a branch, which'
-      ' cannot change while a program runs: give that one as a number'
-    ) from error
-  trial.run_on_shapes(
-    partial(make_term, at_step(spec, last, controlled)), roles, vocab_size
-  )
+    spec.loader.exec_module(module)
+  except BaseException:
+    del sys.modules[name]
+    raise
+  finally:
+    for folder in folders:
+      sys.path.remove(folder)
+  return module
 
 
-def reads_rewards(
-  specs: Mapping, roles: Collection[str], vocab_size: int
-) -> bool:
-  """Whether terms cannot do without rewards; found by leaving them out.
-
-  Args:
-    specs: name -> term, which `make_terms` has accepted.
-    roles: names of the teachers.
-    vocab_size: V.
-  """
-  makes = (partial(make_term, {**x, **_ANYWHERE}) for x in specs.values())
-  return any(trial.reads_rewards(make, roles, vocab_size) for make in makes)
+def qualified_name(function: Callable) -> str:
+  """'module:function', or 'path/file.py:function'; how a run records it."""
+  while isinstance(function, functools.partial):
+    function = function.func
+  name = getattr(function, '__qualname__', type(function).__qualname__)
+  where = getattr(function, '__module__', None) or '?'
+  module = sys.modules.get(where)
+  if where.startswith('jopd_file_') or where == '__main__':
+    where = getattr(module, '__file__', None) or where
+  return f'{where}:{name}'
 
 
-def _shrunk(value, vocab_size: int, small: int):
-  """Settings in which no whole number counts more tokens than there are."""
-  if isinstance(value, Mapping):
-    return {n: _shrunk(v, vocab_size, small) for n, v in value.items()}
-  if type(value) is not int:
-    return value
-  # All stays all; a part stays a part that leaves something out.
-  return small if value >= vocab_size else min(value, small // 2)
+def plain(value):
+  """A value of a config as JSON has it; functions by their qualified names."""
+  if hasattr(value, 'items'):
+    return {str(name): plain(x) for name, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(x) for x in value]
+  return qualified_name(value) if callable(value) else value
 
 
-@cache  # of a process: its stages, and its tests, repeat few terms
-def _check_once(
-  settings: str,
-  roles: tuple[str, ...],
-  vocab_size: int,
-  group_size: int | None,
-) -> None:
-  """Refuses a term that teaches nothing or the wrong thing."""
-  settings = json.loads(settings)
-  losses.check_objective(
-    _make_objective(settings),
-    kind=settings['objective'],
-    target=resolve(losses.targets, settings.get('target', 'teacher')),
-    roles=roles,
-    vocab_size=vocab_size,
-    group_size=group_size,
-    demonstration=settings['demonstration'],
-  )
+def is_own(function: Callable) -> bool:
+  """Whether a function is not one of jopd's."""
+  while isinstance(function, functools.partial):
+    function = function.func
+  module = getattr(function, '__module__', None) or ''
+  return module.partition('.')[0] != 'jopd'
 
 
-def make_reduction(spec) -> Reduction:
-  """How tokens become one number, from a name or dict(name=..., length=...).
+def source_hash(function: Callable) -> str:
+  """SHA-256 of the source of a function; '' where there is none to read."""
+  while isinstance(function, functools.partial):
+    function = function.func
+  try:
+    source = inspect.getsource(function)
+  except (OSError, TypeError):
+    return ''
+  return hashlib.sha256(source.encode()).hexdigest()
+
+
+def schedule(spec: Mapping) -> Callable:
+  """The schedule of optax that dict(schedule='name', ...) names.
 
   Raises:
-    ValueError: as for `resolve`, or the reduction refuses its settings.
+    ConfigError: optax has no such schedule, or it no such argument.
   """
-  with about('loss_aggregation'):
-    reduce = resolve(losses.aggregation, spec)
-    name = spec if isinstance(spec, str) else spec['name']
-    jax.eval_shape(reduce, jnp.zeros((1, 1)), jnp.ones((1, 1), bool), 1)
-  return Reduction(reduce, _COUNTS[name])
+  settings = dict(spec)
+  name = settings.pop('schedule')
+  known = [n for n in vars(optax) if n.endswith('_schedule')]
+  if name not in known:
+    raise ConfigError(
+      f'optax has no schedule {name!r}{did_you_mean(name, known)}'
+    )
+  function = getattr(optax, name)
+  parameters = inspect.signature(function).parameters
+  check_arguments(settings, parameters, f'optax.{name}')
+  if 'boundaries_and_scales' in settings:
+    # Keys of a config, and of its file, are text.
+    scales = settings['boundaries_and_scales'].items()
+    settings['boundaries_and_scales'] = {int(at): x for at, x in scales}
+  return function(**settings)
+
+
+def read_number(value, place: str):
+  """A number of a config as it is, or the `Scalar` that it changes as."""
+  if not hasattr(value, 'items'):
+    return value
+  if 'schedule' in value:
+    function = schedule(value)
+    return Scalar(place, lambda step, controlled: float(function(step)))
+  if set(value) == {'controlled'}:
+    name = value['controlled']
+
+    def controlled_value(step, controlled):
+      if name not in controlled:
+        raise ConfigError(
+          f'no callback controls {name!r}{did_you_mean(name, controlled)}'
+        )
+      return controlled[name]
+
+    return Scalar(place, controlled_value)
+  return value
+
+
+def _read_value(kind: str | None, value, place: str):
+  """A setting: a spec that is read, a number that changes, or a value."""
+  if kind is not None:
+    return read_spec(kind, value, place=place)
+  value = read_number(value, place)
+  if hasattr(value, 'items'):
+    return {n: read_number(x, f'{place}.{n}') for n, x in value.items()}
+  return value
+
+
+def _bound(value, scalars: Mapping):
+  if isinstance(value, Scalar):
+    return scalars[value.name]
+  if isinstance(value, Resolved):
+    return value.bind(scalars)
+  if isinstance(value, Mapping):
+    return {name: _bound(x, scalars) for name, x in value.items()}
+  return value
+
+
+def _scalars(value):
+  if isinstance(value, Scalar):
+    yield value
+  elif isinstance(value, Resolved):
+    yield from _scalars(value.settings)
+  elif isinstance(value, Mapping):
+    for inner in value.values():
+      yield from _scalars(inner)
+
+
+def _functions(value):
+  if isinstance(value, Resolved):
+    yield from value.functions()
+  elif isinstance(value, Mapping):
+    for inner in value.values():
+      yield from _functions(inner)
+
+
+def _unfit(function: Callable, parameters: tuple[str, ...]) -> str:
+  """Why a function cannot be called with so many arguments; '' if it can."""
+  positional = [
+    p.replace(default=None) if p.kind is p.KEYWORD_ONLY else p
+    for p in inspect.signature(function).parameters.values()
+  ]
+  try:
+    inspect.Signature(positional).bind(*parameters)
+  except TypeError as error:
+    return str(error)
+  return ''

@@ -1,12 +1,10 @@
 """Numbers that follow the step, or what is measured, in settings."""
 
-from collections.abc import Callable, Mapping
-import inspect
+from collections.abc import Mapping
 from types import MappingProxyType
 
-import optax
-
-from jopd.run.config import check_arguments, did_you_mean
+from jopd.run.config import did_you_mean
+from jopd.run.resolve import schedule
 
 
 def at_step(settings, step, controlled: Mapping = MappingProxyType({})):
@@ -38,7 +36,7 @@ def at_step(settings, step, controlled: Mapping = MappingProxyType({})):
   if not isinstance(settings, Mapping):
     return settings
   if 'schedule' in settings:
-    value = _schedule(settings)(step)
+    value = schedule(settings)(step)
     return float(value) if isinstance(step, int) else value
   if set(settings) == {'controlled'}:
     name = settings['controlled']
@@ -48,23 +46,3 @@ def at_step(settings, step, controlled: Mapping = MappingProxyType({})):
   return {
     name: at_step(value, step, controlled) for name, value in settings.items()
   }
-
-
-def _schedule(spec: Mapping) -> Callable:
-  """The schedule of optax that a spec names."""
-  arguments = dict(spec)
-  name = arguments.pop('schedule')
-  known = {n for n in vars(optax) if n.endswith('_schedule')}
-  if name not in known:
-    raise ValueError(
-      f'optax has no schedule {name!r}{did_you_mean(name, known)}'
-    )
-  schedule = getattr(optax, name)
-  check_arguments(
-    arguments, inspect.signature(schedule).parameters, f'optax.{name}'
-  )
-  if 'boundaries_and_scales' in arguments:
-    # Keys of a config, and of its file, are text.
-    scales = arguments['boundaries_and_scales'].items()
-    arguments['boundaries_and_scales'] = {int(at): x for at, x in scales}
-  return schedule(**arguments)

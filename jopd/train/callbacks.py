@@ -15,7 +15,6 @@ from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState
 from jopd.train.weight_extrapolation import extrapolate, look
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -18,7 +18,6 @@ from jopd.models import files
 from jopd.train import distributed, manifest
 from jopd.train.state import TrainState
 
-
 _log = logging.getLogger(__name__)
 
 

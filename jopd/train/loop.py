@@ -27,7 +27,6 @@ from jopd.train.state import TrainState, init_state, state_shardings
 from jopd.train.steps import Phases
 from jopd.train.teachers import freeze
 
-
 _log = logging.getLogger(__name__)
 
 

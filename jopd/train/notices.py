@@ -9,7 +9,6 @@ from jopd.train.faults import first_fault
 from jopd.train.stage import Run, Stage
 from jopd.train.steps import Phases
 
-
 _log = logging.getLogger(__name__)
 
 

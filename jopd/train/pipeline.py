@@ -21,7 +21,6 @@ from jopd.train import checkpoint, distributed, manifest
 from jopd.train.loop import run_stage
 from jopd.train.stage import Run, Stage
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -18,7 +18,6 @@ from jopd.rollout.sampler import Rollout
 from jopd.rollout.stop_criteria import Stops
 from jopd.train.metrics import Clock
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -31,7 +31,6 @@ from jopd.train.state import TrainState
 from jopd.train.step import Batch, make_gradients, make_learn, make_teach
 from jopd.train.teachers import Frozen, computes, put_in
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -173,7 +173,7 @@ def _built():
   config.eval_data = dict(name='running_sum', count=8, length=2)
   config.max_prompt_tokens = 24
   config.max_response_tokens = 8
-  built = build.build(config, say=lambda line: None)
+  built = build.build(config)
   (stage,) = built.stages
   mesh = sharding.make_mesh(devices=jax.devices()[:1])  # less to compile
   models = dict.fromkeys(config.models, MODEL)

@@ -9,7 +9,7 @@ import pytest
 
 from jopd import losses
 from jopd.doctor import token_statistics
-from jopd.run.resolve import make_reduction
+from jopd.run.loss import make_aggregation as make_reduction
 
 VOCAB, PADDED, K = 7, 9, 3
 SHAPE = (4, 5)

@@ -39,7 +39,7 @@ def test_a_config_becomes_a_run(config):
   config.distil.loss.match.coef = 0.5
   config.distil.group_size = 2
   said = []
-  built = build.build(config, say=said.append)
+  built = build.build(config)
   assert [stage.name for stage in built.stages] == ['warm', 'distil']
   warm, distil = built.stages
   assert warm.sources == {'dataset': 1} and warm.teachers == {}
@@ -65,7 +65,7 @@ def test_a_folder_is_loaded_with_its_dtype_and_said(config, tmp_path):
   folder = tiny.save_model(tmp_path / 'm', dtype=jnp.bfloat16)
   config.models.student = ConfigDict({'path': folder})
   said = []
-  params = build.build(config, say=said.append).params
+  params = build.build(config).params
   assert said == [f'loading student from {folder}']
   dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(params['student'])}
   assert dtypes == {'bfloat16'}
@@ -99,7 +99,7 @@ def test_imitation_of_other_tokens_than_the_chat_is_told(
   # wrapped, as those of thinking models do.
   monkeypatch.setattr(build, '_params', lambda *_: {})
   tokenizer, said = builtin_tokenizer(), []
-  build.build(config, say=said.append)
+  build.build(config)
   assert not [line for line in said if line.startswith('note:')]
   tokenizer.chat_template = tokenizer.chat_template.replace(
     '{% generation %}{{ message', "{% generation %}{{ 'Hm. ' + message"
@@ -107,7 +107,7 @@ def test_imitation_of_other_tokens_than_the_chat_is_told(
   folder = tiny.save_model(tmp_path / 'thinks', tokenizer=tokenizer)
   config.models = ConfigDict({'student': {'path': folder}})
   config.stages = ('warm',)
-  build.build(config, say=said.append)
+  build.build(config)
   assert 'not the chat that the template renders' in said[-1]
 
 
@@ -315,7 +315,7 @@ def test_an_evaluation_ignores_models_and_stages_of_the_config(
   config.stages = ('missing',)
   config.tokenizer = 'nowhere'
   said = []
-  assert callable(build.build_evaluation(config, folder, say=said.append))
+  assert callable(build.build_evaluation(config, folder))
   assert said == [f'loading model from {folder}']
   # The config that was handed in is left as it was.
   assert config.models.student.path == 'nowhere'

@@ -130,7 +130,7 @@ def test_a_stage_keeps_what_it_is_not_told():
 
 def test_about_names_the_place_and_keeps_the_cause():
   with pytest.raises(ValueError, match=r'^here: there: broken$') as error:
-    with configs.about('here'), configs.about('there'):
+    with configs.error_context('here'), configs.error_context('there'):
       raise ValueError('broken')
   assert str(error.value.__cause__) == 'there: broken'
 

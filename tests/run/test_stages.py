@@ -33,7 +33,7 @@ def _unloaded(monkeypatch):
 
 
 def stage_of(config):
-  return build.build(config, say=lambda line: None).stages[0]
+  return build.build(config).stages[0]
 
 
 def refused(config):

@@ -25,6 +25,6 @@ def make_tiny():
       where = config[section] if section else config
       with where.ignore_type():  # a source is a name, or several
         where[key] = value
-    return build.build(config, say=lambda line: None)
+    return build.build(config)
 
   return make

@@ -24,7 +24,7 @@ def update():
     surrogate='reinforce',
     advantage='group_advantage',
   )
-  run, [stage], params = build.build(config, say=lambda line: None)
+  run, [stage], params = build.build(config)
   run = run._replace(grade=lambda text, example: len(text) % 2)
   frozen = freeze(stage, run, params)
   state, shardings = loop._start(stage, run, params)

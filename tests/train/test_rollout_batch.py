@@ -93,7 +93,7 @@ def mixed(**settings):
 # Kills origins, groups or domains in another order than the rows, and
 # demonstrations that are not those of the prompts.
 def test_each_row_knows_where_it_is_from():
-  run, [stage], _ = build.build(mixed(), say=lambda line: None)
+  run, [stage], _ = build.build(mixed())
   run = run._replace(grade=lambda text, example: 0.5)
   assert stage.rollouts.sources == dict(student=2, teacher=1, dataset=1)
   assert stage.prompts.domains == ('sums',) and stage.rollouts.mixed
@@ -146,7 +146,7 @@ def test_each_row_knows_where_it_is_from():
 def test_stages_whose_rows_do_not_fit_are_refused(monkeypatch, settings, part):
   monkeypatch.setattr(build, '_params', lambda *_: {})
   with pytest.raises(ValueError, match=r'config\.distil: ') as error:
-    build.build(mixed(**settings), say=lambda line: None)
+    build.build(mixed(**settings))
   assert part in str(error.value)
 
 

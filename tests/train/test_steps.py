@@ -26,7 +26,7 @@ def make_phases(**settings):
   config.stages = ('distil',)
   for name, value in {'group_size': GROUP, **settings}.items():
     config.distil[name] = value
-  run, [stage], _ = build.build(config, say=lambda line: None)
+  run, [stage], _ = build.build(config)
   # Every second answer is right; the grader knows them by their order.
   rewards = iter([1.0, 0.0] * ROWS)
   run = run._replace(grade=lambda text, example: next(rewards))
@@ -197,7 +197,7 @@ def test_a_teacher_may_have_a_say_in_every_token():
     config = tiny.get_config()
     config.stages = ('distil',)
     config.distil.update(settings)
-    run, [stage], params = build.build(config, say=lambda line: None)
+    run, [stage], params = build.build(config)
     shardings = jax.tree.map(lambda x: x.sharding, params['student'])
     frozen = freeze(stage, run, params)
     phases = Phases(stage, run, frozen, shardings)
@@ -230,7 +230,7 @@ def test_a_model_is_held_once(settings, shared):
   for name, value in {'teachers': roles, **settings}.items():
     config.distil[name] = value if isinstance(value, str) else ConfigDict(value)
   config.distil.loss.match.target = 'teacher'
-  run, [stage], params = build.build(config, say=lambda line: None)
+  run, [stage], params = build.build(config)
   base, teachers = freeze(stage, run, params)
   arrays = lambda tree: {
     shard.data.unsafe_buffer_pointer()
@@ -259,7 +259,7 @@ def test_a_teacher_may_wait_in_the_memory_of_the_hosts(tmp_path):
     config.distil.response_source = 'teacher'
     config.distil.teacher_dtype = 'int8'
     config.distil.teacher_memory = memory
-    run, stages, params = build.build(config, say=lambda line: None)
+    run, stages, params = build.build(config)
     kept = freeze(stages[0], run, params).teachers['teacher']
     kinds = {
       name: {x.sharding.memory_kind for x in jax.tree.leaves(part)}

@@ -1,0 +1,570 @@
+"""From the section of a stage to its components, one function for each."""
+
+from collections.abc import Callable
+from functools import partial
+import inspect
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jopd import sharding
+from jopd.data import batching
+from jopd.data import rows as data_rows
+from jopd.data.contexts import reads_rollouts
+from jopd.data.examples import Example, ScoredResponse, Unfit
+from jopd.data.filtering import RejectedRows, RowFilter
+from jopd.data.prompts import check_boundary, encode_prompt
+from jopd.losses import reads_of
+from jopd.models.lora import Lora, adapter_axes
+from jopd.rollout.engine import check_slots
+from jopd.run import feedback
+from jopd.run.checks import check_answer, check_positions
+from jopd.run.config import (
+  ConfigError,
+  check_arguments,
+  did_you_mean,
+  error_context,
+)
+from jopd.run.loss import make_loss, needs_reward, read_terms
+from jopd.run.resolve import find, plain, public_functions, resolve
+from jopd.run.response_sources import (
+  DATASET,
+  STUDENT,
+  Rows,
+  draw,
+  make_rows,
+  members,
+)
+from jopd.train.stage import (
+  Loss,
+  Prompts,
+  Rollouts,
+  Run,
+  Stage,
+  Student,
+  Teachers,
+  Update,
+)
+
+_log = logging.getLogger(__name__)
+# (learning rate, steps) -> the schedule after warm-up.
+_LR_SCHEDULES = {
+  'constant': lambda rate, steps: optax.constant_schedule(rate),
+  'linear': lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
+  'cosine': optax.cosine_decay_schedule,
+}
+
+
+def make_stage(
+  config, index: int, run: Run, encoding: dict, rejected: RejectedRows
+) -> Stage:
+  """A stage from its settings, its data read; no weights yet.
+
+  Args:
+    config: of the run.
+    index: of the stage, among config.stages.
+    run: what all stages share.
+    encoding: of `data.batching`: tokenizer, stop_id, template_kwargs, context.
+    rejected: takes the rows that the stage cannot use.
+
+  Raises:
+    ConfigError: a setting or the data is wrong.
+  """
+  settings = config[config.stages[index]]
+  groups = members(settings)
+  rows = make_rows(groups, settings.loss.to_dict())
+  _check_sizes(settings, run, rows)
+  if settings.context:
+    with error_context('context'):
+      encoding = encoding | dict(context=student_context(settings.context))
+  student = make_student(settings, run)
+  teachers = make_teachers(config, settings, run, rows, encoding)
+  changes, controlled, off_policy = feedback.make_changes(
+    settings, run, rows.sources
+  )
+  rollouts = make_rollouts(
+    config, settings, run, rows, draw(groups), changes.pop('sampling')
+  )
+  if rollouts.mixing:
+    off_policy = off_policy or 'with teacher_mixing a teacher writes, too'
+  # Before the data are read: a misspelt loss should not wait for that.
+  loss = make_loss(
+    settings,
+    vocab_size=run.vocab_size,
+    rows=rows,
+    controlled=controlled,
+    off_policy=off_policy,
+    chunk_parts=sharding.batch_parts(run.mesh),
+  )
+  update = make_update(settings, loss, rows, controlled)
+  prompts, held_out = make_prompts(
+    config, index, run, encoding, rejected, rows, rollouts.filter
+  )
+  with error_context('held_out'):
+    held_out = feedback.make_held_out(config, index, run, encoding, held_out)
+  return Stage(
+    name=config.stages[index],
+    index=index,
+    steps=settings.steps,
+    eval_every=settings.eval_every,
+    student=student,
+    teachers=teachers,
+    prompts=prompts,
+    rollouts=rollouts,
+    loss=loss,
+    update=update,
+    callbacks={},
+    fingerprint=_fingerprint(config, settings),
+    later=_models_of(config, config.stages[index + 1 :]),
+    held_out=held_out,
+    held_out_every=settings.held_out_every,
+    **changes,
+  )
+
+
+def make_student(settings, run: Run) -> Student:
+  """The model that learns, and its adapters."""
+  if settings.init_from:
+    with error_context('init_from'):
+      _check_same_shapes(run, settings.init_from, settings.student)
+  lora = None
+  if settings.lora:
+    with error_context('lora'):
+      values = settings.lora.to_dict()
+      lora = Lora(**values | {'targets': tuple(values.get('targets', ()))})
+      adapter_axes(run.models[settings.student], lora)
+  return Student(settings.student, settings.init_from, lora)
+
+
+def make_teachers(
+  config, settings, run: Run, rows: Rows, encoding: dict
+) -> Teachers:
+  """The models that score, what they read, how they follow the student."""
+  sync, contexts, rollout_contexts = {}, {}, {}
+  for role, spec in settings.teacher_sync.items():
+    with error_context(f'teacher_sync.{role}'):
+      sync[role] = resolve('teacher_sync', spec)
+      sync[role](jnp.zeros(1), jnp.zeros(1), 1)
+      _check_same_shapes(run, settings.teachers[role], settings.student)
+  for role, context in teacher_contexts(settings).items():
+    with error_context(f'teacher_contexts.{role}'):
+      _check_context(config, settings, run, rows, role, context)
+    into = rollout_contexts if reads_rollouts(context) else contexts
+    into[role] = _encoder(settings, encoding, context)
+  return Teachers(
+    settings.teachers.to_dict(),
+    sync,
+    contexts,
+    rollout_contexts,
+    settings.teacher_dtype,
+    settings.teacher_memory,
+  )
+
+
+def teacher_contexts(settings) -> dict[str, Callable]:
+  """Role -> the context of that teacher."""
+  contexts = {}
+  for role, spec in settings.teacher_contexts.items():
+    with error_context(f'teacher_contexts.{role}'):
+      contexts[role] = make_context(spec)
+  return contexts
+
+
+def make_context(spec) -> Callable:
+  """What a model reads of an example, or of it and the responses."""
+  parameters = ('example',)
+  if reads_rollouts(find('context', spec)[0]):
+    parameters = ('example', 'response', 'others')
+  return resolve('context', spec, parameters=parameters)
+
+
+def student_context(spec) -> Callable:
+  """What a student reads, before there is a response."""
+  context = make_context(spec)
+  if reads_rollouts(context):
+    raise ConfigError(
+      'it reads the responses, and the student reads it before there are any:'
+      ' use it in teacher_contexts'
+    )
+  return context
+
+
+def _encoder(settings, encoding: dict, context: Callable) -> Callable:
+  """From prompts, or prompts and responses, to the ids that a teacher reads."""
+  size = dict(max_prompt_tokens=settings.max_teacher_prompt_tokens)
+
+  def encode(prompts):
+    batch = batching.encode_batch(
+      prompts.examples, **size, **encoding | {'context': context}
+    )
+    return batch.prompt, batch.prompt_length
+
+  def encode_of_rollouts(prompts, responses):
+    return batching.encode_rollout_contexts(
+      prompts,
+      responses,
+      context,
+      max_teacher_prompt_tokens=settings.max_teacher_prompt_tokens,
+      tokenizer=encoding['tokenizer'],
+      template_kwargs=encoding['template_kwargs'],
+    )
+
+  return encode_of_rollouts if reads_rollouts(context) else encode
+
+
+def _check_context(config, settings, run, rows, role, context) -> None:
+  """Refuses a context that does not fit, or that comes too late."""
+  most = settings.max_teacher_prompt_tokens
+  teacher = run.models[settings.teachers[role]]
+  check_positions(
+    teacher, 'max_teacher_prompt_tokens', most, run.max_new_tokens
+  )
+  if not reads_rollouts(context):
+    return
+  if role in rows.sources:
+    raise ConfigError(
+      f'it reads the responses, and {role!r} generates some of them: take it'
+      ' out of response_source'
+    )
+  if most < config.max_prompt_tokens:
+    raise ConfigError(
+      f'max_teacher_prompt_tokens = {most} is less than max_prompt_tokens ='
+      f' {config.max_prompt_tokens}, and without a context of its own a response'
+      " is scored after the student's prompt: raise it"
+    )
+
+
+def make_rollouts(
+  config, settings, run: Run, rows: Rows, draw_sources, sampling
+) -> Rollouts:
+  """What generates the responses, and which of them are learnt."""
+  int8 = settings.rollout_dtype == 'int8'
+  dtype = '' if int8 else settings.rollout_dtype
+  with error_context('filter'):
+    keep = resolve('filter', settings.filter)
+    if rows.group_size == 1:
+      _check_filter_of_one(keep)
+  return Rollouts(
+    sources={name: rows.most(name) for name in rows.sources},
+    draw=draw_sources,
+    group_size=rows.group_size,
+    sampling=sampling,
+    decoding=dict(
+      slots=settings.max_num_seqs or None,
+      int8=int8,
+      compute_dtype=jnp.dtype(dtype or config.compute_dtype),
+    ),
+    mixing=_make_mixing(settings, run, rows),
+    filter=keep,
+    masked_ids=_single_tokens(settings.mask_tokens, run.tokenizer),
+  )
+
+
+def _check_filter_of_one(keep: Callable) -> None:
+  """Refuses a filter that keeps nothing of groups of one response."""
+  rewards, ones = np.array([[-1e6], [0.0], [1e6]]), np.ones((3, 1), int)
+  if not keep(rewards, ones, ones).any():
+    raise ConfigError('it keeps no group of one response: raise group_size')
+
+
+def _make_mixing(settings, run: Run, rows: Rows) -> dict[str, Callable]:
+  """Role of one teacher -> what is sampled of the student and it."""
+  mixing = {}
+  for role, spec in settings.teacher_mixing.items():
+    with error_context(f'teacher_mixing.{role}'):
+      if len(settings.teacher_mixing) > 1:
+        raise ConfigError(
+          f'one teacher can be mixed in, got {len(settings.teacher_mixing)}'
+        )
+      if STUDENT not in rows.sources:
+        raise ConfigError("it needs 'student' in response_source")
+      if role in settings.teacher_contexts:
+        raise ConfigError(
+          f"it reads the student's prompt: take {role!r} out of"
+          ' teacher_contexts'
+        )
+      mixing[role] = resolve('teacher_mixing', spec)
+      shape = jax.ShapeDtypeStruct((1, run.vocab_size), jnp.float32)
+      jax.eval_shape(mixing[role], shape, shape)
+  return mixing
+
+
+def make_update(settings, loss: Loss, rows: Rows, controlled) -> Update:
+  """The optimizer, and how a batch is divided for it."""
+  with error_context('optimizer'):
+    tx, learning_rate = make_optimizer(settings)
+  rows_together = 1
+  if loss.reads.scope == 'group':
+    rows_together = rows.group_size
+    prompts = settings.batch_size // settings.num_minibatches
+    if prompts % (parts := settings.gradient_accumulation_steps):
+      raise ConfigError(
+        f'the loss compares the responses to a prompt, and {prompts} prompts'
+        ' (batch_size / num_minibatches) do not divide into'
+        f' gradient_accumulation_steps = {parts}'
+      )
+  return Update(
+    tx,
+    learning_rate,
+    num_minibatches=settings.num_minibatches,
+    gradient_accumulation_steps=settings.gradient_accumulation_steps,
+    rows_together=rows_together,
+    grad_norm_spike=settings.grad_norm_spike,
+    max_consecutive_skips=settings.max_consecutive_skips,
+  )
+
+
+def make_optimizer(
+  settings,
+) -> tuple[optax.GradientTransformation, Callable[[int], float]]:
+  """The optimizer of a stage with clipping, and its learning rate by update.
+
+  The rate of update t (from 0) is learning_rate * (t + 1) / (warmup_steps + 1)
+  during warm-up, so that no update has a rate of 0; then lr_schedule over the
+  updates that are left of steps * num_minibatches.
+
+  Raises:
+    ConfigError: optax has no such optimizer, or it no such argument, or there
+      is no such lr_schedule.
+  """
+  name = settings.lr_schedule
+  if name not in _LR_SCHEDULES:
+    raise ConfigError(
+      f'there is no lr_schedule {name!r}{did_you_mean(name, _LR_SCHEDULES)}'
+    )
+  warmup, peak = settings.warmup_steps, settings.learning_rate
+  remaining = max(1, settings.steps * settings.num_minibatches - warmup)
+  rate = optax.join_schedules(
+    [
+      optax.linear_schedule(peak / (warmup + 1), peak, warmup),
+      _LR_SCHEDULES[name](peak, remaining),
+    ],
+    [warmup],
+  )
+  function, arguments = _find_optimizer(settings.optimizer)
+  tx = function(learning_rate=rate, **arguments)
+  if settings.max_grad_norm:
+    tx = optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), tx)
+  return tx, rate
+
+
+def _find_optimizer(spec) -> tuple[Callable, dict]:
+  """An optimizer of optax, or a function of a user's own, and its settings."""
+  arguments = dict(spec)
+  name = arguments.pop('name', '')
+  known = {
+    n: f
+    for n, f in public_functions(optax).items()
+    if not n.startswith('scale_by_')
+    and 'learning_rate' in inspect.signature(f).parameters
+  }
+  if name in known:
+    function = known[name]
+  elif callable(name) or ':' in name:
+    function = find('optimizer', name)[0]
+  else:
+    raise ConfigError(
+      f'optax has no optimizer {name!r}{did_you_mean(name, known)}'
+    )
+  parameters = dict(inspect.signature(function).parameters)
+  parameters.pop('learning_rate', None)
+  check_arguments(arguments, parameters, f'optimizer {name}')
+  return function, arguments
+
+
+def make_prompts(
+  config,
+  index: int,
+  run: Run,
+  encoding: dict,
+  rejected: RejectedRows,
+  rows: Rows,
+  keep: Callable,
+) -> tuple[Prompts, list[Example]]:
+  """The iterator over a stage's prompts, and the examples held out of it."""
+  settings = config[config.stages[index]]
+  imitates = DATASET in rows.sources
+  spec = settings.data or config.data
+  with error_context('data'):
+    terms = read_terms(settings.loss.to_dict(), rows).values()
+    graded = needs_reward(terms) or declares_reward(keep)
+    if graded and any({*group} == {DATASET} for group in rows.groups):
+      raise ConfigError(
+        'the loss or filter reads rewards, and responses of a dataset are not'
+        ' graded: choose another response_source'
+      )
+    row_filter = RowFilter(rejected, plain(spec))
+    examples = row_filter.select(
+      make_examples(spec),
+      _example_check(settings, run, encoding, rows, graded),
+    )
+    learnt = len(examples) - settings.held_out
+    if learnt < 1:
+      raise ConfigError(
+        f'held_out = {settings.held_out} leaves none of the {len(examples)}'
+        ' examples to train on'
+      )
+    examples, held_out = examples[:learnt], examples[learnt:]
+    if imitates:
+      _note_boundary(examples[0], **encoding)
+    _check_domains(examples, rows)
+    batches = batching.make_iterator(
+      examples,
+      batch_size=settings.batch_size,
+      max_prompt_tokens=config.max_prompt_tokens,
+      max_response_tokens=config.max_response_tokens if imitates else 0,
+      # Not seed + index: stage 1 of one seed is not stage 0 of the next.
+      seed=(1000 * config.seed + index) % 2**32,
+      reject=row_filter.reject,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      **encoding,
+    )
+    row_filter.check_fraction()
+  return Prompts(batches, rows.domains), held_out
+
+
+def declares_reward(keep: Callable) -> bool:
+  """Whether a filter declares that it reads rewards."""
+  inner = keep
+  while isinstance(inner, partial):
+    inner = inner.func
+  return hasattr(inner, 'reads') and reads_of(keep).reward
+
+
+def make_examples(spec):
+  """The examples of a source, a function whose arguments are all settings.
+
+  Raises:
+    ConfigError: as for `resolve`, or the source refuses its data.
+  """
+  function, arguments = find('source', spec)
+  if 'parts' in arguments:
+    parts = {}
+    for name, part in arguments['parts'].items():
+      with error_context(f'parts.{name}'):
+        parts[name] = make_examples(part)
+    arguments['parts'] = parts
+  read = resolve('source', {'name': function, **arguments})
+  return data_rows.make_examples(read(), function.__name__)
+
+
+def _example_check(
+  settings, run: Run, encoding: dict, rows: Rows, graded: bool
+) -> Callable[[Example], None]:
+  """A function that raises where the stage cannot use an example."""
+  contexts = teacher_contexts(settings)
+
+  def check(example: Example) -> None:
+    if DATASET in rows.sources and example.response is None:
+      raise ConfigError(
+        'the stage learns the responses of the dataset, and the row has none'
+      )
+    if {*rows.sources} != {DATASET}:
+      check_answer(example, run.reward, required=graded)
+    for role, context in contexts.items():
+      with error_context(f'teacher_contexts.{role}'):
+        responses = ()
+        if reads_rollouts(context):
+          responses = ScoredResponse('', 0.0), [ScoredResponse('', 1.0)]
+        ids = encode_prompt(
+          run.tokenizer,
+          context(example, *responses),
+          template_kwargs=encoding['template_kwargs'],
+        )
+      if len(ids) > (most := settings.max_teacher_prompt_tokens):
+        raise Unfit(
+          f'teacher_contexts.{role}: {len(ids)} tokens, more than'
+          f' max_teacher_prompt_tokens = {most}'
+        )
+
+  return check
+
+
+def _note_boundary(example: Example, *, context: Callable, **encoding) -> None:
+  """Logs where imitation sees other tokens than the chat template renders.
+
+  No error: templates that add an empty thinking block do it on purpose.
+  """
+  try:
+    check_boundary(
+      messages=context(example), response=example.response, **encoding
+    )
+  except ValueError as error:
+    _log.info('note: example %s: %s', example.id, error)
+
+
+def _check_domains(examples, rows: Rows) -> None:
+  """Refuses a name in `rows` of a term that no example has as its domain."""
+  if not rows.domains:
+    return
+  known = {example.domain for example in examples} - {''}
+  for name in rows.domains:
+    if name not in known:
+      raise ConfigError(
+        f"'rows' of a term names {name!r}, which is neither a response source"
+        ' nor a domain of the data'
+        f'{did_you_mean(name, (*rows.sources, *known))}'
+      )
+
+
+def _check_sizes(settings, run: Run, rows: Rows) -> None:
+  """Refuses numbers of rows that the mesh cannot divide."""
+  for name in {*rows.sources} - {DATASET}:
+    with error_context(f'response_source {name!r}'):
+      sharding.check_batch(run.mesh, settings.batch_size * rows.most(name))
+  parts = settings.num_minibatches * settings.gradient_accumulation_steps
+  total = settings.batch_size * rows.group_size
+  with error_context('batch_size'):
+    sharding.check_batch(run.mesh, total // parts)
+  with error_context('max_num_seqs'):
+    check_slots(run.mesh, settings.max_num_seqs or None)
+
+
+def _check_same_shapes(run: Run, name: str, other: str) -> None:
+  """Refuses two models of which one cannot take the other's weights."""
+  shapes = [
+    jax.eval_shape(run.models[model].init, jax.random.key(0))
+    for model in (name, other)
+  ]
+  if shapes[0] != shapes[1]:
+    raise ConfigError(f'the architectures of {name!r} and {other!r} differ')
+
+
+def _single_tokens(texts, tokenizer) -> tuple[int, ...]:
+  """The ids of texts that are one token each."""
+  ids = []
+  for text in texts:
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    if len(tokens) != 1:
+      raise ConfigError(
+        f'mask_tokens: {text!r} is {len(tokens)} tokens, {tokens}; name texts'
+        ' of one token'
+      )
+    ids += tokens
+  return tuple(ids)
+
+
+def _fingerprint(config, settings) -> dict:
+  """What a checkpoint must agree on, as it comes back from a file."""
+  names = ('lora', 'optimizer', 'teacher_sync', 'controllers', 'replay')
+  names += ('student', 'init_from', 'num_minibatches')
+  found = {name: settings[name] for name in names}
+  # Whether, and not how: the state has an origin then.
+  found |= dict(weight_extrapolation=bool(settings.weight_extrapolation))
+  found |= dict(seed=config.seed, models=config.models)
+  return json.loads(json.dumps(plain(found)))
+
+
+def _models_of(config, stages) -> frozenset[str]:
+  """The models that stages use, those that they start from too."""
+  return frozenset(
+    name
+    for stage in map(config.get, stages)
+    for name in (stage.student, stage.init_from, *stage.teachers.values())
+    if name
+  )
