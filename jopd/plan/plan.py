@@ -61,17 +61,10 @@ def plan(config, topology: str = '') -> RunPlan:
     ValueError, FileNotFoundError: a setting or the topology is wrong.
   """
   devices, chip = chips.find(topology)
-<<<<<<< HEAD
   built = build.build_abstract(without_weights(config), devices)
   # Of the models, whose tokenizer may not be here.
   vocab_size = min(model.vocab_size for model in built.run.models.values())
   run = built.run._replace(vocab_size=vocab_size)
-=======
-  built = build.build_abstract(sketch(config), devices)
-  # Of the models' tokenizer, not of the one that stands in for it.
-  most = min(model.vocab_size for model in built.run.models.values())
-  run = built.run._replace(vocab_size=most)
->>>>>>> ce92e68 (Specs are functions, names or 'module:function'; terms are read once, outside jit; components of a stage, one function each; a wrong config is a ConfigError)
   stages = []
   for stage in built.stages:
     settings = config[stage.name]

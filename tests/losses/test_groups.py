@@ -186,7 +186,9 @@ def test_each_term_is_the_mean_over_its_own_rows():
     )
   )
   nll = -np.asarray(
-    losses.token_logp(losses.log_probs(jnp.asarray(STUDENT)), jnp.asarray(TOKEN))
+    losses.token_logp(
+      losses.log_probs(jnp.asarray(STUDENT)), jnp.asarray(TOKEN)
+    )
   )
   mean = lambda x, rows: np.sum((x * MASK)[rows]) / LENGTHS[rows].sum()
   expected = mean(kls, [0, 3]) - 2 + 0.1 * mean(nll, [1, 2, 4])

@@ -54,12 +54,7 @@ def _rollout(layers, depths, monkeypatch):
   config.mesh.data = -1
   config.stages = ('distil',)
   config.models.student = tiny.SIZE | dict(num_hidden_layers=layers)
-<<<<<<< HEAD
   return list(itertools.islice(_phases(config), 2))
-=======
-  (stage,) = plan(config).stages
-  return stage.phases[:2]
->>>>>>> ce92e68 (Specs are functions, names or 'module:function'; terms are read once, outside jit; components of a stage, one function each; a wrong config is a ConfigError)
 
 
 # Kills: a layer too many or too few, what does not grow taken for what does.
@@ -110,26 +105,9 @@ def test_what_cannot_be_planned_is_refused(flags, message, jopd):
   assert code == 2 and message in err and err.count('\n') == 1
 
 
-<<<<<<< HEAD
 # Kills: layers that are counted while they wait in host memory, and not while
 # they are used.
 def test_a_teacher_in_host_memory_is_held_while_it_scores():
-=======
-def _first(config):
-  """The first phase of the first stage."""
-  run, stages, params = build.build_abstract(
-    config, jax.devices(), say=lambda line: None
-  )
-  widths = dict.fromkeys(('', 'teacher'), config.max_prompt_tokens)
-  say = lambda line: None
-  phases = measure(stages[0], run, params, prompts=8, widths=widths)
-  return next(phases)
-
-
-# Kills: layers that are counted where they only pass by, and not counted where
-# they are.
-def test_a_teacher_that_waits_on_the_hosts_is_held_while_it_scores():
->>>>>>> ce92e68 (Specs are functions, names or 'module:function'; terms are read once, outside jit; components of a stage, one function each; a wrong config is a ConfigError)
   config = tiny.get_config()
   config.stages, config.distil.response_source = ('distil',), 'dataset'
   there = next(_phases(config))
