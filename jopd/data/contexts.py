@@ -50,7 +50,6 @@ def with_system(example: Example, *, prompt: str) -> list[dict]:
   example brings along is replaced, so that there is always exactly one.
 
   Args:
-    example: any example.
     prompt: content of the system turn.
 
   Example:
@@ -69,11 +68,9 @@ def with_template(example: Example, *, template: str) -> list[dict]:
   instruction to reason and to box the answer.
 
   Args:
-    example: any example.
     template: text with '{prompt}', where the content of the last turn goes.
       Other braces are left as they are.
 
-  Raises: ValueError for a template without its field.
   References: Li et al., Rethinking On-Policy Distillation, arXiv 2604.13016:
     the aligned template.
 
@@ -102,8 +99,6 @@ def with_answer(
     example: one with an answer.
     template: text with '{prompt}' and '{answer}'.
 
-  Raises: ValueError for a template without one of its fields, or an example
-    without an answer.
   References: Zhu et al., The Many Faces of On-Policy Distillation, arXiv
     2605.11182: privileged information 'answer only'.
 
@@ -132,8 +127,6 @@ def with_solution(
     example: one with a response.
     template: text with '{prompt}' and '{response}'.
 
-  Raises: ValueError for a template without one of its fields, or an example
-    without a response.
   References: Zhu et al., arXiv 2605.11182: privileged information 'full'; Zhao
     et al., Self-Distilled Reasoner (OPSD), arXiv 2601.18734.
 
@@ -165,8 +158,6 @@ def with_suggestion(
     template: text with '{prompt}' and '{suggestion}'.
     among: the suggestions to choose from; one at least is not the answer.
 
-  Raises: ValueError for a template without one of its fields, or nothing wrong
-    to suggest.
   References: On-Policy Consistency Training, arXiv 2605.21834: sycophancy cues;
     the words are ours.
 
@@ -203,7 +194,6 @@ def with_success(
   enough. The first correct one of the others is shown.
 
   Args:
-    example: any example.
     response: that the teacher will score; never shown.
     others: the other responses to the same prompt.
     template: text with '{prompt}' and '{response}'.
@@ -212,7 +202,6 @@ def with_success(
   Returns:
     New messages; None if no other response is correct.
 
-  Raises: ValueError for a template without one of its fields.
   References: Huebotter et al., SDPO, arXiv 2601.20802: successful rollouts as
     feedback to the others; the words of its template are its own.
 
@@ -248,7 +237,6 @@ def with_attempt(
   whether it was correct.
 
   Args:
-    example: any example.
     response: that the teacher will score.
     others: the other responses to the same prompt; not used.
     template: text with '{prompt}', '{response}' and '{feedback}'.
@@ -259,7 +247,6 @@ def with_attempt(
   Returns:
     New messages; None if the response has no reward.
 
-  Raises: ValueError for a template without one of its fields.
   References: Huebotter et al., SDPO, arXiv 2601.20802: feedback on its own
     attempt; the words of its template are its own.
 

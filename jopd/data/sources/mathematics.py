@@ -1,8 +1,9 @@
 r"""Published sets of mathematics, as on the Hugging Face hub.
 
 Each function reads one dataset: its files, its columns, its way to state an
-answer. `path` is a folder with the dataset's files, as `hf download` leaves it,
-or one file; by default the dataset's name, whose files are downloaded once.
+answer. `split` is 'train' or 'test'. `path` is a folder with the dataset's
+files, as `hf download` leaves it, or one file; by default the dataset's name,
+whose files are downloaded once, at `revision` (see `tables.read`).
 Rows without an answer are left out and counted. Prompts are as published:
 instructions such as "put the answer in \boxed{}" are a context
 (data/contexts.py, `with_template`).
@@ -40,10 +41,6 @@ def gsm8k(
   published. The folder of a TFDS `gsm8k`, prepared as array_record, is read as
   well, without TensorFlow.
 
-  Args:
-    path, revision: as in `tables.read`.
-    split: 'train' or 'test'.
-
   References: Cobbe et al., Training Verifiers to Solve Math Word Problems,
     arXiv 2110.14168.
   """
@@ -74,10 +71,6 @@ def hendrycks_math(
   (or \boxed 5, or \fbox{}), and the solution is the response. MATH-500 is a
   part of its test split.
 
-  Args:
-    path, revision: as in `tables.read`.
-    split: 'train' or 'test'.
-
   References: Hendrycks et al., Measuring Mathematical Problem Solving With the
     MATH Dataset, arXiv 2103.03874.
   """
@@ -97,9 +90,6 @@ def math500(
 
   Columns problem, answer and solution, which is the response.
 
-  Args:
-    path, revision: as in `tables.read`.
-
   References: Lightman et al., Let's Verify Step by Step, arXiv 2305.20050.
   """
   columns = ('problem', 'answer', 'solution')
@@ -117,7 +107,6 @@ def aime(
   Args:
     year: 2024 is HuggingFaceH4/aime_2024, 2025 is yentinglin/aime_2025; with a
       path it is a name only.
-    path, revision: as in `tables.read`; '' is the dataset of the year.
 
   Raises: ValueError for another year without a path.
   """
@@ -138,9 +127,6 @@ def amc(
   """AMC 12 of 2023: 40 problems, asked for a number instead of a choice.
 
   Columns question and answer, which is a number such as 27.0.
-
-  Args:
-    path, revision: as in `tables.read`.
   """
   columns = ('question', 'answer')
   rows = tables.read(path, 'test*', columns, revision=revision)
@@ -159,7 +145,6 @@ def dapo_math(
   The published file holds each problem a hundred times; here it is read once.
 
   Args:
-    path, revision: as in `tables.read`.
     prompt: 'published' asks for a last line 'Answer: ...', which goes with the
       reward dict(name='math_match', marker='Answer:'); 'bare' is the problem
       without that, for your own context.
@@ -201,7 +186,6 @@ def openthoughts(
   \boxed{} of the ground truth; rows without one are left out.
 
   Args:
-    path, revision: as in `tables.read`.
     domain: which rows: 'math', 'code', 'science', ...
     response: 'thoughts' is <think>, the reasoning, </think> and the solution,
       as Qwen3 and DeepSeek-R1 write them; 'solution' is the solution alone.
