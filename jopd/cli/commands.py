@@ -23,7 +23,9 @@ from jopd.report.report import report as draw
 from jopd.rollout.sampling import sampling
 from jopd.run import build
 from jopd.run import config as configs
+from jopd.run.config import ConfigError
 from jopd.run.overrides import load
+from jopd.run.resolve import own_functions, plain, qualified_name, source_hash
 from jopd.train import distributed, pipeline
 
 _EXIT = {'ok': 0, 'warn': 3, 'refuse': 2}  # of doctor and plan
@@ -92,6 +94,7 @@ def run(config, workdir: pathlib.Path, *, strict: bool = False) -> dict:
   workdir.mkdir(parents=True, exist_ok=True)
   if jax.process_index() == 0:
     (workdir / 'config.json').write_text(_json(config))
+    _note_changed_functions(config, workdir / 'functions.json')
   with signals.noted(say) as stop:
     return pipeline.train(
       built.run._replace(should_stop=stop),
@@ -103,7 +106,27 @@ def run(config, workdir: pathlib.Path, *, strict: bool = False) -> dict:
 
 
 def _json(config) -> str:
-  return config.to_json_best_effort(indent=2) + '\n'
+  """A config as it is recorded: functions by their qualified names."""
+  return json.dumps(plain(config), indent=2, sort_keys=True) + '\n'
+
+
+def _note_changed_functions(config, path: pathlib.Path) -> None:
+  """Logs the user's own functions whose source is not that of the run's start.
+
+  Args:
+    config: whose functions are meant.
+    path: a file with the hash of each source, written at the run's start.
+  """
+  hashes = {qualified_name(f): source_hash(f) for f in own_functions(config)}
+  if path.is_file():
+    before = json.loads(path.read_text())
+    for name in sorted(hashes.keys() & before.keys()):
+      if hashes[name] != before[name]:
+        _log.info(
+          'note: the source of %s has changed since the run began', name
+        )
+  if hashes:
+    path.write_text(json.dumps(hashes, indent=2, sort_keys=True) + '\n')
 
 
 def _refuse_other_work(workdir: pathlib.Path, config) -> None:
@@ -114,7 +137,9 @@ def _refuse_other_work(workdir: pathlib.Path, config) -> None:
   """
   for folder in (workdir, *workdir.parents):
     if folder.is_file():
-      raise ValueError(f'--workdir={workdir}: {folder} is a file, not a folder')
+      raise ConfigError(
+        f'--workdir={workdir}: {folder} is a file, not a folder'
+      )
   path = workdir / 'config.json'
   finished = {result.parent.name for result in workdir.glob('*/result.json')}
   if not path.is_file() or not finished:
@@ -132,7 +157,7 @@ def _refuse_other_work(workdir: pathlib.Path, config) -> None:
   fixed = sorted({*configs.base(), *finished} - free)
   changed = [key for key in fixed if now.get(key) != before.get(key)]
   if changed:
-    raise ValueError(
+    raise ConfigError(
       f'{workdir} holds {", ".join(sorted(finished))}, finished with another'
       f' config.{changed[0]} (see {path}); take that one, or another --workdir'
     )
@@ -240,17 +265,17 @@ def sample(arguments, overrides) -> None:
 def _check_sample(arguments) -> dict:
   """The settings of `sampling`; refuses flags that make no sense."""
   if (arguments.model is None) == (arguments.workdir is None):
-    raise ValueError('give one of --model=DIR and --workdir=DIR')
+    raise ConfigError('give one of --model=DIR and --workdir=DIR')
   if arguments.stage and not arguments.workdir:
-    raise ValueError('--stage takes a stage of --workdir=DIR')
+    raise ConfigError('--stage takes a stage of --workdir=DIR')
   if (arguments.prompt is None) == (arguments.input is None):
-    raise ValueError('give one of --prompt=TEXT and --input=FILE')
+    raise ConfigError('give one of --prompt=TEXT and --input=FILE')
   if arguments.prompt is not None and not arguments.prompt.strip():
-    raise ValueError('--prompt is empty')
+    raise ConfigError('--prompt is empty')
   if arguments.output and not arguments.input:
-    raise ValueError('--output takes the answers to --input=FILE')
+    raise ConfigError('--output takes the answers to --input=FILE')
   if arguments.samples < 1 or arguments.max_tokens < 1:
-    raise ValueError('--samples and --max-tokens must be at least 1')
+    raise ConfigError('--samples and --max-tokens must be at least 1')
   _check_output(arguments.output)
   names = ('loss_temperature', 'top_k', 'top_p', 'min_p')
   how = {name: getattr(arguments, name) for name in names}
@@ -262,9 +287,9 @@ def _check_output(path: str | None) -> None:
   """Refuses --output before the work that it is for."""
   output = pathlib.Path(path or '')
   if path and output.exists():
-    raise ValueError(f'--output={output} exists: remove it, or name another')
+    raise ConfigError(f'--output={output} exists: remove it, or name another')
   if path and not output.parent.is_dir():
-    raise ValueError(f'--output={output}: {output.parent} is not a folder')
+    raise ConfigError(f'--output={output}: {output.parent} is not a folder')
 
 
 def _finished(workdir: str, stage: str | None) -> str:
@@ -272,13 +297,13 @@ def _finished(workdir: str, stage: str | None) -> str:
   root = pathlib.Path(workdir)
   path = root / 'config.json'
   if not path.is_file():
-    raise ValueError(f'--workdir={workdir} holds no run: {path} is not there')
+    raise ConfigError(f'--workdir={workdir} holds no run: {path} is not there')
   stages = json.loads(path.read_text()).get('stages', ())
   done = [s for s in stages if (root / s / 'model' / 'config.json').is_file()]
   if not done:
-    raise ValueError(f'--workdir={workdir} holds no finished stage yet')
+    raise ConfigError(f'--workdir={workdir} holds no finished stage yet')
   if stage and stage not in done:
-    raise ValueError(
+    raise ConfigError(
       f'{workdir} has no finished stage {stage!r}'
       f'{configs.did_you_mean(stage, done)}'
     )
@@ -291,7 +316,7 @@ def doctor(arguments, overrides) -> int:
   if arguments.workdir:
     workdir = pathlib.Path(arguments.workdir)
     if not (workdir / 'config.json').is_file():
-      raise ValueError(f'--workdir={workdir} holds no run: no config.json')
+      raise ConfigError(f'--workdir={workdir} holds no run: no config.json')
     _refuse_other_work(workdir, config)
   _prepare()
   findings = examine(

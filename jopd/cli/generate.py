@@ -52,7 +52,7 @@ def _load(
   longest = max(lengths)
   positions = hf.read_config(folder).max_positions
   if longest + arguments.max_tokens > positions:
-    raise ValueError(
+    raise ConfigError(
       f'{examples[lengths.index(longest)].id}: a prompt of {longest} tokens and'
       f' --max-tokens={arguments.max_tokens} exceed max_position_embeddings ='
       f' {positions} of {folder}'

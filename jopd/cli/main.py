@@ -11,9 +11,9 @@ from jopd.run.config import did_you_mean
 from jopd.train import errors
 
 _EPILOG = """\
-exit codes: 0 done; 1 it failed; 2 a flag, a setting or an input is wrong (one
-line says which); 4 the disk is full; 5 training broke down, with numbers that
-are not finite; 130 Ctrl-C, 143 SIGTERM: train has saved what it had.
+exit codes: 0 done; 1 an error, with its traceback; 2 a flag, a setting or an
+input file is wrong (one line names it); 4 the disk is full; 5 the loss or the
+gradient is not finite; 130 Ctrl-C, 143 SIGTERM: train has saved its state.
 """
 _JOPD = """\
 On-policy distillation of language models: a student learns on its own rollouts,
@@ -88,16 +88,6 @@ self-contained report.html.
   jopd report runs/quickstart
   jopd report runs/quickstart runs/another --out=comparison
 """
-
-# Errors of the system that say no more than that a path is wrong.
-_WRONG_PATH = (
-  FileNotFoundError,
-  FileExistsError,
-  IsADirectoryError,
-  NotADirectoryError,
-  PermissionError,
-)
-
 
 _MAKE_ROOM = (
   'what was saved before is whole: make room, and the same command goes on'
@@ -245,22 +235,14 @@ def _run(name: str, arguments, overrides: Sequence[str]) -> int:
     print('jopd: interrupted', file=sys.stderr)
     return 130
   except Exception as error:
-    if arguments.debug:
+    code = errors.exit_code(error)
+    if arguments.debug or code == errors.FAILED:
       traceback.print_exc()
-    code = _code(error)
-    print(f'jopd {name}: {_line(error, code)}', file=sys.stderr)
+    if code != errors.FAILED:
+      print(f'jopd {name}: {_line(error, code)}', file=sys.stderr)
     if 'jopd.train.distributed' in sys.modules:
       sys.modules['jopd.train.distributed'].give_up(code)
     return code
-
-
-def _code(error: Exception) -> int:
-  """The exit code of an error."""
-  if errors.is_disk_full(error):
-    return errors.DISK_FULL
-  if isinstance(error, (ValueError, *_WRONG_PATH)):
-    return errors.WRONG_INPUT
-  return getattr(error, 'exit_code', errors.FAILED)
 
 
 def _line(error: Exception, code: int) -> str:
@@ -268,8 +250,4 @@ def _line(error: Exception, code: int) -> str:
   text = ' '.join(str(error).split())
   if code == errors.DISK_FULL:
     return f'the disk is full ({text:.500}); {_MAKE_ROOM}'
-  if isinstance(error, OSError) and error.filename:
-    text = f'{error.filename}: {error.strerror}'
-  if code != errors.FAILED:
-    return text
-  return f'{type(error).__name__}: {text:.500} (--debug shows where)'
+  return text

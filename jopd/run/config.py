@@ -60,7 +60,7 @@ RENAMED = dict(
 
 def base() -> ConfigDict:
   """The settings of a run that are not a stage's."""
-  config = ConfigDict()
+  config = ConfigDict(type_safe=False)  # a spec has several types
   # One seed gives the weights, the data order and every sampled token.
   config.seed = 0
   # The stages to run, in order; each name is a section made by `stage`.
@@ -69,12 +69,12 @@ def base() -> ConfigDict:
   # Name of a model -> either dict(path='hugging/face/folder'), where a name of
   # the hub will do, with a revision if need be, or the sizes of a fresh one:
   # the fields of its config.json, dict(model_type='qwen3', ...).
-  config.models = ConfigDict()
+  config.models = ConfigDict(type_safe=False)
   # 'builtin', or a folder with a Hugging Face tokenizer and chat template.
   # Empty: the one in the first model folder.
   config.tokenizer = ''
   # Extra arguments of the chat template, such as dict(enable_thinking=False).
-  config.chat_template_kwargs = ConfigDict()
+  config.chat_template_kwargs = ConfigDict(type_safe=False)
 
   # Where prompts come from: a function of data/sources/ and its arguments.
   config.data = ConfigDict(dict(name='running_sum'))
@@ -82,7 +82,7 @@ def base() -> ConfigDict:
   config.eval_data = ConfigDict(dict(name='running_sum'))
   # Name -> prompts of the same form, such as dict(amc=dict(name='amc')), that
   # `jopd eval` answers instead; training evaluates on eval_data alone.
-  config.eval_tasks = ConfigDict()
+  config.eval_tasks = ConfigDict(type_safe=False)
   # Largest share of bad rows in one source: they are left out, counted and
   # written to quarantine.jsonl in the run's folder. Beyond it the run stops.
   config.max_bad_row_fraction = 0.01
@@ -134,7 +134,7 @@ def stage(**settings) -> ConfigDict:
   Raises:
     ValueError: a setting that no stage has; the message names the nearest.
   """
-  config = ConfigDict()
+  config = ConfigDict(type_safe=False)  # a spec has several types
   # Which of `models` learns.
   config.student = 'student'
   # Which of `models` it is a copy of when the stage starts; empty: itself. So a
@@ -144,14 +144,14 @@ def stage(**settings) -> ConfigDict:
   # of its matrices, and the rest is frozen; targets=('q', 'v') for some of
   # them, base='int8' to keep what is frozen in eight bits. See models/lora.py;
   # ten times the learning rate suits. What the stage leaves is whole again.
-  config.lora = ConfigDict()
+  config.lora = ConfigDict(type_safe=False)
   # Role -> which of `models` plays it: dict(teacher='teacher'). It is frozen as
   # it is at the stage's start; a model that teaches itself is copied.
-  config.teachers = ConfigDict()
+  config.teachers = ConfigDict(type_safe=False)
   # Role -> how that teacher then follows the student, a function of
   # train/teacher_sync.py: dict(teacher=dict(name='ema', decay=0.99)), or
   # dict(name='periodic', every=10), both counted in updates.
-  config.teacher_sync = ConfigDict()
+  config.teacher_sync = ConfigDict(type_safe=False)
   # Who writes responses: 'student' (on-policy), 'dataset' (the rows' own) or a
   # teacher's role. ('student', 'teacher') names the writer of each response to
   # a prompt; dict(student=0.75, dataset=0.25) draws one for all of a step.
@@ -160,14 +160,14 @@ def stage(**settings) -> ConfigDict:
   # writes, a function of rollout/teacher_mixing.py: dict(teacher=dict(name='mixed',
   # share=0.2)). It reads the student's prompt and decodes along: time and cache
   # of a second model. Anchor policy gradients to the 'sampler'.
-  config.teacher_mixing = ConfigDict()
+  config.teacher_mixing = ConfigDict(type_safe=False)
   # The stage's own prompts and responses, like config.data; empty: config.data.
-  config.data = ConfigDict()
+  config.data = ConfigDict(type_safe=False)
   # What the student reads in this stage, if not config.context, like that one.
-  config.context = ConfigDict()
+  config.context = ConfigDict(type_safe=False)
   # Role -> what that teacher reads before the response, a function of
   # data/contexts.py. One that is not named here reads the student's prompt.
-  config.teacher_contexts = ConfigDict()
+  config.teacher_contexts = ConfigDict(type_safe=False)
   config.max_teacher_prompt_tokens = 0  # slots of such a prompt
   # Teachers are kept and run in this instead of compute_dtype: another dtype,
   # or 'int8' for matrices rounded to eight bits, of those that do not move.
@@ -176,7 +176,7 @@ def stage(**settings) -> ConfigDict:
   # and are on the devices while their model scores. Empty: always there.
   config.teacher_memory = ''
   # The loss, a sum of terms; see run/resolve.py and docs/losses.md.
-  config.loss = ConfigDict()
+  config.loss = ConfigDict(type_safe=False)
   # How tokens become one number: a function of losses/aggregation.py, or
   # dict(name='fixed_length', length=512).
   config.loss_aggregation = 'token_mean'
@@ -215,7 +215,7 @@ def stage(**settings) -> ConfigDict:
   )
   # Name -> scalar that follows what is measured, a function of train/controllers.py;
   # dict(controlled=NAME) may then stand wherever a schedule may.
-  config.controllers = ConfigDict()
+  config.controllers = ConfigDict(type_safe=False)
   # The last examples of the stage's data, which are kept apart: not learnt
   # from, but answered and graded every so many steps, for what reacts to it.
   config.held_out = 0
@@ -244,22 +244,20 @@ def stage(**settings) -> ConfigDict:
   config.eval_every = 0  # steps; 0 evaluates before and after only
   refuse_unknown(settings, config, 'a stage')
   for name, value in settings.items():
-    if name in (
-      'loss_aggregation',
-      'filter',
-      'response_source',
-      'weight_extrapolation',
-    ):
-      del config[name]  # which would insist on being a string
-    config[name] = ConfigDict(value) if isinstance(value, dict) else value
+    # Replaced, not merged: settings of one optimizer are not another's.
+    config[name] = (
+      ConfigDict(value, type_safe=False) if isinstance(value, dict) else value
+    )
   return config
 
 
 class ConfigError(ValueError):
   """A config, or a flag of a command, is wrong; a person can mend it.
 
-  The only error of which a command shows one line without a traceback.
+  A command shows its message on one line, and exits with code 2.
   """
+
+  exit_code = 2
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import pathlib
+import re
 import sys
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ from jopd.train import (
   weight_extrapolation,
 )
 
+# 'package.module:function' or 'path/file.py:function'
+_FUNCTION_NAME = re.compile(r'([A-Za-z_][\w.]*|[^\n:]+\.py):[A-Za-z_][\w.]*')
 _NO_SCALARS = MappingProxyType({})
 
 
@@ -250,12 +253,13 @@ def import_function(name: str) -> Callable:
 
 
 def load_file(path: str) -> ModuleType:
-  """The module of a Python file, executed once in a process.
+  """The module of a Python file, executed once for each content it has.
 
   Its folder and the folder above are searched for its imports.
   """
   file = pathlib.Path(path).resolve()
-  name = f'jopd_file_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}'
+  content = f'{file}\n'.encode() + file.read_bytes()
+  name = f'jopd_file_{hashlib.sha256(content).hexdigest()[:12]}'
   if name in sys.modules:
     return sys.modules[name]
   spec = importlib.util.spec_from_file_location(name, file)
@@ -301,6 +305,20 @@ def is_own(function: Callable) -> bool:
     function = function.func
   module = getattr(function, '__module__', None) or ''
   return module.partition('.')[0] != 'jopd'
+
+
+def own_functions(config) -> list[Callable]:
+  """The functions of a user's own that a config names, anywhere in it."""
+  functions = []
+  values = config.values() if hasattr(config, 'values') else config
+  for value in values:
+    if hasattr(value, 'items') or isinstance(value, list | tuple):
+      functions += own_functions(value)
+    elif isinstance(value, str) and _FUNCTION_NAME.fullmatch(value):
+      functions.append(import_function(value))
+    elif callable(value):
+      functions.append(value)
+  return [f for f in functions if is_own(f)]
 
 
 def source_hash(function: Callable) -> str:

@@ -1,4 +1,4 @@
-"""How a run ends before its end: errors that carry an exit code.
+"""Errors that a command reports in one line, each with its exit code.
 
 Imports nothing, so that a wrong flag need not wait for JAX.
 """
@@ -10,6 +10,19 @@ FAILED = 1
 WRONG_INPUT = 2
 DISK_FULL = 4
 BROKEN_DOWN = 5
+
+
+def exit_code(error: BaseException) -> int:
+  """The exit code of an error; `FAILED` if it is none of this module."""
+  if is_disk_full(error):
+    return DISK_FULL
+  return getattr(error, 'exit_code', FAILED)
+
+
+class WrongInputError(ValueError):
+  """A file of a run is damaged, or not what its config asks for."""
+
+  exit_code = WRONG_INPUT
 
 
 class Stopped(Exception):
