@@ -11,7 +11,8 @@ tolerates stale rollouts better than a signal computed at sampling time (arXiv
 Measured, tiny, three seeds: greedy accuracy 0.974, plain OPD 0.984; intervals
 are in docs/variants.md. At its published size it is not yet measured. For the
 comparison with a borrowed signal, use a policy gradient with
-old_policy='sampler' and weight='importance' or 'prefix_importance'.
+old_policy='sampler', and weight='importance' or
+jopd.papers.async_opd.prefix_importance.
 """
 
 import common

@@ -16,6 +16,8 @@ All responses are sampled at temperature 0.7.
 
 import common
 
+from jopd.papers import brts
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
@@ -32,7 +34,7 @@ def get_config(size='full'):
       chosen=common.divergence(
         'forward_kl',
         support=best,
-        weight='best_row',
+        weight=brts.best_row,
         coef=0.05,
         rows=('teacher', 'hinted'),
       ),

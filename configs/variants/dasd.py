@@ -14,11 +14,13 @@ name, arXiv 2601.09088, distils sequences.
 
 import common
 
+from jopd.papers import dasd
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
   reward = common.policy_gradient(
-    dict(name='entropy_directed', beta=0.1, quantile=0.2),
+    dict(name=dasd.entropy_directed, beta=0.1, quantile=0.2),
     surrogate='ppo_clip',
     old_policy='sampler',
   )

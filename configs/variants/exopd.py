@@ -15,12 +15,12 @@ numbers are examples: measure them at the token that decides the format.
 
 import common
 
-from jopd import losses
+from jopd.papers import exopd
 
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  cliff = losses.extrapolation_cliff(mode=0.98, start=0.5, tail=0.0067)
+  cliff = exopd.extrapolation_cliff(mode=0.98, start=0.5, tail=0.0067)
   beyond = common.policy_gradient(
     'log_ratio',
     target=dict(name='extrapolated', strength=1.25, limit=cliff),

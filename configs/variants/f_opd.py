@@ -16,6 +16,8 @@ student that sampled. The paper's refreshed buffer is left out.
 
 import common
 
+from jopd.papers import f_opd
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
@@ -25,7 +27,7 @@ def get_config(size='full'):
     teacher_sync=dict(before=dict(name='periodic', every=8)),
     loss=dict(
       match=common.divergence(
-        'reverse_kl', weight=dict(name='freshness', alpha=1.0, least=0.0)
+        'reverse_kl', weight=dict(name=f_opd.freshness, alpha=1.0, least=0.0)
       ),
       stay=common.divergence(
         'reverse_kl', target=dict(name='teacher', role='before'), coef=0.1

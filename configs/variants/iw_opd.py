@@ -12,9 +12,11 @@ are in docs/variants.md. At its published size it is not yet measured.
 
 import common
 
+from jopd.papers import iw_opd
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  weight = dict(name='ahead_of_disagreement', most=1.5)
+  weight = dict(name=iw_opd.ahead_of_disagreement, most=1.5)
   match = common.divergence('reverse_kl', weight=weight)
   return common.opd(size, loss=dict(match=match))

@@ -16,6 +16,8 @@ segments of 16 tokens here.
 
 import common
 
+from jopd.papers import prefix_teach
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
@@ -23,6 +25,8 @@ def get_config(size='full'):
   match = common.divergence(
     'reverse_kl',
     support=common.top_k(16, of='student', tail='bucket'),
-    weight=dict(name='before_drop', of='margin', segment=segment, least=3),
+    weight=dict(
+      name=prefix_teach.before_drop, of='margin', segment=segment, least=3
+    ),
   )
   return common.opd(size, loss=dict(match=match))

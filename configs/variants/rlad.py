@@ -13,6 +13,8 @@ The paper's exponent and coefficient are not known to us.
 
 import common
 
+from jopd.papers import rlad
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
@@ -23,7 +25,7 @@ def get_config(size='full'):
       reward=common.policy_gradient(
         'group_advantage',
         surrogate='ppo_clip',
-        old_policy=dict(name='geometric', sampler=0.5),
+        old_policy=dict(name=rlad.geometric, sampler=0.5),
       ),
       stay=dict(
         objective='kl_estimate',

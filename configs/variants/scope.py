@@ -15,10 +15,14 @@ other one for correct responses, `scale` 1.
 
 import common
 
+from jopd.papers import scope
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  share = lambda of, **settings: dict(name='group_softmax', of=of) | settings
+  share = lambda of, **settings: (
+    dict(name=scope.group_softmax, of=of) | settings
+  )
   return common.opd(
     size,
     loss=dict(

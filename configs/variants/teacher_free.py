@@ -15,10 +15,12 @@ paper's threshold and advantage are not known to us.
 
 import common
 
+from jopd.papers import teacher_free
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  unlikely = dict(name='against_unlikely', below=0.2, value=-1.0)
+  unlikely = dict(name=teacher_free.against_unlikely, below=0.2, value=-1.0)
   return common.opd(
     size,
     teacher='',

@@ -13,10 +13,12 @@ paper normalises the two is not known to us.
 
 import common
 
+from jopd.papers import tip
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  informative = dict(name='top_informative', fraction=0.5)
+  informative = dict(name=tip.top_informative, fraction=0.5)
   match = common.divergence(
     'reverse_kl', weight=dict(name='normalized', weight=informative)
   )

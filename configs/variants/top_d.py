@@ -14,12 +14,14 @@ not yet measured. The formula is that of a pull request of another library.
 
 import common
 
+from jopd.papers import top_d
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  near = dict(name='proximal_log_ratio', share=0.5)
+  near = dict(name=top_d.proximal_log_ratio, share=0.5)
   later = dict(name='future_mean', own=1.0, advantage=near)
-  whitened = dict(name='whiten', advantage=later)
+  whitened = dict(name=top_d.whiten, advantage=later)
   return common.opd(
     size,
     loss=dict(advantage=common.policy_gradient(whitened)),

@@ -14,22 +14,17 @@ target), and no gradient reaches a target. docs/losses.md tells which to take.
 """
 
 from jopd.losses.advantages import (
-  against_unlikely,
   centered_log_ratio,
   clip,
   discounted_return,
-  entropy_directed,
   future_mean,
   group_advantage,
   log_ratio,
-  proximal_log_ratio,
   reward,
   scaled_advantage,
-  whiten,
 )
 from jopd.losses.aggregation import fixed_length, sequence_mean, token_mean
 from jopd.losses.chunked import distill_loss_chunked
-from jopd.losses.cliff import extrapolation_cliff
 from jopd.losses.distributions import entropy, log_probs, token_logp
 from jopd.losses.divergences import (
   alpha_divergence,
@@ -72,17 +67,10 @@ from jopd.losses.token_stats import (
   token_stats,
 )
 from jopd.losses.weights import (
-  ahead_of_disagreement,
-  before_drop,
-  best_row,
-  freshness,
   gate,
-  group_softmax,
   importance,
   normalized,
-  prefix_importance,
   top_fraction,
-  top_informative,
   uniform,
 )
 
@@ -92,11 +80,7 @@ __all__ = [
   'Term',
   'TokenBatch',
   'TokenStats',
-  'against_unlikely',
-  'ahead_of_disagreement',
   'alpha_divergence',
-  'before_drop',
-  'best_row',
   'centered_log_ratio',
   'check_groups',
   'check_objective',
@@ -106,13 +90,10 @@ __all__ = [
   'distill_loss_chunked',
   'divergence',
   'entropy',
-  'entropy_directed',
   'expected_gradients',
   'extrapolated',
-  'extrapolation_cliff',
   'fixed_length',
   'forward_kl',
-  'freshness',
   'full',
   'future_mean',
   'gate',
@@ -121,7 +102,6 @@ __all__ = [
   'generalized_reverse_kl',
   'group_advantage',
   'group_reward_stats',
-  'group_softmax',
   'importance',
   'k1',
   'k2',
@@ -136,8 +116,6 @@ __all__ = [
   'policy_gradient',
   'ppo_clip',
   'preference',
-  'prefix_importance',
-  'proximal_log_ratio',
   'reads',
   'reads_of',
   'reinforce',
@@ -156,9 +134,7 @@ __all__ = [
   'token_mean',
   'token_stats',
   'top_fraction',
-  'top_informative',
   'top_k',
   'total_variation',
   'uniform',
-  'whiten',
 ]

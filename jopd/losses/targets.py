@@ -39,8 +39,8 @@ def teacher(
   """
   if role not in logps:
     raise ValueError(
-      f'expected a teacher named {role!r}, got {sorted(logps)}: give one of'
-      ' these names to the target (and to stats_target)'
+      f'expected a teacher named {role!r}, got {sorted(logps)}: name one of'
+      ' these in the target (and in stats_target)'
     )
   return logps[role]
 
@@ -165,8 +165,8 @@ def extrapolated(
   Args:
     logps: [*B, V] log-probs of each side, by name.
     strength: lambda >= 0; may be traced.
-    limit: the largest strength that is not refused, such as
-      `extrapolation_cliff` gives.
+    limit: the largest strength that is accepted; see
+      `jopd.papers.exopd.extrapolation_cliff`.
     base: the role of the policy that is extrapolated from: the initial student,
       or the teacher before its training by rewards.
     role: that of the teacher.
@@ -176,11 +176,11 @@ def extrapolated(
 
   Gradients: to both sides; objectives stop them before the divergence.
   Numerics: as `log_linear`.
-  Raises: ValueError when strength is negative or beyond the limit, or a role is
-    nobody's.
-  References: G-OPD / ExOPD, arXiv 2602.12125: its advantage is, but for the
-    normaliser, which no token decides, the log-ratio to this target. lambda is
-    1.25 there. The limit: arXiv 2605.08737.
+  Raises: ValueError when strength is negative or beyond the limit, or there is
+    no such role.
+  References: G-OPD / ExOPD, arXiv 2602.12125: its advantage is the log-ratio to
+    this target, up to the normaliser, the same for all tokens. lambda is 1.25
+    there. The limit: arXiv 2605.08737.
 
   Example: from (1/4, 3/4) over (1/2, 1/2) on to (3/4, 1/4).
     >>> logps = {
@@ -194,8 +194,8 @@ def extrapolated(
   check_range('[0, inf)', strength=strength)
   if not isinstance(strength, jax.core.Tracer) and strength > limit:
     raise ValueError(
-      f'strength {strength:g} is beyond the cliff at {limit:.4g}, where too'
-      ' little mass is left off the mode and formats collapse: lower it, or'
-      ' measure the cliff anew (losses.extrapolation_cliff)'
+      f'strength must be at most the extrapolation cliff, {limit:.4g}; got'
+      f' {strength:g}: lower it, or measure the cliff'
+      ' (jopd.papers.exopd.extrapolation_cliff)'
     )
   return log_linear(logps, weights={role: strength, base: 1 - strength})

@@ -1,4 +1,4 @@
-"""Scalars known of each token, for weights, advantages and metrics to read."""
+"""Scalars of each token, which weights, advantages and metrics read."""
 
 from collections.abc import Callable, Collection
 import functools
@@ -18,20 +18,20 @@ TOP = 16  # As in Rethinking On-Policy Distillation, arXiv 2604.13016.
 
 
 class Row(NamedTuple):
-  """What is known of a response beside its tokens: who wrote it, how it did.
+  """What is known of a response beside its tokens.
 
-  [B], one of each row, or [*B] where each token carries that of its row. What
-  nobody knows is None.
+  [B], one of each row, or [*B] where each token carries that of its row. None
+  is unknown.
 
   Attributes:
     reward: of the response.
     group_mean: the mean reward of the responses to its prompt, itself included.
     group_std: their standard deviation, of the group as a population.
-    group: int, the same for all responses to one prompt, and for no other.
+    group: int, the same for all responses to one prompt, and no others.
     source: int, what generated it: its index among the response sources of a
       stage.
-    domain: int, what its prompt is about: its place among the domains that
-      terms name; -1 for all others.
+    domain: int, that of its prompt: the index among the domains that terms
+      name; -1 for all others.
     staleness: updates of the student since the response was sampled.
   """
 
@@ -47,16 +47,16 @@ class Row(NamedTuple):
 class TokenStats(NamedTuple):
   """Per-token scalars, [*B] float32, all under stop-gradient.
 
-  What is not known is None: what compares with a target where there is none,
-  rewards where nothing was graded. Where the mask is False the scalars are
-  finite and mean nothing. A test or a script needs only what is read:
-  `TokenStats(student_logp=p, target_logp=q, mask=mask)`.
+  None is unknown, such as rewards of responses without an answer. Where the
+  mask is False the values are finite and arbitrary. Only what a function reads
+  must be set: `TokenStats(student_logp=p, target_logp=q, mask=mask)`.
 
   Attributes:
     student_logp: log-prob of the token under the student, nats.
     target_logp: the same under the target.
     sampler_logp: the same under the distribution that sampled it.
-    mask: bool, True where the token counts. Default: every token counts.
+    mask: bool, True where the token counts. Functions of single tokens do not
+      read it.
     student_entropy: entropy of the student, nats.
     target_entropy: entropy of the target, nats.
     entropy_gap: |target_entropy - student_entropy|.
@@ -133,7 +133,7 @@ def group_reward_stats(rewards: Float[Array, 'b G']) -> Row:
   Returns:
     Row of [b * G], without source and domain.
 
-  Gradients: none are meant.
+  Gradients: none; rewards are constants.
   References: Shao et al., DeepSeekMath, arXiv 2402.03300. Where released code
     takes the standard deviation of a sample, it is sqrt(G / (G - 1)) larger.
 
@@ -293,7 +293,7 @@ def token_stats(
 ) -> TokenStats:
   """The stats of each token.
 
-  Under `jit`, those that nobody reads are not computed.
+  Under `jit`, unread ones are not computed.
 
   Args:
     student_logp: [*B, V] log-probs of the student.
@@ -367,8 +367,9 @@ def _on_shared(student_logp, target_logp, shared):
   # sum of p (log q - log p), all over the sum of p: then both are normalised.
   gap = jnp.sum(p * jnp.where(shared, target_logp - student_logp, 0.0), axis=-1)
   none = mass == 0
-  least = lambda x: jnp.where(none, 1.0, jnp.maximum(x, 1e-30))
-  advantage = gap / least(mass) + jnp.log(least(mass) / least(target_mass))
+  bounded = lambda x: jnp.where(none, 1.0, jnp.maximum(x, 1e-30))
+  advantage = gap / bounded(mass)
+  advantage += jnp.log(bounded(mass) / bounded(target_mass))
   return mass, jnp.where(none, 0.0, advantage) / count
 
 
@@ -391,15 +392,18 @@ def row_mean(stats: TokenStats, x: Float[Array, 'B T']) -> Float[Array, ' B']:
 
 
 def same_group(stats: TokenStats) -> Bool[Array, 'B B']:
-  """Which rows answer the same prompt, of those that count.
+  """Which rows answer the same prompt, of those with a token that counts.
+
+  A group is the rows of one number, wherever they stand, so that the result is
+  the same on any mesh.
 
   Gradients: none.
-  Raises: ValueError when nobody said which rows make a group.
+  Raises: ValueError when the rows have no group.
   """
   if stats.group is None:
     raise ValueError(
-      'it looks at the responses to one prompt, and nothing says which these'
-      ' are: give the rows their groups'
+      'expected stats.group, which rows answer the same prompt; got None: set'
+      ' Row.group'
     )
   group, live = stats.group[:, 0], live_rows(stats)
   same = group[:, None] == group[None, :]

@@ -209,7 +209,9 @@ def test_what_each_credit_looks_at():
     (losses.log_ratio, 'token'),
     (losses.centered_log_ratio, 'token'),
     (losses.clip, 'token'),
+    (losses.scaled_advantage, 'token'),
     (losses.discounted_return, 'row'),
+    (losses.future_mean, 'row'),
     (to_come, 'row'),
     (partial(losses.clip, advantage=losses.centered_log_ratio), 'token'),
     (partial(to_come, advantage=partial(losses.clip, low=-1.0)), 'row'),
@@ -309,3 +311,88 @@ def test_an_outcome_that_is_missing_is_refused_with_the_cure(advantage):
   assert reads_of(advantage) == 'token'
   with pytest.raises(ValueError, match="scale must be 'std' or 'none', got 'v"):
     losses.group_advantage(graded([[1, 0]]), scale='var')
+
+
+# Rewards and log-ratios of four rows, one of them empty, with holes.
+LIVE = np.array(
+  [
+    [True, True, True, True, True, True],
+    [True, False, True, True, False, False],
+    [False, False, False, False, False, False],
+    [False, False, True, False, False, False],
+  ]
+)
+LOG_RATIO = RNG.normal(size=LIVE.shape)
+REWARD = np.array([1.0, 0.0, 1.0, 0.0])[:, None] * np.ones(LIVE.shape)
+ADVANTAGE = (REWARD - 0.5) / (0.5 + 1e-6)
+
+
+def rewarded(ratio=LOG_RATIO):
+  each = lambda x: jnp.asarray(np.broadcast_to(x, LIVE.shape), jnp.float32)
+  return losses.TokenStats(
+    student_logp=each(-1.0),
+    target_logp=each(ratio - 1.0),
+    mask=jnp.asarray(LIVE),
+    reward=each(REWARD),
+    group_mean=each(0.5),
+    group_std=each(0.5),
+  )
+
+
+def equal(got, want, **tolerance):
+  got, want = (
+    np.where(LIVE, np.asarray(x, np.float64), 0) for x in (got, want)
+  )
+  np.testing.assert_allclose(got, want, **{'rtol': 2e-5} | tolerance)
+
+
+# Kills the mean over all later slots, one that contains the token itself, and
+# 0 / 0 after the last.
+def test_the_mean_to_come_equals_the_loop():
+  want = np.zeros(LIVE.shape)
+  for b, t in np.argwhere(LIVE):
+    later = [LOG_RATIO[b, u] for u in range(t + 1, 6) if LIVE[b, u]]
+    want[b, t] = 0.5 * LOG_RATIO[b, t] + (
+      sum(later) / len(later) if later else 0
+    )
+  equal(losses.future_mean(rewarded(), own=0.5), want, atol=1e-6)
+
+
+# RLSD at power 1 and RLRT at -1, above a reward. Kills a sign that is lost, a
+# clip of the log, a mix the other way round, wrong answers that are scaled.
+@pytest.mark.parametrize('power, above', [(1.0, -np.inf), (-1.0, 0.5)])
+def test_a_scaled_advantage_equals_the_loop(power, above):
+  want = np.zeros(LIVE.shape)
+  for b, t in np.argwhere(LIVE):
+    a = ADVANTAGE[b, t]
+    w = math.exp(power * math.copysign(1, a) * LOG_RATIO[b, t])
+    w = min(max(w, 0.8), 1.2) if REWARD[b, t] >= above else 1.0
+    want[b, t] = a * (0.75 + 0.25 * w)
+  got = losses.scaled_advantage(rewarded(), power=power, mix=0.25, above=above)
+  equal(got, want)
+  assert np.all(np.sign(np.asarray(got)[LIVE]) == np.sign(ADVANTAGE[LIVE]))
+
+
+# Each is the plain advantage: mix 0, power 0, or a teacher that is the student.
+# Kills what is left of the teacher there.
+@pytest.mark.parametrize(
+  'settings, ratio',
+  [
+    (dict(power=1.0, mix=0.0), LOG_RATIO),
+    (dict(power=0.0), LOG_RATIO),
+    (dict(power=-1.0), 0 * LOG_RATIO),
+  ],
+)
+def test_without_the_teachers_part_it_is_the_plain_advantage(settings, ratio):
+  stats = rewarded(ratio)
+  got = losses.scaled_advantage(stats, **settings)
+  equal(got, losses.group_advantage(stats), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+  'settings, part',
+  [(dict(mix=2), 'mix must be in'), (dict(clip=1), 'clip must be in')],
+)
+def test_a_scale_out_of_range_is_refused(settings, part):
+  with pytest.raises(ValueError, match=part):
+    losses.scaled_advantage(rewarded(), power=1.0, **settings)

@@ -9,10 +9,12 @@ import re
 import jax
 import pytest
 
-from jopd import losses
+from jopd import losses, papers
 
 MODULES = [
-  m.name for m in pkgutil.walk_packages(losses.__path__, 'jopd.losses.')
+  module.name
+  for room in (losses, papers)
+  for module in pkgutil.walk_packages(room.__path__, room.__name__ + '.')
 ]
 
 

@@ -1,4 +1,4 @@
-"""What looks at the responses to a prompt: pairs, shares, choices, rows."""
+"""Terms over the responses to a prompt: pairs of them, and rows of some."""
 
 import functools
 
@@ -104,58 +104,6 @@ def test_rewards_can_say_which_is_better():
   assert np.sign(own[:, 0]).tolist() == [0, 1, 0, -1, np.sign(own[4, 0])]
 
 
-# SCOPE by hand: of wrong rows 1 and 4 perplexities 2 and 8 under the teacher.
-# Kills shares of another group, of right rows, and a sum that is not n.
-def test_shares_of_a_group_by_hand():
-  logp = -np.log(np.array([3.0, 2.0, 5.0, 4.0, 8.0]))
-  stats = stats_of(
-    target_logp=np.broadcast_to(logp[:, None], (5, T)),
-    reward=np.array([1.0, 0.0, 0.0, 1.0, 0.0]),
-  )
-  share = functools.partial(losses.group_softmax, stats, of='target_logp')
-  wrong = share(rows='wrong')[:, 0]
-  np.testing.assert_allclose(wrong, [0, 1.6, 1, 0, 0.4], rtol=1e-6)
-  steep = share(rows='wrong', scale=-0.5)[:, 0]  # sqrt(2) to sqrt(8)
-  np.testing.assert_allclose(steep, [0, 2 / 3, 1, 0, 4 / 3], rtol=1e-6)
-  np.testing.assert_allclose(share(rows='right')[:, 0], [1, 0, 0, 1, 0])
-  # Equal perplexities: every row 1.
-  level = stats._replace(target_logp=jnp.ones((5, T)))
-  weights = losses.group_softmax(level, of='target_logp')
-  np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
-
-
-def stats_of(**fields):
-  each = lambda x: jnp.asarray(x if np.ndim(x) == 2 else np.tile(x, (T, 1)).T)
-  known = dict(group=GROUP, source=ORIGIN, mask=MASK, student_logp=ORIGIN)
-  known |= fields
-  return losses.TokenStats(**{n: each(x) for n, x in known.items()})
-
-
-# BRTS by hand, its tiers from the last to the first: nobody is right, the told
-# one is, a plain one is; among equals the one that is nearer to the student.
-@pytest.mark.parametrize(
-  'reward, origin, chosen',
-  [
-    ([0, 0, 0], [1, 1, 2], 1),
-    ([0, 0, 1], [1, 1, 2], 2),
-    ([1, 0, 1], [1, 1, 2], 0),
-    ([1, 1, 1], [1, 1, 2], 1),
-  ],
-)
-def test_the_best_row_by_hand(reward, origin, chosen):
-  near = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], np.float32)
-  each = lambda x: jnp.asarray(np.tile(np.asarray(x), (T, 1)).T)
-  stats = stats_of()._replace(
-    in_top=jnp.asarray(near),
-    reward=each(np.float32(reward)),
-    source=each(origin),
-    group=each([4, 4, 4]),
-    mask=jnp.ones((3, T), bool),
-  )
-  weights = losses.best_row(stats)[:, 0]
-  np.testing.assert_array_equal(weights, 3.0 * (np.arange(3) == chosen))
-
-
 # L = L_own + 0.1 L_other, each over its own tokens. Kills one denominator for
 # both, a NaN of rows that a term does not read, and metrics of other rows.
 def test_each_term_is_the_mean_over_its_own_rows():
@@ -210,7 +158,7 @@ def test_each_term_is_the_mean_over_its_own_rows():
     count=count,
     row=row,
     chunk_tokens=10,
-    stats_on=own,
+    stats_rows=own,
   )
   (loss, metrics), slopes = jax.value_and_grad(chunked, has_aux=True)(
     jnp.asarray(STUDENT, jnp.float32)
@@ -309,19 +257,13 @@ def test_preference_in_chunks_is_the_dense_one():
 
 
 def test_what_is_missing_is_refused():
-  assert reads_of(losses.preference(beta=1.0).advantage) == 'group'
+  assert reads_of(losses.preference(beta=1.0).advantage).scope == 'group'
   with pytest.raises(ValueError, match='beta must be above 0'):
     losses.preference(beta=0.0)
   with pytest.raises(ValueError, match="by must be 'source' or 'reward'"):
     losses.preference(beta=1.0, by='length')
-  with pytest.raises(ValueError, match='nothing says which these are'):
-    losses.group_softmax(stats_of()._replace(group=None), of='source')
-  with pytest.raises(ValueError, match='there are none'):
-    losses.best_row(stats_of(in_top=np.ones((5, T))))
-  with pytest.raises(ValueError, match='rows must be one of'):
-    losses.group_softmax(stats_of(), of='source', rows='some')
   own = losses.Term(losses.negative_log_likelihood(), rows=losses.rows_where)
-  with pytest.raises(ValueError, match='nothing is known of any'):
+  with pytest.raises(ValueError, match='no row metadata'):
     losses.term_masks({'a': own}, None, jnp.asarray(MASK))
 
 

@@ -187,3 +187,16 @@ def test_a_target_may_lean_on_the_student():
 def test_wrong_weights_are_refused(name, weights, message):
   with pytest.raises(ValueError, match=message):
     TARGETS[name](LOGPS, weights=weights)
+
+
+# The log-ratio to the extrapolated target is d + (lambda - 1) (log T - log R)
+# less a normaliser, the same for all tokens. Kills a weight on the wrong side.
+def test_an_extrapolated_log_ratio_is_the_published_advantage():
+  s, t, r = np.log([[0.2, 0.5, 0.3], [0.3, 0.3, 0.4], [0.5, 0.3, 0.2]])
+  logps = dict(zip(('teacher', 'reference'), jnp.asarray([t, r]), strict=True))
+  for strength in (0.0, 0.5, 1.0, 1.25):
+    target = losses.extrapolated(logps, strength=strength)
+    gap = np.asarray(target) - s - ((t - s) + (strength - 1) * (t - r))
+    np.testing.assert_allclose(gap, gap[0], atol=1e-5)
+  plain = losses.extrapolated(logps, strength=1.0)
+  np.testing.assert_allclose(plain, t, rtol=1e-5)

@@ -253,6 +253,26 @@ def test_what_each_weight_looks_at():
     (partial(losses.gate, of='overlap', low=0.5), 'token'),
     (partial(partial(losses.importance, low=0.1), high=4.0), 'token'),
     (partial(losses.top_fraction, of='overlap', fraction=0.5), 'batch'),
+    (partial(losses.normalized, weight=losses.uniform), 'batch'),
     (lambda stats: stats.overlap, 'batch'),
   ]:
     assert reads_of(weight).scope == reads, weight
+
+
+# Kills a mean over masked tokens, and 0 / 0 where no weight is left.
+def test_a_normalized_weight_has_mean_1_over_the_tokens_that_count():
+  ratio = np.array([[1.0, -1.0, 2.0], [0.5, -3.0, 4.0]])
+  mask = np.array([[True, True, False], [True, True, True]])
+  stats = stats_with(student_logp=0 * ratio, target_logp=ratio, mask=mask)
+  weight = functools.partial(losses.gate, of='log_ratio', low=0.0)
+  got = np.asarray(losses.normalized(stats, weight=weight))[mask]
+  np.testing.assert_allclose(got, (ratio[mask] > 0) / 0.6, rtol=1e-6)
+  empty = functools.partial(losses.gate, of='log_ratio', low=99.0)
+  assert not np.any(losses.normalized(stats, weight=empty))
+
+
+def test_a_fraction_out_of_range_is_refused():
+  stats = stats_with(reverse_kl=np.ones(2), mask=np.ones(2, bool))
+  for fraction in (0.0, -0.5, 1.5):
+    with pytest.raises(ValueError, match=r'fraction must be in \(0, 1\], got'):
+      losses.top_fraction(stats, of='reverse_kl', fraction=fraction)

@@ -68,7 +68,7 @@ LAGGED = {
     'match': {
       'objective': 'divergence',
       'divergence': 'reverse_kl',
-      'weight': {'name': 'freshness', 'alpha': 0.5},
+      'weight': {'name': 'jopd.papers.f_opd:freshness', 'alpha': 0.5},
     }
   },
 }

@@ -251,7 +251,7 @@ COMPARED = {
   'prefer': losses.Term(losses.preference(beta=0.5)),
   'right': losses.Term(
     losses.negative_log_likelihood(),
-    partial(losses.group_softmax, of='student_logp', scale=-1.0),
+    partial(scope.group_softmax, of='student_logp', scale=-1.0),
     on=partial(losses.rows_where, origins=(1,)),
   ),
 }
