@@ -1,11 +1,11 @@
-"""The findings of the founding papers, made again on a CPU with jopd.
+"""Reproduces the findings of the founding papers on a CPU.
 
   python benchmarks/findings.py --workdir=runs/findings
   python benchmarks/findings.py --only=topk_bias --seeds=1
   python benchmarks/findings.py --page=docs/findings.md  # runs nothing
 
-Each finding says beforehand what must come out, trains small models with
-ordinary configs, and says for each seed whether it did. Models that findings
+Each finding lists in advance the statements that must hold, trains small models
+with ordinary configs, and reports for each seed which statements hold. Models that findings
 share are trained once. A finished run is kept, so the same command goes on
 where it stopped. Results go to WORKDIR/results.json and WORKDIR/pictures.
 """
@@ -86,7 +86,7 @@ def examine(finding, lab: Lab) -> dict:
 
 
 def promise(name: str) -> str:
-  """What must come out, said before anything is run."""
+  """The statements of a finding, printed before it is run."""
   claim = inspect.getdoc(FINDINGS[name]).splitlines()[0]
   statements = ''.join(f'\n  - {s}' for s in FINDINGS[name].SIGNATURE)
   return f'{name}: {claim}{statements}'

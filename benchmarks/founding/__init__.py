@@ -1,7 +1,7 @@
 """The findings of the founding papers, one module each, as runs of jopd.
 
-A module has a docstring (claim, set-up, source), SIGNATURE (what must come out,
-as statements), `measure(lab) -> rows` (variant -> name -> number, for one seed)
+A module has a docstring (claim, set-up, source), SIGNATURE (statements that
+must hold), `measure(lab) -> rows` (variant -> name -> number, for one seed)
 and `judge(rows) -> list of bool`, one for each statement. SHOWN names the
 numbers of its table, the first of which is drawn; CURVES asks for the curves of
 its runs, too.

@@ -1,6 +1,6 @@
 """A student that is not in the teacher's format gets no useful feedback.
 
-What a teacher says of garbled prefixes teaches nothing; a short imitation of
+The scores of a teacher on garbled prefixes teach nothing; a short imitation of
 demonstrations first lets the same loss succeed (Zhu et al., The Many Faces of
 On-Policy Distillation, arXiv 2605.11182, SFT-stabilised students).
 

@@ -1,7 +1,7 @@
-"""Future rewards in a token's credit are unbiased, noisy, and do not pay.
+"""Future rewards in a token's advantage are unbiased, noisy, and do not help.
 
-With gamma = 0 a token answers for its own log-ratio, with gamma = 1 for the
-whole rest: the exact gradient of the sequence's KL, whose variance grows with
+With gamma = 0 the advantage of a token is its own log-ratio, with gamma = 1 the
+sum of all from it on: the exact gradient of the sequence's KL, whose variance grows with
 the fourth power of the length instead of the second (Fu et al., Revisiting
 On-Policy Distillation, arXiv 2603.25562, section 3 and its toy study).
 

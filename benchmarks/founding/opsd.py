@@ -1,13 +1,13 @@
 """A self-teacher that knows more teaches a shared rule, and no private one.
 
-The student is pulled to the consensus of what its teacher says under all that
-it may be told. A rule that all examples share survives this; of rules that
+The student is pulled to the average of its teacher over all hints that the
+teacher may read. A rule that all examples share survives this; of rules that
 differ from example to example it leaves an average that fits none, and not even
 itself (Zhu et al., The Many Faces of On-Policy Distillation, arXiv 2605.11182).
 
 Set-up: numbers plus a rule modulo 10, which half of the prompts of pre-training
-tell. Then the model distils itself, reading prompts that do not tell, from its
-frozen copy, which is told the answer: the rule. The runs differ by their data
+contain. Then the model distils itself: the student reads prompts without the
+rule, its frozen copy reads the answer, which is the rule. The runs differ by their data
 alone: one rule for all examples, or a fresh one for each.
 """
 
@@ -32,7 +32,7 @@ SHOWN = (
   'reverse_kl_after',
 )
 RULES = dict(name='shift', count=8192, length=4, modulus=10)
-TOLD = dict(name='with_answer', template='{answer} + {prompt}')
+HINTED = dict(name='with_answer', template='{answer} + {prompt}')
 
 
 def measure(lab) -> dict[str, dict[str, float]]:
@@ -49,7 +49,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
     lr_schedule='cosine',
   )
   rows = {
-    'before, told': _graded(start, test | dict(hint_fraction=1.0)),
+    'before, hinted': _graded(start, test | dict(hint_fraction=1.0)),
     'before': _graded(start, test),
   }
   for kind, rule in (('shared rule', 3), ('fresh rules', None)):
@@ -60,7 +60,7 @@ def measure(lab) -> dict[str, dict[str, float]]:
       config.stages = ('distil',)
       config.distil = configs.stage(
         teachers=dict(teacher='student'),
-        teacher_contexts=dict(teacher=TOLD),
+        teacher_contexts=dict(teacher=HINTED),
         max_teacher_prompt_tokens=20,
         loss=matching(direction),
         steps=120,

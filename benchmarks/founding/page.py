@@ -33,7 +33,7 @@ def refill(path: pathlib.Path, results: dict[str, dict]) -> None:
 
 def summary(results: dict[str, dict]) -> str:
   """The table of all findings."""
-  lines = ['| finding | paper says | passed, of seeds run |', '|---|---|---|']
+  lines = ['| finding | claim | passed, of seeds run |', '|---|---|---|']
   for name, finding in FINDINGS.items():
     claim = inspect.getdoc(finding).splitlines()[0]
     seeds = results.get(name, {}).values()
@@ -43,10 +43,10 @@ def summary(results: dict[str, dict]) -> str:
 
 
 def section(name: str, seeds: dict[str, dict]) -> str:
-  """What was promised, with how many seeds kept it, and the numbers."""
+  """The expected statements, how many seeds they hold with, and numbers."""
   if not seeds:
     return '**Not measured yet.**'
-  lines = ['Promised:', '']
+  lines = ['Expected:', '']
   for statement in FINDINGS[name].SIGNATURE:
     held = sum(found['statements'][statement] for found in seeds.values())
     lines.append(f'- {statement}: **{held} of {len(seeds)} seeds**')

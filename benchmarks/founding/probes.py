@@ -1,4 +1,4 @@
-"""What is measured of models beside what their runs write down."""
+"""Measurements of models that their runs do not log."""
 
 from collections.abc import Callable, Iterator
 

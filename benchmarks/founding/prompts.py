@@ -1,4 +1,4 @@
-"""A teacher teaches best in the words that it was trained on.
+"""A teacher teaches best in the prompt template that it was trained on.
 
 Prompts in the teacher's own template bring the two models together from the
 start (Li et al., Rethinking On-Policy Distillation, arXiv 2604.13016:

@@ -1,9 +1,9 @@
 """A good teacher that works in another way pulls a student down.
 
-What counts is not the teacher's score but whether its way is within the
-student's reach; the two models compared before training tell (Zhu et al., arXiv
-2605.11182, teachers adapted by rewards; Li et al., arXiv 2604.13016, compatible
-thinking patterns).
+The score of the teacher matters less than whether its way is within the
+student's reach, which a comparison of both models before training shows (Zhu et
+al., arXiv 2605.11182, teachers adapted by rewards; Li et al., arXiv 2604.13016,
+compatible thinking patterns).
 
 Set-up: sums can be taken from the first number or from the last. The student
 goes forward. The stranger is a larger model that goes backward; the adapted

@@ -1,4 +1,4 @@
-"""Top-K reverse KL, summed as it stands, pays the student for fleeing.
+"""A raw top-K reverse KL rewards a student for leaving the support.
 
 A truncated sum of p log(p / q) has a gradient where p = q: it pushes mass out
 of the support. The loss falls, and so does the accuracy. A stop-gradient, a

@@ -1,7 +1,7 @@
 """How noisy each estimator of the reverse KL's gradient is.
 
 The sampled token is unbiased and noisy; its exact mean as a baseline removes
-noise at no cost; credits to come add noise; the whole vocabulary has none of
+noise at no cost; later log-ratios add noise; the whole vocabulary has none of
 its own. The proximal target of TOP-D trades bias for little noise (arXiv
 2605.07865, 2607.04751; Fu et al., arXiv 2603.25562, section 3).
 
