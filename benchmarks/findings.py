@@ -5,9 +5,9 @@
   python benchmarks/findings.py --page=docs/findings.md  # runs nothing
 
 Each finding lists in advance the statements that must hold, trains small models
-with ordinary configs, and reports for each seed which statements hold. Models that findings
-share are trained once. A finished run is kept, so the same command goes on
-where it stopped. Results go to WORKDIR/results.json and WORKDIR/pictures.
+with ordinary configs, and reports for each seed which statements hold. Models
+that findings share are trained once. A finished run is kept, so the same
+command resumes. Results go to WORKDIR/results.json and WORKDIR/pictures.
 """
 
 import argparse

@@ -7,8 +7,7 @@ import pathlib
 from ml_collections import ConfigDict
 import pytest
 
-from jopd import rewards
-from jopd.data import contexts, sources
+from jopd.data import sources
 from jopd.data.examples import Example
 from jopd.run import build, checks, overrides, resolve
 
@@ -110,7 +109,8 @@ def test_a_size_that_does_not_exist_is_refused():
 _KV_HEADS = 8
 
 
-def machines(file):
+def machines(file, monkeypatch):
+  monkeypatch.syspath_prepend(ROOT)
   spec = importlib.util.spec_from_file_location('scale', file)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -118,10 +118,10 @@ def machines(file):
 
 
 @pytest.mark.parametrize('file', SCALE, ids=lambda file: file.stem)
-def test_a_machine_is_used_whole_and_divides_the_work(file):
+def test_a_machine_is_used_whole_and_divides_the_work(file, monkeypatch):
   # Kills: a mesh of other devices than the machine has, and rows that it
   # cannot divide, which would be found on the machine, after the loading.
-  for name, machine in machines(file).items():
+  for name, machine in machines(file, monkeypatch).items():
     config = overrides.load(f'{file}:{name}')
     checks.check(config)
     checks.check_stages(config)
@@ -137,8 +137,8 @@ def test_a_machine_is_used_whole_and_divides_the_work(file):
       function = getattr(sources, spec.name)
       settings = {key for key in spec if key != 'name'}
       assert settings <= set(inspect.signature(function).parameters)
-    resolve.resolve(rewards, config.reward)
-    context = resolve.resolve(contexts, config.context)
+    resolve.resolve('reward', config.reward)
+    context = resolve.resolve('context', config.context)
     turns = [{'role': 'user', 'content': 'What is $1+1$?'}]
     [turn] = context(Example('a', turns))
     assert turn['content'].endswith('your final answer within \\boxed{}.')

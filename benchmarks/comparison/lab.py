@@ -10,24 +10,14 @@ from typing import NamedTuple
 from founding.lab import Lab, Record, matching, policy_gradient
 
 from jopd import losses
-from jopd.data import contexts
-from jopd.rollout import teacher_mixing
 from jopd.run import config as configs
-from jopd.run import overrides
-from jopd.train import (
-  callbacks,
-  controllers,
-  filters,
-  replay_buffer,
-  teacher_sync,
-)
+from jopd.run import overrides, resolve
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs' / 'variants'
 CONTROL = 'teacher_free'
 PLAIN = ('opd', 'sampled_token', 'grpo', CONTROL)
 # Where names in a stage are looked up.
-ROOMS = (losses, losses.old_policies, contexts, filters, teacher_mixing)
-ROOMS += (teacher_sync, callbacks, controllers, replay_buffer)
+MODULES = {kind.module for kind in resolve.KINDS.values() if kind.module}
 # Settings of a stage that are the budget, and not the method.
 _BUDGET = (
   *('student', 'data', 'context', 'steps', 'batch_size'),
@@ -87,7 +77,7 @@ def prepare(lab: Lab, file: pathlib.Path, *, shorten: int = 1) -> Runs:
 def functions(settings) -> list[Callable]:
   """All functions of jopd that settings name or hold, however deep."""
   if isinstance(settings, str):
-    named = (getattr(room, settings, None) for room in ROOMS)
+    named = (getattr(module, settings, None) for module in MODULES)
     return [function for function in named if inspect.isfunction(function)]
   if hasattr(settings, 'values'):
     return [f for value in settings.values() for f in functions(value)]

@@ -1,9 +1,10 @@
 """Future rewards in a token's advantage are unbiased, noisy, and do not help.
 
 With gamma = 0 the advantage of a token is its own log-ratio, with gamma = 1 the
-sum of all from it on: the exact gradient of the sequence's KL, whose variance grows with
-the fourth power of the length instead of the second (Fu et al., Revisiting
-On-Policy Distillation, arXiv 2603.25562, section 3 and its toy study).
+sum of all from it on: the exact gradient of the sequence's KL, with a variance
+that grows with the fourth power of the length instead of the second (Fu et al.,
+Revisiting On-Policy Distillation, arXiv 2603.25562, section 3 and its toy
+study).
 
 Set-up: sums of twelve numbers, in responses of 15 tokens; a student and a
 teacher made for them. Variances as in `variance`; then 150 steps with each

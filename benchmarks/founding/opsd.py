@@ -7,8 +7,8 @@ itself (Zhu et al., The Many Faces of On-Policy Distillation, arXiv 2605.11182).
 
 Set-up: numbers plus a rule modulo 10, which half of the prompts of pre-training
 contain. Then the model distils itself: the student reads prompts without the
-rule, its frozen copy reads the answer, which is the rule. The runs differ by their data
-alone: one rule for all examples, or a fresh one for each.
+rule, its frozen copy reads the answer, which is the rule. The runs differ by
+their data alone: one rule for all examples, or a fresh one for each.
 """
 
 from founding.lab import LARGE, matching
