@@ -1,4 +1,4 @@
-"""The house is built as its plan says, and its pages tell the truth."""
+"""Imports go down, objects and functions stay small, pages are true."""
 
 import ast
 import pathlib
@@ -12,24 +12,25 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'jopd').rglob('*.py'))
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
-# A room is a folder of jopd/ or a file at its top. Rooms of one set share a
-# floor and do not know each other.
+# A room is a folder of jopd/ or a file beside them. Rooms of one floor do not
+# know each other.
 FLOORS = (
-  {'losses', 'models', 'sharding', 'data', 'rewards'}
-  | {'statistics', 'config', 'programs', 'exits', 'signals'},
-  {'rollout', 'hosts', 'overrides', 'schedules', 'members'},
-  {'train', 'evaluate', 'diagnose', 'answer'},
-  {'recipe', 'optimizers', 'checks', 'tokens'},
-  {'feedback', 'reading'},
-  {'stages'},
-  {'build'},
-  {'doctor', 'plan'},
-  {'commands'},
-  {'main'},
+  {'losses', 'models', 'data', 'rewards', 'sharding', 'compilation'},
+  {'rollout'},
+  {'train', 'evaluate'},
+  {'papers', 'run'},
+  {'doctor', 'plan', 'report'},
+  {'cli'},
 )
 FLOOR_OF = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 # The package itself has a name and a version, and imports nothing.
 FLOOR_OF['__init__'] = -1
+
+# `DecoderConfig` has a field for each property of an architecture that decides
+# the result of the forward pass: the fields of the families' config.json.
+# `TokenStats` has four core arrays; the others are optional, one for each thing
+# that can be measured of a token, and weights read them by name.
+MANY_FIELDS = {'DecoderConfig', 'TokenStats'}
 
 
 def name_of(file):
@@ -68,22 +69,37 @@ def test_imports_go_down_or_stay_in_the_room(file):
   assert wrong == []
 
 
-# Kills a plan that is not of this house: a file added, moved or renamed.
-def test_every_file_is_on_the_plan():
-  plan = (ROOT / 'docs' / 'architecture.md').read_text()
-  named = set(re.findall(r'[\w/]+\.py', plan))
-  built = {
-    file.relative_to(ROOT / 'jopd').as_posix()
-    for file in FILES
-    if file.name != '__init__.py'
-  }
-  assert sorted(built - named) == []
-  gone = {
-    name
-    for name in named - built
-    if not (ROOT / name).is_file() and not (ROOT / 'jopd' / name).is_file()
-  }
-  assert sorted(gone) == []
+# Kills a subject that is put beside the rooms instead of into one.
+def test_at_most_three_files_stand_beside_the_rooms():
+  beside = {file.name for file in (ROOT / 'jopd').glob('*.py')}
+  assert len(beside - {'__init__.py'}) <= 3, beside
+
+
+def fields(node):
+  """Names of the fields of a NamedTuple or dataclass, else none."""
+  bases = [ast.unparse(base) for base in node.bases]
+  decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+  if any('NamedTuple' in base for base in bases) or any(
+    'dataclass' in decorator for decorator in decorators
+  ):
+    return [
+      statement.target.id
+      for statement in node.body
+      if isinstance(statement, ast.AnnAssign)
+    ]
+  return []
+
+
+# Kills an object that everything is put into, and that goes everywhere.
+@pytest.mark.parametrize('file', FILES, ids=name_of)
+def test_no_object_has_more_than_15_fields(file):
+  classes = [
+    node
+    for node in ast.walk(ast.parse(file.read_text()))
+    if isinstance(node, ast.ClassDef) and node.name not in MANY_FIELDS
+  ]
+  large = {c.name: len(fields(c)) for c in classes if len(fields(c)) > 15}
+  assert large == {}
 
 
 def code_lines(function, source):
@@ -97,16 +113,15 @@ def code_lines(function, source):
   return len(code) + 1  # the signature, however long, is one
 
 
-# Kills a file nobody reads to its end, and a function with no middle.
+# Kills a file of several subjects, and a function that should be several.
 @pytest.mark.parametrize('file', FILES, ids=name_of)
-def test_files_and_functions_stay_short(file):
+def test_files_and_functions_have_a_bound(file):
   source = file.read_text()
-  limit = 520 if room_of(file) == 'models' else 320
-  assert len(source.splitlines()) < limit
+  assert len(source.splitlines()) <= 700
   kinds = ast.FunctionDef | ast.AsyncFunctionDef
   functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, kinds)]
-  long = {f.name: code_lines(f, source) for f in functions}
-  assert {name: n for name, n in long.items() if n >= 70} == {}
+  lines = {f.name: code_lines(f, source) for f in functions}
+  assert {name: n for name, n in lines.items() if n > 90} == {}
 
 
 def python_blocks(page):
@@ -115,11 +130,13 @@ def python_blocks(page):
   return [b for b in blocks if re.match(r'import |from |"""', b)]
 
 
-# Kills an example that was typed rather than run.
-@pytest.mark.parametrize('page', PAGES, ids=name_of)
-def test_examples_of_the_pages_run(page):
+# Kills an example that was typed rather than run. tests/test_readme.py runs
+# those of the README, which train.
+@pytest.mark.parametrize('page', PAGES[1:], ids=name_of)
+def test_examples_of_the_pages_run(page, tmp_path, monkeypatch):
   # A module of its own, as an example is; the blocks of a page follow one
   # another. Examples must run as the reader has it: no strict settings.
+  monkeypatch.chdir(tmp_path)
   module = types.ModuleType('example')
   with jax.numpy_rank_promotion('allow'):
     for block in python_blocks(page):
@@ -136,9 +153,8 @@ def test_examples_of_the_pages_run(page):
 @pytest.mark.parametrize('page', PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
   links = re.findall(r'\]\(([^)]+)\)', page.read_text())
-  local = [link for link in links if '://' not in link]
   missing = []
-  for link in local:
+  for link in [link for link in links if '://' not in link]:
     path, _, heading = link.partition('#')
     target = (page.parent / path) if path else page
     if not target.exists():
@@ -156,20 +172,13 @@ def headings(page):
   }
 
 
-VENV = 'python3 -m venv .venv && .venv/bin/pip install -e'
-
-
-# Kills a README whose first command needs a second that it does not tell.
-@pytest.mark.parametrize(
-  'command',
-  [
-    f'{VENV} . && .venv/bin/jopd train --config=configs/quickstart.py'
-    ' --workdir=runs/quickstart',
-    f"{VENV} '.[test]' && .venv/bin/python -m pytest -n auto",
-  ],
-)
-def test_one_line_from_a_fresh_clone(command):
-  assert command in (ROOT / 'README.md').read_text().splitlines()
+# Kills a page that speaks of a file of ours that was moved or deleted.
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_files_that_pages_name_exist(page):
+  roots = 'jopd|configs|tests|benchmarks|docs|launch'
+  names = re.findall(rf'(?<![\w/])((?:{roots})/[\w/]+\.\w+)', page.read_text())
+  made_up = {'configs/mine.py'}  # examples of a reader's own
+  assert {n for n in names if not (ROOT / n).exists()} <= made_up
 
 
 # Kills a page that only works where it was written.
@@ -179,4 +188,4 @@ def test_pages_name_no_machine(page):
 
 
 def test_the_readme_can_be_read_in_one_sitting():
-  assert len((ROOT / 'README.md').read_text().splitlines()) <= 200
+  assert len((ROOT / 'README.md').read_text().splitlines()) <= 180
