@@ -39,9 +39,8 @@ from jopd.cli import commands
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models import files, hf
 from jopd.run import config as configs
-from jopd.train import checkpoint, manifest, pipeline
+from jopd.train import checkpoint, loop, manifest, pipeline
 from jopd.train.metrics import MetricsLog
-from jopd.train.steps import Phases
 
 SHARED = grain, transformers  # imported for their children
 SIZE = dict(
@@ -218,10 +217,10 @@ FAULTS = {
     os, 'replace', before=_kill(f, lambda new, old: 'metrics' in str(old))
   ),
   'in a rollout': lambda f: on(
-    Phases, 'respond', before=lambda *_: f.due() and f.soon(0.05)
+    loop, 'rollout_step', before=lambda *_: f.due() and f.soon(0.05)
   ),
   'in an update': lambda f: on(
-    Phases, 'learn', before=lambda *_: f.due() and f.soon(0.05)
+    loop, 'update_step', before=lambda *_: f.due() and f.soon(0.05)
   ),
   'any moment': lambda f: f.soon(30),
 }

@@ -14,7 +14,8 @@ from jopd.rollout.stop_criteria import make_stops
 from jopd.run import build
 from jopd.run.components import make_examples
 from jopd.train.state import init_state, state_shardings
-from jopd.train.steps import Phases
+from jopd.train import steps
+from jopd.train.rollout_batch import cut_to_buckets
 from jopd.train.teachers import freeze
 
 
@@ -63,7 +64,7 @@ def gradients(config, *, replicas: int) -> np.ndarray:
   params = params['student']
   where = jax.tree.map(lambda p: p.sharding, params)
   shardings = state_shardings(run.mesh, where, params, stage.update.tx)
-  phases = Phases(stage, run, frozen, shardings)
+  programs = steps.make_programs(stage, run, shardings)
   start = jax.jit(
     lambda p: init_state(p, stage.update.tx), out_shardings=shardings
   )
@@ -74,11 +75,19 @@ def gradients(config, *, replicas: int) -> np.ndarray:
     prompts = next(stage.prompts.batches)
     key = jax.random.fold_in(run.key, replica)
     how = stage.rollouts.sampling(0, {})
-    rollouts = phases.respond(state, prompts, key, how)
-    grades = phases.grade(prompts, rollouts)
-    [batch] = phases.pack(prompts, rollouts, grades)
-    batch = phases.place(batch, 0)
-    state, _ = phases.learn(state, phases.teach(state, batch), batch)
+    batch, info = steps.rollout_step(
+      stage, run, programs, frozen, state, prompts, key, how
+    )
+    batch, info = steps.reward_step(stage, run, prompts, batch, info)
+    batch, info = steps.filter_step(stage, batch, info)
+    batch, info = steps.context_step(stage, prompts, batch, info)
+    batch = cut_to_buckets(batch, run.num_length_buckets)
+    batch = steps.place(run, batch, 0)
+    batch = steps.teacher_step(stage, programs, frozen, state, batch)
+    scalars = stage.loss.scalars(0, {})
+    state, _ = steps.update_step(
+      stage, run, programs, frozen, state, batch, scalars
+    )
     found.append(before - _flat(state.params))
   return np.stack(found)
 

@@ -22,6 +22,6 @@ def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
   return common.opd(
     size,
-    replay=dict(name='fixed_staleness', lag=8),
+    callbacks=dict(replay=dict(name='fixed_staleness', staleness=8)),
     **common.LARGE_BATCH,
   )

@@ -20,7 +20,11 @@ def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
   return common.opd(
     size,
-    weight_extrapolation=dict(name='line_search', reach=2.0, most=5),
+    callbacks=dict(
+      extrapolation=dict(
+        name='jopd.papers.effopd:extrapolate_weights', reach=2.0, max_tries=5
+      )
+    ),
     held_out=64,
     **common.LARGE_BATCH,
   )

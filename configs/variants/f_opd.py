@@ -33,6 +33,6 @@ def get_config(size='full'):
         'reverse_kl', target=dict(name='teacher', role='before'), coef=0.1
       ),
     ),
-    replay=dict(name='fixed_staleness', lag=8),
+    callbacks=dict(replay=dict(name='fixed_staleness', staleness=8)),
     **common.LARGE_BATCH,
   )

@@ -30,15 +30,15 @@ def get_config(size='full'):
       forward=common.divergence('forward_kl', coef=0.7),
       reverse=common.divergence('reverse_kl', coef=0.3),
     ),
-    controllers=dict(
+    callbacks=dict(
+      held_out=dict(name='measure_held_out', every=50),
       length=dict(
         name='staged_curriculum',
         rungs=(512, 1024, 2048, 4096) if full else (4, 8, 16),
-        least=0.2 if full else 5e-4,
-      )
+        threshold=0.2 if full else 5e-4,
+      ),
     ),
     rollout=dict(max_new_tokens=dict(controlled='length')),
     held_out=64,
-    held_out_every=50,
     **common.LARGE_BATCH | dict(steps=400),
   )

@@ -30,6 +30,8 @@ def get_config(size='full'):
   return common.opd(
     size,
     loss=dict(match=common.divergence(skew)),
-    replay=dict(name='buffer', size=16, fresh=falling),
+    callbacks=dict(
+      replay=dict(name='replay_buffer', size=16, fresh=falling)
+    ),
     **common.LARGE_BATCH,
   )

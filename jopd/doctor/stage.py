@@ -24,7 +24,7 @@ from jopd.rollout.continuous_batching import STOP
 from jopd.rollout.engine import responses as rollout_responses
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.score import score
-from jopd.train.controllers import Pace
+from jopd.train.callbacks.base import initial_scalars
 from jopd.train.stage import Run, Stage
 
 _log = logging.getLogger(__name__)
@@ -278,7 +278,7 @@ class Examination:
       )
       for name in names
     }
-    self._controlled = Pace(stage.controllers).values()
+    self._controlled = initial_scalars(stage, run)
 
   def observe(self) -> Observations:
     """Responses of all models, and the teachers' scores of the student's."""

@@ -115,69 +115,6 @@ def make_evaluate(
   return evaluate
 
 
-def make_measure(
-  generate: Callable[..., Rollout],
-  tokenizer,
-  reward: Callable[[Response, Example], Reward],
-  prompts: PromptBatch,
-):
-  """A function from parameters to what one response to each prompt shows.
-
-  For decisions while a stage trains: cheaper than an evaluation, and on prompts
-  of its own. Everything is asked in one call, sampled from the model as it is,
-  with the same keys each time: two results differ by the parameters alone.
-
-  Args:
-    generate: of `rollout.engine.make_generate`, with its stops bound; made for
-      groups of one.
-    tokenizer: decodes responses.
-    reward: of a response to an example.
-    prompts: of `data.batching.encode_batch`, as many as the mesh divides.
-
-  Returns:
-    `measure(params, key, limit=None) -> dict` of numbers: reward,
-    response_length (tokens) and truncated (share of rows), each a mean over
-    responses of at most `limit` tokens; entropy, nats a token: the mean of
-    -log p over all sampled tokens, without bias as they are sampled from p.
-  """
-  rows = len(prompts.examples) // jax.process_count()
-  first = jax.process_index() * rows
-  mine = slice(first, first + rows)
-
-  def measure(params, key, limit: int | None = None) -> dict[str, float]:
-    rollout = sharding.local_rows(
-      generate(
-        params,
-        prompts.prompt[mine],
-        prompts.prompt_length[mine],
-        key,
-        first_row=first,
-        limit=limit,
-      )
-    )
-    graded = responses(tokenizer, rollout, prompts.messages[mine])
-    rewards = [
-      reward(response, example).value
-      for response, example in zip(graded, prompts.examples[mine], strict=True)
-    ]
-    # Zeros stand beyond a response.
-    surprise = -np.sum(rollout.logp, axis=1, dtype=float)
-    length = rollout.response_length
-    found = (rewards, length, rollout.end != STOP, surprise)
-    total, length, truncated, surprise = sharding.from_hosts(
-      np.array(found, float)
-    ).sum(axis=(0, 2))
-    count = len(prompts.examples)
-    return {
-      'reward': total / count,
-      'response_length': length / count,
-      'truncated': truncated / count,
-      'entropy': surprise / length,
-    }
-
-  return measure
-
-
 def _row(id: str, sample: int, text: str, reward, length, truncated) -> dict:
   """One graded response, as plain JSON."""
   return dict(

@@ -136,25 +136,6 @@ def mean_interval(
   return mean, *wilson_interval(mean * trials, trials, z=z)
 
 
-def gap_recovery(before: float, after: float, teacher: float) -> float:
-  """(after - before) / (teacher - before); NaN without a gap to recover.
-
-  Args:
-    before: accuracy of the student before training.
-    after: its accuracy afterwards.
-    teacher: accuracy of the teacher.
-
-  References: Li et al., "Rethinking On-Policy Distillation of LLMs", arXiv
-    2604.13016, section 4.1 of its recipe metrics.
-
-  Example:
-    >>> gap_recovery(0.5, 0.9, 1.0)
-    0.8
-  """
-  gap = teacher - before
-  return (after - before) / gap if gap > 0 else float('nan')
-
-
 def seeds_interval(values: ArrayLike) -> tuple[float, float, float]:
   """Mean over seeds with Student's interval of 95 %: (mean, low, high).
 

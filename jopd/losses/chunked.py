@@ -41,7 +41,7 @@ def distill_loss_chunked(
   student_head: Float[Array, '_ D'],
   teachers: Mapping[str, tuple[Array, Array]],
   token: Int[Array, 'B T'],
-  sampler_logp: Float[Array, 'B T'],
+  sampler_logp: Float[Array, 'B T'] | None,
   terms: Mapping[str, Term],
   *,
   mask: Bool[Array, 'B T'],
@@ -70,7 +70,8 @@ def distill_loss_chunked(
     teachers: (hidden [B, T, Dt], head [Vt, Dt]) of each teacher, by name; may
       be empty. Constant.
     token: [B, T] the sampled ids.
-    sampler_logp: [B, T] their log-probs when they were sampled.
+    sampler_logp: [B, T] their log-probs when they were sampled; None for a
+      dataset's.
     terms: the terms, by name.
     mask: [B, T], True counts. Anything may stand elsewhere, NaN too.
     reduce: (per_token, mask, count) -> scalar, linear in per_token.
@@ -227,6 +228,8 @@ def _ratios(stats, mask):
   Of their means, the first one squared over the second is the effective share
   of the sample.
   """
+  if stats.sampler_logp is None:
+    return {}
   gap = jnp.minimum(stats.student_logp - stats.sampler_logp, 20.0)
   ratio = jnp.exp(gap)
   return blank({'ratio': ratio, 'ratio_squared': ratio**2}, mask)

@@ -29,7 +29,7 @@ class Tokens(NamedTuple):
 
   teachers: dict[str, Array]  # hidden states
   token: Array
-  sampler_logp: Array
+  sampler_logp: Array | None
   rollout_logp: Array | None
   row: Row | None
   mask: Array

@@ -48,7 +48,7 @@ class TokenBatch(NamedTuple):
   student_logp: Float[Array, '*B V']
   logps: dict[str, Float[Array, '*B V']]
   token: Int[Array, '*B']
-  sampler_logp: Float[Array, '*B']
+  sampler_logp: Float[Array, '*B'] | None
   rollout_logp: Float[Array, '*B'] | None = None
   row: Row | None = None
 

@@ -285,7 +285,7 @@ def token_stats(
   student_logp: Float[Array, '*B V'],
   target_logp: Float[Array, '*B V'] | None,
   token: Int[Array, '*B'],
-  sampler_logp: Float[Array, '*B'],
+  sampler_logp: Float[Array, '*B'] | None,
   *,
   rollout_logp: Float[Array, '*B'] | None = None,
   mask: Bool[Array, '*B'] | None = None,
@@ -299,7 +299,8 @@ def token_stats(
     student_logp: [*B, V] log-probs of the student.
     target_logp: [*B, V] log-probs of the target, or None.
     token: [*B] the sampled ids.
-    sampler_logp: [*B] their log-probs when they were sampled.
+    sampler_logp: [*B] their log-probs when they were sampled; None for a
+      dataset's.
     rollout_logp: [*B] the same under the student of that time, temperature 1
       and no filter; None if it was not recorded.
     mask: [*B], True counts. Default: every token does.
@@ -319,7 +320,9 @@ def token_stats(
   student_logp = finite(jax.lax.stop_gradient(student_logp))
   stats = TokenStats(
     student_logp=token_logp(student_logp, token),
-    sampler_logp=finite(jax.lax.stop_gradient(sampler_logp)),
+    sampler_logp=None
+    if sampler_logp is None
+    else finite(jax.lax.stop_gradient(sampler_logp)),
     student_entropy=entropy(student_logp),
     mask=jnp.ones(token.shape, bool) if mask is None else mask,
     **jax.lax.stop_gradient(row._asdict() if row else {}),

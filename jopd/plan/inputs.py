@@ -9,10 +9,10 @@ import numpy as np
 from jopd import losses, sharding
 from jopd.models import lora
 from jopd.rollout.sampling import sampling
-from jopd.train.controllers import Pace
+from jopd.train.callbacks.base import initial_scalars
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
-from jopd.train.step import Batch
+from jopd.train.rollout_batch import RolloutBatch, TeacherInput
 from jopd.train.teachers import Frozen, freeze
 
 
@@ -48,20 +48,17 @@ def state(stage: Stage, run: Run, params: dict[str, dict]) -> TrainState:
     axes = lora.adapter_axes(model, stage.student.lora)
     own = place(own, sharding.param_shardings(run.mesh, axes, own))
   where = jax.tree.map(lambda x: x.sharding, own)
-  looks_ahead = stage.weight_extrapolation is not None
   shardings = state_shardings(
     run.mesh,
     where,
     own,
     stage.update.tx,
     stage.teachers.sync,
-    looks_ahead=looks_ahead,
   )
   shapes = jax.eval_shape(
     partial(init_state, tx=stage.update.tx),
     own,
-    followers=dict.fromkeys(stage.teachers.sync, own),
-    origin=own if looks_ahead else None,
+    teachers=dict.fromkeys(stage.teachers.sync, own),
   )
   return place(shapes, shardings)
 
@@ -126,7 +123,9 @@ def prompts(stage: Stage, run: Run, rows: int, width: int) -> tuple:
   )
 
 
-def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
+def batch(
+  stage: Stage, run: Run, rows: int, widths: dict[str, int]
+) -> RolloutBatch:
   """The input of teachers and learner: the responses of one update.
 
   Args:
@@ -137,20 +136,22 @@ def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
   """
   length = run.max_new_tokens
   array = jax.ShapeDtypeStruct
-  prompt = lambda role: (
-    array((rows, widths[role]), jnp.int32),
-    array((rows,), jnp.int32),
+  prompt = lambda role: TeacherInput(
+    array((rows, widths[role]), jnp.int32), array((rows,), jnp.int32)
   )
   row, whole = (array((rows,), x) for x in (jnp.float32, jnp.int32))
   of_tokens = lambda dtype: array((rows, length), dtype)
-  own, own_length = prompt('')
-  shapes = Batch(
-    prompt=own,
-    prompt_length=own_length,
-    teacher_prompts={role: prompt(role) for role in stage.teachers.models},
+  student = prompt('')
+  only_dataset = set(stage.rollouts.sources) == {'dataset'}
+  shapes = RolloutBatch(
+    prompt=student.prompt,
+    prompt_length=student.prompt_length,
+    teachers={role: prompt(role) for role in stage.teachers.models},
     response=of_tokens(jnp.int32),
+    response_length=whole,
     mask=of_tokens(jnp.bool_),
-    sampler_logp=of_tokens(jnp.float32),
+    end_reason=whole,
+    sampler_logp=None if only_dataset else of_tokens(jnp.float32),
     rollout_logp=of_tokens(jnp.float32)
     if 'student' in stage.rollouts.sources
     else None,
@@ -161,10 +162,19 @@ def batch(stage: Stage, run: Run, rows: int, widths: dict[str, int]) -> Batch:
   return place(shapes, sharding.batch_sharding(run.mesh))
 
 
+def with_hidden(batch: RolloutBatch, hidden: dict) -> RolloutBatch:
+  """The batch with hidden states of the teachers, by role."""
+  teachers = {
+    role: teacher._replace(hidden=hidden[role])
+    for role, teacher in batch.teachers.items()
+  }
+  return batch._replace(teachers=teachers)
+
+
 def scalars(stage: Stage, run: Run) -> dict[str, jax.ShapeDtypeStruct]:
   """The scalars that the learner reads beside the batch."""
   one = jax.ShapeDtypeStruct((), jnp.float32)
-  names = stage.loss.scalars(0, Pace(stage.controllers).values())
+  names = stage.loss.scalars(0, initial_scalars(stage, run))
   return place(dict.fromkeys(names, one), sharding.replicated(run.mesh))
 
 

@@ -12,7 +12,7 @@ from jopd.plan.decoding import rollout
 from jopd.plan.program import Compiled, Phase, TooLarge
 from jopd.rollout.score import score
 from jopd.train.stage import Run, Stage
-from jopd.train.steps import Phases
+from jopd.train.steps import make_programs, teacher_heads
 from jopd.train.teachers import Frozen
 
 _log = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ def measure(
       role,
     )
   where = jax.tree.map(lambda x: x.sharding, state)
-  phases = Phases(stage, run, frozen, where)
-  teachers = frozen.teachers | state.followers
+  programs = make_programs(stage, run, where)
+  teachers = frozen.teachers | state.teachers
   for role, responses in stage.rollouts.sources.items():
     if role == 'dataset':
       continue
@@ -85,14 +85,15 @@ def measure(
   models = {r: run.models[name] for r, name in stage.teachers.models.items()}
   hidden = {}
   if models:
-    program = compiled('teacher', phases.teacher, teachers, batch)
+    program = compiled('teacher', programs.teach, teachers, batch)
     yield program.phase(
       'teacher', stage.update.num_minibatches, held, (batch, waiting)
     )
     hidden = program.results
-  args = state, frozen.teachers, hidden, batch, frozen.base
+    batch = inputs.with_hidden(batch, hidden)
+  args = state, teacher_heads(stage, run, frozen), batch, frozen.base
   args += (inputs.scalars(stage, run),)
-  program = compiled('learner', phases.learner, *args)
+  program = compiled('learner', programs.learn, *args)
   own = run.models[stage.student.model]
   tokens = batch.response.size
   whole = params[stage.student.model]

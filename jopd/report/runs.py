@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jopd.evaluate.statistics import gap_recovery
+from jopd.train.metrics import gap_recovery
 
 Row = Mapping[str, Any]
 

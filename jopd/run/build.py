@@ -27,12 +27,11 @@ from jopd.run.components import make_examples, make_stage, student_context
 from jopd.run.config import ConfigError, error_context, refuse_unknown
 from jopd.run.resolve import plain, qualified_name, resolve
 from jopd.run.tokens import find_tokenizer
+from jopd.train import random_streams
 from jopd.train.metrics import Clock
 from jopd.train.stage import Run, Stage
 
 _log = logging.getLogger(__name__)
-# One random stream each, so that none repeats another's draws.
-_WEIGHTS, _EVALUATION, _STAGES = range(3)
 
 
 class Built(NamedTuple):
@@ -183,7 +182,7 @@ def _run(config, devices=None) -> tuple[Run, dict]:
     evaluate=None,
     checkpoint=dict(config.checkpoint),
     loggers=_trackers(config.loggers),
-    key=jax.random.fold_in(jax.random.key(config.seed), _STAGES),
+    key=jax.random.fold_in(jax.random.key(config.seed), random_streams.STAGES),
     clock=Clock(),
   )
   return run, encoding
@@ -267,7 +266,7 @@ def ways(mesh) -> KernelConfig:
 def _params(config, run: Run) -> dict[str, dict]:
   """The parameters of each model on the mesh, loaded or fresh."""
   place = partial(sharding.param_shardings, run.mesh)
-  root = jax.random.fold_in(jax.random.key(config.seed), _WEIGHTS)
+  root = jax.random.fold_in(jax.random.key(config.seed), random_streams.WEIGHTS)
   params = {}
   for index, name in enumerate(sorted(config.models)):
     spec = _model_spec(config, name)
@@ -306,5 +305,7 @@ def _evaluator(config, run: Run, prompts: batching.PromptBatch, *, record=None):
       record=record,
     )
 
-  key = jax.random.fold_in(jax.random.key(config.seed), _EVALUATION)
+  key = jax.random.fold_in(
+    jax.random.key(config.seed), random_streams.EVALUATION
+  )
   return lambda name, params: of(name)(params, key)

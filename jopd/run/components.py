@@ -39,6 +39,7 @@ from jopd.run.response_sources import (
   make_rows,
   members,
 )
+from jopd.train import random_streams
 from jopd.train.stage import (
   Loss,
   Prompts,
@@ -83,12 +84,10 @@ def make_stage(
       encoding = encoding | dict(context=student_context(settings.context))
   student = make_student(settings, run)
   teachers = make_teachers(config, settings, run, rows, encoding)
-  changes, controlled, off_policy = feedback.make_changes(
-    settings, run, rows.sources
+  sampling, callbacks, kept, controlled, off_policy = feedback.make_changes(
+    settings, run, index, rows.sources
   )
-  rollouts = make_rollouts(
-    config, settings, run, rows, draw(groups), changes.pop('sampling')
-  )
+  rollouts = make_rollouts(config, settings, run, rows, draw(groups), sampling)
   if rollouts.mixing:
     off_policy = off_policy or 'with teacher_mixing a teacher writes, too'
   # Before the data are read: a misspelt loss should not wait for that.
@@ -105,7 +104,7 @@ def make_stage(
     config, index, run, encoding, rejected, rows, rollouts.filter
   )
   with error_context('held_out'):
-    held_out = feedback.make_held_out(config, index, run, encoding, held_out)
+    held_out = feedback.make_held_out(config, run, encoding, held_out)
   return Stage(
     name=config.stages[index],
     index=index,
@@ -113,16 +112,13 @@ def make_stage(
     eval_every=settings.eval_every,
     student=student,
     teachers=teachers,
-    prompts=prompts,
+    prompts=prompts._replace(held_out=held_out),
     rollouts=rollouts,
     loss=loss,
     update=update,
-    callbacks={},
-    fingerprint=_fingerprint(config, settings),
+    callbacks=callbacks,
+    fingerprint=_fingerprint(config, settings) | dict(callbacks=kept),
     later=_models_of(config, config.stages[index + 1 :]),
-    held_out=held_out,
-    held_out_every=settings.held_out_every,
-    **changes,
   )
 
 
@@ -417,8 +413,7 @@ def make_prompts(
       batch_size=settings.batch_size,
       max_prompt_tokens=config.max_prompt_tokens,
       max_response_tokens=config.max_response_tokens if imitates else 0,
-      # Not seed + index: stage 1 of one seed is not stage 0 of the next.
-      seed=(1000 * config.seed + index) % 2**32,
+      seed=random_streams.data_seed(config.seed, index),
       reject=row_filter.reject,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
@@ -551,11 +546,9 @@ def _single_tokens(texts, tokenizer) -> tuple[int, ...]:
 
 def _fingerprint(config, settings) -> dict:
   """What a checkpoint must agree on, as it comes back from a file."""
-  names = ('lora', 'optimizer', 'teacher_sync', 'controllers', 'replay')
+  names = ('lora', 'optimizer', 'teacher_sync')
   names += ('student', 'init_from', 'num_minibatches')
   found = {name: settings[name] for name in names}
-  # Whether, and not how: the state has an origin then.
-  found |= dict(weight_extrapolation=bool(settings.weight_extrapolation))
   found |= dict(seed=config.seed, models=config.models)
   return json.loads(json.dumps(plain(found)))
 

@@ -18,7 +18,7 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 # Settings that name functions, or have several forms: a text, a mapping, a tuple.
 SPECS = (
   *('data', 'eval_data', 'context', 'reward', 'filter', 'loss_aggregation'),
-  *('response_source', 'weight_extrapolation'),
+  *('response_source',),
 )
 # Keys of the first release -> what they are called now.
 RENAMED = dict(
@@ -198,31 +198,27 @@ def stage(**settings) -> ConfigDict:
   # Responses decoded at a time; the others wait for one to end. 0: all at once.
   config.max_num_seqs = 0
   # Rollouts run in this instead of compute_dtype: another dtype, or 'int8' for
-  # matrices rounded to eight bits. The metric `mismatch` shows what it costs.
+  # matrices rounded to eight bits. The metric
+  # 'sampling/logp_difference' shows what it costs.
   config.rollout_dtype = ''
   config.gradient_accumulation_steps = (
     1  # gradient accumulation; exact, see reductions
   )
-  # Which responses a step learns, a function of train/replay_buffer.py: those that the
-  # student wrote `lag` steps ago, or with dict(name='buffer', size=16,
-  # fresh=0.5) new ones in half of the steps, old ones in the rest. Then anchor
-  # policy gradients to the 'sampler'.
-  config.replay = ConfigDict(dict(name='fixed_staleness', lag=0))
   # How responses are sampled; limit is the most tokens of one, 0 for
   # max_response_tokens. Each may be a schedule of the step, or controlled.
   config.rollout = ConfigDict(
     dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_new_tokens=0)
   )
-  # Name -> scalar that follows what is measured, a function of train/controllers.py;
-  # dict(controlled=NAME) may then stand wherever a schedule may.
-  config.controllers = ConfigDict(type_safe=False)
+  # Name -> what one method needs around the steps: 'measure_held_out',
+  # 'fixed_staleness', 'replay_buffer', 'staged_curriculum', 'adaptive_kl',
+  # 'log_samples', or a function (setup, *, settings) -> Callback of one's own,
+  # 'package.module:function'; see train/callbacks. Where one controls a scalar,
+  # dict(controlled=NAME) may stand wherever a schedule may. They are called in
+  # this order.
+  config.callbacks = ConfigDict(type_safe=False)
   # The last examples of the stage's data, which are kept apart: not learnt
-  # from, but answered and graded every so many steps, for what reacts to it.
+  # from, but answered and graded by callbacks.
   config.held_out = 0
-  config.held_out_every = 0  # steps; 0: only where something else asks
-  # How far to go on in the direction that was learnt, while the held-out reward
-  # improves: a function of train/weight_extrapolation.py. A copy of the weights is kept.
-  config.weight_extrapolation = ''
   # An optimizer of optax by name, and its arguments; mu_dtype='bfloat16' halves
   # the memory of Adam's first moment. The second cannot follow: with b2 = 0.999
   # its changes are below what bfloat16 resolves.

@@ -1,9 +1,7 @@
-"""What of a stage changes while it runs: schedules, pace, looks ahead.
-
-And the prompts that are kept apart, to be measured for that.
-"""
+"""What of a stage changes while it runs: schedules and callbacks."""
 
 from collections.abc import Callable
+from functools import partial
 import math
 import numbers
 
@@ -11,57 +9,74 @@ import jax
 
 from jopd import sharding
 from jopd.data import batching
-from jopd.evaluate.accuracy import make_measure
 from jopd.rollout import sampling
 from jopd.run.checks import check_answer
-from jopd.run.config import error_context
-from jopd.run.resolve import resolve
+from jopd.run.config import ConfigError, error_context
+from jopd.run.resolve import plain, read_spec
 from jopd.run.response_sources import DATASET, STUDENT
 from jopd.run.schedules import at_step
-from jopd.train import controllers
+from jopd.train.callbacks import Setup
+from jopd.train.callbacks.base import controlled_scalars, make_callbacks
 from jopd.train.stage import Run
 
 
-def make_changes(settings, run: Run, sources) -> tuple[dict, dict, str]:
+def make_changes(settings, run: Run, index: int, sources):
   """What changes while a stage runs.
 
   Args:
     settings: of the stage.
     run: whose limits hold.
-    sources: who writes responses.
+    index: of the stage.
+    sources: that generate responses.
 
   Returns:
-    Fields of a `Stage`; the first values of what is controlled, by name; why
-    responses may not be those of the student that learns, empty if they are.
+    The settings of the sampler by step; the callbacks; the settings of those
+    that keep something in checkpoints; the first values of what is controlled;
+    why responses may not be those of the student that learns, '' if they are.
 
   Raises:
-    ValueError: a rule is not there, or cannot be meant.
+    ConfigError: a callback is not there, or refuses its settings.
   """
-  pace = _make_pace(settings)
-  controlled = controllers.Pace(pace).values()
-  rule, old = _make_replay(settings, sources, controlled)
-  sampling = _make_sampling(settings, run, controlled)
-  others = 'with replay responses are of an older student' if old else ''
-  if STUDENT in sources:
-    others = others or _other_temperature(settings, sampling, controlled)
-  changes = dict(
-    controllers=pace,
-    sampling=sampling,
-    replay=rule,
-    weight_extrapolation=_make_foresight(settings),
+  setup = Setup(
+    '',
+    'stage',
+    settings.steps,
+    run.mesh,
+    jax.random.fold_in(run.key, index),
+    measure=(lambda params, max_new_tokens: {}) if settings.held_out else None,
+    lora=bool(settings.lora),
   )
-  return changes, controlled, others
+  specs, made, kept = {}, {}, {}
+  for name, spec in settings.callbacks.items():
+    with error_context(f'callbacks.{name}'):
+      specs[name] = _make_callback(spec)
+      made |= make_callbacks({name: specs[name]}, setup)
+      if made[name].off_policy and DATASET in sources:
+        raise ConfigError(
+          'responses of a dataset have no staleness, for they have no'
+          " log-probs of a sampler: use response_source='student'"
+        )
+      if made[name].get_state():
+        kept[name] = plain(spec)
+  controlled = controlled_scalars(made)
+  sampling = _make_sampling(settings, run, controlled)
+  off_policy = ''
+  if any(callback.off_policy for callback in made.values()):
+    off_policy = 'with replay responses are of an older student'
+  elif STUDENT in sources:
+    off_policy = _other_temperature(settings, sampling, controlled)
+  return sampling, specs, kept, controlled, off_policy
 
 
-def _make_pace(settings) -> dict[str, Callable]:
-  """Name -> the function that a scalar follows."""
-  pace = {}
-  for name, spec in settings.controllers.items():
-    with error_context(f'controllers.{name}'):
-      pace[name] = resolve('controller', spec)
-      first = pace[name]({}, {})
-      pace[name](first, {})
-  return pace
+def _make_callback(spec) -> Callable:
+  """setup -> callback; a schedule becomes a function of the step."""
+  resolved = read_spec('callback', spec)
+  return resolved.bind(
+    {
+      scalar.name: partial(lambda value, step: value(step, {}), scalar.value)
+      for scalar in resolved.scalars()
+    }
+  )
 
 
 def _make_sampling(settings, run: Run, controlled) -> Callable:
@@ -73,7 +88,7 @@ def _make_sampling(settings, run: Run, controlled) -> Callable:
     now = dict(at_step(spec, step, controlled))
     for name, value in now.items():
       if not isinstance(value, numbers.Real):
-        raise ValueError(
+        raise ConfigError(
           f'{name}: expected a number or dict(schedule=...), got {value!r}'
         )
     limit = round(now.pop('max_new_tokens', 0))
@@ -89,7 +104,7 @@ def _make_sampling(settings, run: Run, controlled) -> Callable:
     if (
       not isinstance(limit := spec.get('max_new_tokens', 0), dict) and limit < 0
     ):
-      raise ValueError(f'limit must be at least 0, got {limit}; 0 is no limit')
+      raise ConfigError(f'limit must be at least 0, got {limit}; 0 is no limit')
   return at
 
 
@@ -105,64 +120,14 @@ def _other_temperature(settings, sampling: Callable, controlled) -> str:
   return ''
 
 
-def _make_replay(settings, sources, controlled) -> tuple[Callable, bool]:
-  """(step, controlled scalars) -> the rule of replay; and if it learns old ones."""
-  spec = settings.replay.to_dict()
-  at = lambda step, controlled: resolve(
-    'replay', at_step(spec, step, controlled)
-  )
-  old, made = False, 0
-  with error_context('replay'):
-    at(settings.steps - 1, controlled)(0, 0, (0.0, 0.0))
-    for step in range(3):  # with the least luck, and so the fewest new ones
-      turn = at(step, controlled)(step, made, (math.nextafter(1.0, 0.0), 0.0))
-      old |= turn.learn < turn.made - 1 or turn.made == made
-      made = turn.made
-    if old and DATASET in sources:
-      raise ValueError(
-        'responses of a dataset have no age: nobody sampled them, so there are'
-        " no log-probs of a sampler to weigh them by; use source='student'"
-      )
-  return at, old
-
-
-def _make_foresight(settings) -> Callable | None:
-  """The rule by which the stage looks ahead."""
-  if not settings.weight_extrapolation:
-    return None
-  with error_context('weight_extrapolation'):
-    rule = resolve('weight_extrapolation', settings.weight_extrapolation)
-    rule(1, [])
-    if settings.lora:
-      raise ValueError(
-        'it goes on along the way of all parameters, and only adapters are'
-        ' trained: empty one of lora and foresight'
-      )
-    if not settings.held_out:
-      raise ValueError('it needs prompts to score by: say in held_out how many')
-  return rule
-
-
-def make_held_out(config, index: int, run: Run, encoding, examples):
-  """(params, limit) -> what the prompts show that are kept apart."""
+def make_held_out(config, run: Run, encoding, examples):
+  """The examples that are held out, encoded; None if there are none."""
   if not examples:
     return None
-  settings = config[config.stages[index]]
   for example in examples:
     with error_context(f'example {example.id}'):
       check_answer(example, run.reward, required=True)
   sharding.check_batch(run.mesh, len(examples))
-  generate = run.make_generate(
-    run.models[settings.student], f'{config.stages[index]}: held-out rollout'
+  return batching.encode_batch(
+    examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
   )
-  measure = make_measure(
-    generate,
-    run.tokenizer,
-    run.reward,
-    batching.encode_batch(
-      examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
-    ),
-  )
-  # No step has that number.
-  key = jax.random.fold_in(jax.random.fold_in(run.key, index), 2**32 - 2)
-  return lambda params, limit: measure(params, key, limit)

@@ -27,12 +27,9 @@ from jopd.rollout import teacher_mixing
 from jopd.run.config import ConfigError, check_arguments, did_you_mean
 from jopd.train import (
   callbacks,
-  controllers,
   filters,
   loggers,
-  replay_buffer,
   teacher_sync,
-  weight_extrapolation,
 )
 
 # 'package.module:function' or 'path/file.py:function'
@@ -76,10 +73,6 @@ KINDS = {
   'model': Kind(None, ()),
   'optimizer': Kind(None, ()),
   'logger': Kind(loggers, ('folder', 'log')),
-  # Until they are callbacks.
-  'controller': Kind(controllers, ('state', 'row')),
-  'replay': Kind(replay_buffer, ('step', 'made', 'draws')),
-  'weight_extrapolation': Kind(weight_extrapolation, ('step', 'scores')),
 }
 _OF_LOSSES = (
   *('objective', 'divergence', 'support', 'target', 'estimator', 'surrogate'),

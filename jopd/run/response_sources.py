@@ -14,6 +14,7 @@ import numpy as np
 
 from jopd.losses import rows_where
 from jopd.run.config import did_you_mean
+from jopd.train import random_streams
 
 # The one source that is no model, and the one that learns.
 DATASET, STUDENT = 'dataset', 'student'
@@ -133,8 +134,8 @@ def draw(
   edges = np.cumsum(list(groups.values()))[:-1]
 
   def choose(key):
-    # No row has that number.
-    chance = jax.random.uniform(jax.random.fold_in(key, 2**31))
+    key = jax.random.fold_in(key, random_streams.SOURCE_DRAW)
+    chance = jax.random.uniform(key)
     return choices[int(np.searchsorted(edges, chance, side='right'))]
 
   return choose

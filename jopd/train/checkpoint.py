@@ -102,8 +102,7 @@ class Checkpoints:
     self,
     step: int,
     state: TrainState,
-    resume: dict,
-    pending: Callable[[], dict] = dict,
+    collect: Callable[[], tuple[dict, dict]] = lambda: ({}, {}),
     *,
     force=False,
   ):
@@ -112,16 +111,16 @@ class Checkpoints:
     Args:
       step: done.
       state: on the mesh.
-      resume: what else going on needs, as plain JSON by name.
-      pending: makes a tree of further arrays on the mesh, which may be empty.
+      collect: () -> what else resuming needs: plain JSON by name, and a tree
+        of further arrays on the mesh, which may be empty. Called if it is time.
       force: whether it is time.
     """
     due = force or step % self._every == 0
     if not due or step in self._steps:
       return
     partial = self._folder / f'.{step}.partial'
-    arrays = pending()
-    more = dict(pending=ocp.args.StandardSave(arrays)) if arrays else {}
+    resume, arrays = collect()
+    more = dict(arrays=ocp.args.StandardSave(arrays)) if arrays else {}
     self._orbax.save(
       partial,
       args=ocp.args.Composite(
@@ -161,13 +160,13 @@ class Checkpoints:
     state = self._orbax.restore(path, args=args).state
     return TrainState(**state), resume
 
-  def pending(self, abstract: dict) -> dict:
+  def restore_arrays(self, abstract: dict) -> dict:
     """The further arrays of the newest checkpoint, from their shapes."""
     if not abstract:
       return {}
-    args = ocp.args.Composite(pending=ocp.args.StandardRestore(abstract))
+    args = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
     path = self._folder / str(self._steps[-1])
-    return self._orbax.restore(path, args=args).pending
+    return self._orbax.restore(path, args=args).arrays
 
   def close(self):
     """Waits for what is under way."""

@@ -1,24 +1,26 @@
-"""Trackers: where the rows of a log are shown, beside the log itself.
+"""Loggers: where the rows of a log are shown, beside the log itself.
 
-A tracker is `(folder, log) -> Tracker`, named by `config.loggers`. It works in
+A logger is `(folder, log) -> Logger`, named by `config.loggers`. It works in
 a thread of its own, behind a queue with an end: one that raises, blocks or
 cannot be reached costs its own picture of the run, and nothing of the run.
 """
 
 from collections.abc import Callable, Mapping
+import logging
 import pathlib
 import queue
-import sys
 import threading
 from typing import Any, Protocol, runtime_checkable
 
-_WAITING = 1000  # rows that wait for a tracker, at most
-_LAST = 10.0  # seconds that the end of a stage waits for a tracker
+_log = logging.getLogger(__name__)
+
+_WAITING = 1000  # rows that wait for a logger, at most
+_LAST = 10.0  # seconds that the end of a stage waits for a logger
 _PLACE = ('stage', 'step', 'kind')
 
 
 @runtime_checkable
-class Tracker(Protocol):
+class Logger(Protocol):
   """What shows rows; its methods may raise whatever they like, and block."""
 
   def write(self, row: Mapping[str, Any]) -> None:
@@ -31,7 +33,7 @@ class Tracker(Protocol):
     """Ends."""
 
 
-def tensorboard(folder: pathlib.Path, log: str) -> Tracker:
+def tensorboard(folder: pathlib.Path, log: str) -> Logger:
   """Event files in `<folder>/tensorboard/<log>/<stage>`, by tensorboardX.
 
   Without tensorboardX nothing is shown, and nothing said: it is the default.
@@ -39,7 +41,7 @@ def tensorboard(folder: pathlib.Path, log: str) -> Tracker:
   return _TensorBoard(folder / 'tensorboard' / log)
 
 
-def wandb(folder: pathlib.Path, log: str) -> Tracker:
+def wandb(folder: pathlib.Path, log: str) -> Logger:
   """A run of Weights & Biases per stage and log, in the group of the folder.
 
   Where it goes, the environment variables of wandb say: WANDB_PROJECT,
@@ -109,50 +111,48 @@ class _Wandb:
       run.finish()
 
 
-class Behind:
-  """A tracker in a thread of its own; the methods of `Tracker`, which return.
+class BackgroundLogger:
+  """A logger in a thread of its own; the methods of `Logger`, which return.
 
-  What it is told waits in a queue. When the queue is full, rows are dropped and
-  counted; when the tracker raises, it is told no more. Both are said once.
+  Calls wait in a queue. When the queue is full, rows are dropped and counted;
+  when the logger raises, it is not called again. Both are logged once.
 
   Args:
-    make: () -> the tracker, called in the thread.
-    name: of the tracker.
+    make: () -> the logger, called in the thread.
+    name: of the logger.
     waiting: rows in the queue, at most.
-    last: seconds that `close` waits for the tracker.
-    say: takes a line of text for the person who waits.
+    last: seconds that `close` waits for the logger.
 
   Attributes:
-    dropped: rows that the tracker was not shown.
+    dropped: rows that the logger was not shown.
   """
 
   def __init__(
     self,
-    make: Callable[[], Tracker],
+    make: Callable[[], Logger],
     name: str,
     *,
     waiting: int = _WAITING,
     last: float = _LAST,
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
   ):
-    self._name, self._last, self._say = name, last, say
+    self._name, self._last = name, last
     self.dropped = 0
     self._failed = self._full = False
     self._calls: queue.Queue = queue.Queue(waiting)
-    # Daemon: a tracker that blocks for ever does not keep the process.
+    # Daemon: a logger that blocks for ever does not keep the process.
     self._thread = threading.Thread(
       target=self._work, args=[make], name=name, daemon=True
     )
     self._thread.start()
 
   def write(self, row: Mapping[str, Any]) -> None:
-    self._tell('write', dict(row))
+    self._call('write', dict(row))
 
   def rewind(self, stage: str, step: int) -> None:
-    self._tell('rewind', stage, step)
+    self._call('rewind', stage, step)
 
   def close(self) -> None:
-    """Waits for the tracker, a little; says what it was not shown."""
+    """Waits for the logger, a little; says what it was not shown."""
     waiting = self._calls.qsize()
     try:
       self._calls.put(('close',), timeout=self._last)
@@ -161,14 +161,14 @@ class Behind:
       pass
     if self._thread.is_alive():
       self.dropped += waiting
-      self._say(f'{self._name} does not answer: it is left behind.')
+      _log.warning(f'{self._name} does not answer: it is left behind.')
     if self.dropped:
-      self._say(
+      _log.warning(
         f'{self._name} was not shown {self.dropped} rows; the .jsonl file has'
         ' them all.'
       )
 
-  def _tell(self, *call) -> None:
+  def _call(self, *call) -> None:
     if self._failed:
       self.dropped += 1
       return
@@ -177,21 +177,21 @@ class Behind:
     except queue.Full:
       self.dropped += 1
       if not self._full:
-        self._say(f'{self._name} is slower than the run: rows are dropped.')
+        _log.warning(f'{self._name} is slower than the run: rows are dropped.')
       self._full = True
 
-  def _work(self, make: Callable[[], Tracker]) -> None:
-    tracker = None
+  def _work(self, make: Callable[[], Logger]) -> None:
+    logger = None
     while True:
       method, *arguments = self._calls.get()
       if not self._failed:
         try:
-          tracker = tracker or make()
-          getattr(tracker, method)(*arguments)
+          logger = logger or make()
+          getattr(logger, method)(*arguments)
         except BaseException as error:
           self._failed = True
           self.dropped += method == 'write'
-          self._say(f'{self._name} stopped ({error!r}); the run goes on.')
+          _log.warning(f'{self._name} stopped ({error!r}); the run goes on.')
       elif method == 'write':
         self.dropped += 1
       if method == 'close':

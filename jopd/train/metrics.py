@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 from functools import partial
 import json
+import logging
 import math
 import os
 import pathlib
-import sys
 import time
 from typing import Any
 
@@ -21,7 +21,9 @@ from jax.typing import ArrayLike
 
 from jopd.models import files
 from jopd.train.errors import is_disk_full
-from jopd.train.loggers import Behind, Tracker
+from jopd.train.loggers import BackgroundLogger, Logger
+
+_log = logging.getLogger(__name__)
 
 # Name -> (sum, count). A mean of means is wrong as soon as two micro-batches
 # hold different numbers of tokens; sums and counts simply add.
@@ -54,6 +56,25 @@ def means(metrics: Metrics) -> dict[str, float]:
     for name, (total, count) in pairs.items()
     if count
   }
+
+
+def gap_recovery(before: float, after: float, teacher: float) -> float:
+  """(after - before) / (teacher - before); NaN without a gap to recover.
+
+  Args:
+    before: accuracy of the student before training.
+    after: its accuracy afterwards.
+    teacher: accuracy of the teacher.
+
+  References: Li et al., "Rethinking On-Policy Distillation of LLMs", arXiv
+    2604.13016, section 4.1 of its recipe metrics.
+
+  Example:
+    >>> gap_recovery(0.5, 0.9, 1.0)
+    0.8
+  """
+  gap = teacher - before
+  return (after - before) / gap if gap > 0 else float('nan')
 
 
 class Clock:
@@ -90,7 +111,7 @@ class Clock:
 
 
 class MetricsLog:
-  """Appends rows to `<folder>/<name>.jsonl`, and shows them to trackers.
+  """Appends rows to `<folder>/<name>.jsonl`, and shows them to loggers.
 
   A row is {"stage", "step", "kind", ...}, such as kind "train", or kind "eval"
   with the name of the evaluated "model". JSON has no NaN or infinity, yet which
@@ -104,13 +125,13 @@ class MetricsLog:
   runs on several hosts, each has a file of its own, `<name>.host1.jsonl` for
   the second one.
 
-  Trackers are shown the rows by the first host; see trackers.py.
+  Loggers are shown the rows by the first host; see loggers.py.
 
   Args:
     folder: the run's folder, made if absent.
     name: of the log; timings have their own, so that `metrics.jsonl` is the
       same, byte for byte, however often a run was interrupted.
-    trackers: name -> (folder, log) -> tracker.
+    loggers: name -> (folder, log) -> logger.
   """
 
   def __init__(
@@ -118,7 +139,7 @@ class MetricsLog:
     folder: str | os.PathLike,
     name: str = 'metrics',
     *,
-    trackers: Mapping[str, Callable[[pathlib.Path, str], Tracker]] = {},
+    loggers: Mapping[str, Callable[[pathlib.Path, str], Logger]] = {},
   ):
     folder, host = pathlib.Path(folder), jax.process_index()
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,11 +148,11 @@ class MetricsLog:
     )
     self._path.touch()
     self._waiting: list[bytes] = []  # rows for which the disk has no room
-    self._told = False
+    self._warned = False
     self._keep(lambda stage, step: True)  # mends a torn last line
-    self._trackers = [
-      Behind(partial(make, folder, name), f'{tracker} of {name}')
-      for tracker, make in trackers.items()
+    self._loggers = [
+      BackgroundLogger(partial(make, folder, name), f'{logger} of {name}')
+      for logger, make in loggers.items()
       if host == 0
     ]
 
@@ -156,8 +177,8 @@ class MetricsLog:
     )
     self._waiting.append(line.encode() + b'\n')
     self._append()
-    for tracker in self._trackers:
-      tracker.write(row)
+    for logger in self._loggers:
+      logger.write(row)
 
   def rewind(self, stage: str, step: int) -> None:
     """Forgets what came after `step` of `stage`, where training resumes.
@@ -177,8 +198,8 @@ class MetricsLog:
       return stage not in order or order.index(row_stage) < order.index(stage)
 
     self._keep(stays)
-    for tracker in self._trackers:
-      tracker.rewind(stage, step)
+    for logger in self._loggers:
+      logger.rewind(stage, step)
 
   def rows(self, stage: str) -> list[dict[str, Any]]:
     """The rows of a stage as they were given to `write`, in order."""
@@ -197,12 +218,12 @@ class MetricsLog:
     files.sync(self._path)
 
   def close(self) -> None:
-    """Closes the trackers; the rows are on disk, as far as there is room."""
+    """Closes the loggers; the rows are on disk, as far as there is room."""
     self._append()
     if self._waiting:
-      _tell(f'{self._path}: {len(self._waiting)} rows found no room')
-    for tracker in self._trackers:
-      tracker.close()
+      _log.error(f'{self._path}: {len(self._waiting)} rows found no room')
+    for logger in self._loggers:
+      logger.close()
 
   def _append(self) -> None:
     """Writes the rows that wait, or none of them when the disk is full."""
@@ -218,9 +239,11 @@ class MetricsLog:
       if not is_disk_full(error):
         raise
       os.truncate(self._path, whole)
-      if not self._told:
-        _tell(f'{self._path}: the disk is full; rows wait, training goes on')
-      self._told = True
+      if not self._warned:
+        _log.error(
+          f'{self._path}: the disk is full; rows wait, training goes on'
+        )
+      self._warned = True
       return
     self._waiting = []
 
@@ -248,10 +271,6 @@ class MetricsLog:
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, self._path)
-
-
-def _tell(line: str) -> None:
-  print(line, file=sys.stderr)
 
 
 def _plain(name: str, value: Any) -> str | bool | int | float:

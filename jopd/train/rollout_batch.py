@@ -1,162 +1,272 @@
-"""The responses of a step on the host: in groups, graded, measured."""
+"""One batch of responses, from the sampler to the learner."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+from jaxtyping import Array
 import numpy as np
 
-from jopd.data.examples import Example, ScoredResponse
-from jopd.losses import Row, group_reward_stats
-from jopd.rewards import Response
+from jopd import sharding
+from jopd.compilation import bucket
+from jopd.data.examples import ScoredResponse
+from jopd.losses import Row
+from jopd.rewards import Response, Reward
 from jopd.rollout.continuous_batching import STOP
+from jopd.train import distributed
 from jopd.train.metrics import Metrics
-from jopd.train.stage import Stage
 
 
-class Answers(NamedTuple):
-  """Responses to a batch of prompts, on the host; rows are prompts x group."""
+class TeacherInput(NamedTuple):
+  """What a teacher reads before the responses, and what it made of them.
 
-  response: np.ndarray  # [B, T]
-  response_length: np.ndarray  # [B]
-  sampler_logp: np.ndarray  # [B, T]; zeros for a dataset's
-  logp: np.ndarray  # [B, T] of the raw model; zeros for a dataset's
-  end: np.ndarray  # [B] how each one ended; see rollout/continuous_batching.py
-  slot_steps: np.ndarray  # decoding steps times slots, of all hosts
-  members: tuple[str, ...]  # who wrote each of a group
-
-
-class Grades(NamedTuple):
-  """What became of the answers, on the host; b prompts, G answers each."""
-
-  rewards: np.ndarray | None  # [b, G]; NaN where a prompt has no reference
-  keep: np.ndarray  # [b, G] bool, which are learnt from
-  # Role -> what a teacher who is told of them reads; see `Stage.told`.
-  told: dict[str, tuple]
-  unjudged: int = 0  # rewards of 0 for want of a verdict
-
-
-# What a source says of its own responses.
-SAID = tuple(name for name in Answers._fields if name != 'members')
-
-
-def in_groups(
-  members: tuple[str, ...], said: Mapping[str, Sequence]
-) -> Answers:
-  """The responses of several sources, as groups.
-
-  Args:
-    members: who wrote each response of a group.
-    said: source -> its `SAID`, rows being prompts x its part of a group.
+  Attributes:
+    prompt: [B, P'] int32.
+    prompt_length: [B] int32.
+    hidden: [M, B / M, T, D] hidden states of the responses, M parts of the
+      batch that the learner takes one after the other; None before scoring.
   """
-  if len(said) == 1:
-    return Answers(*next(iter(said.values())), members=members)
 
-  def rows(field: str, of: Mapping[str, np.ndarray | np.int32]):
-    if field == 'slot_steps':
-      return sum(of.values())
-    each = []
-    for i, name in enumerate(members):
-      own = of[name].reshape(-1, members.count(name), *of[name].shape[1:])
-      each.append(own[:, members[:i].count(name)])
-    return np.stack(each, axis=1).reshape(-1, *each[0].shape[1:])
-
-  fields = {
-    field: rows(field, {name: own[i] for name, own in said.items()})
-    for i, field in enumerate(SAID)
-  }
-  return Answers(**fields, members=members)
+  prompt: Array
+  prompt_length: Array
+  hidden: Array | None = None
 
 
-def scored_responses(
-  responses: Sequence[Response], rewards: np.ndarray, members: tuple[str, ...]
-) -> list[list[ScoredResponse]]:
-  """The responses of each group, as a context may tell of them.
+class RolloutBatch(NamedTuple):
+  """Responses and what is known of them: B rows, groups of G consecutive ones.
 
-  Args:
-    responses: b * G of them.
-    rewards: [b, G]; NaN where there is no answer to grade by.
-    members: who wrote each of a group.
+  Arrays of the host until the batch is placed on the mesh. Right-padded.
+
+  Attributes:
+    prompt: [B, P] int32, as the student reads it.
+    prompt_length: [B] int32.
+    response: [B, T] int32.
+    response_length: [B] int32; the stop token counts.
+    mask: [B, T] bool, the tokens to learn from.
+    end_reason: [B] int32, see `rollout/continuous_batching.py`.
+    row: what weights, advantages and terms may ask of a row; [B] each.
+    teachers: role -> what that teacher reads.
+    sampler_logp: [B, T] of the distribution that was sampled from; zeros in
+      rows of a dataset. None where a dataset wrote every response.
+    rollout_logp: [B, T] of the student as it was sampled from, at temperature 1
+      and unfiltered. None where it wrote no response.
+    turn: [B, T] int32, which turn of the student a token is of. None: one turn.
   """
-  size = len(members)
-  groups = [responses[i : i + size] for i in range(0, len(responses), size)]
-  known = lambda reward: None if np.isnan(reward) else float(reward)
-  return [
-    [
-      ScoredResponse(x.text, known(reward), source, x.end_reason)
-      for x, reward, source in zip(*row, members, strict=True)
+
+  prompt: Array
+  prompt_length: Array
+  response: Array
+  response_length: Array
+  mask: Array
+  end_reason: Array
+  row: Row
+  teachers: dict[str, TeacherInput] = {}
+  sampler_logp: Array | None = None
+  rollout_logp: Array | None = None
+  turn: Array | None = None
+
+
+class RolloutInfo(NamedTuple):
+  """What only the host knows of a batch of b prompts with G responses each.
+
+  Attributes:
+    writers: source of each response of a group.
+    slot_steps: decoding steps times slots, of all hosts.
+    responses: b * G, as reward functions read them.
+    rewards: b * G; empty where a dataset wrote every response.
+    kept: [b, G] bool, what the filter keeps.
+    has_context: role -> [b * G] bool, whether a context that reads responses
+      had something to show.
+  """
+
+  writers: tuple[str, ...]
+  slot_steps: int
+  responses: Sequence[Response] = ()
+  rewards: Sequence[Reward] = ()
+  kept: np.ndarray | None = None
+  has_context: Mapping[str, np.ndarray] = {}
+
+  def reward_values(self) -> np.ndarray | None:
+    """[b, G] float32, NaN where an example cannot be graded; or None."""
+    if not self.rewards:
+      return None
+    values = np.float32([reward.value for reward in self.rewards])
+    return values.reshape(-1, len(self.writers))
+
+  def scored_responses(self) -> list[list[ScoredResponse]]:
+    """The responses of each group, as contexts read them."""
+    size = len(self.writers)
+    scored = [
+      ScoredResponse(
+        response.text,
+        None if np.isnan(reward.value) else float(np.float32(reward.value)),
+        self.writers[i % size],
+        response.end_reason,
+      )
+      for i, (response, reward) in enumerate(
+        zip(self.responses, self.rewards, strict=True)
+      )
     ]
-    for row in zip(groups, rewards, strict=True)
+    return [scored[i : i + size] for i in range(0, len(scored), size)]
+
+
+class Sampled(NamedTuple):
+  """The responses to one batch of prompts, as they wait to be learnt.
+
+  Attributes:
+    version: updates of the student before it was sampled from.
+    minibatches: for each update, this process's rows on the host.
+  """
+
+  version: int
+  minibatches: list[RolloutBatch]
+
+
+def interleave(writers: tuple[str, ...], parts: Mapping[str, dict]) -> dict:
+  """Rows of several sources in the order of their groups.
+
+  Args:
+    writers: source of each response of a group.
+    parts: source -> arrays whose rows are prompts x its part of a group.
+  """
+  columns = []
+  for i, name in enumerate(writers):
+    count, place = writers.count(name), writers[:i].count(name)
+    columns.append(
+      jax.tree.map(
+        lambda x, n=count, k=place: x.reshape(-1, n, *x.shape[1:])[:, k],
+        parts[name],
+      )
+    )
+  return jax.tree.map(
+    lambda *x: np.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *columns
+  )
+
+
+def cut_to_buckets(batch: RolloutBatch, sizes: int) -> RolloutBatch:
+  """The batch with as few columns as a bucket needs for all hosts' rows.
+
+  Args:
+    batch: on the host.
+    sizes: how many lengths there are, see `compilation.bucket`.
+  """
+  width = lambda rows, length: bucket(
+    sharding.largest(length), rows.shape[1], sizes
+  )
+  cut = lambda x: x._replace(
+    prompt=x.prompt[:, : width(x.prompt, x.prompt_length)]
+  )
+  columns = width(batch.response, batch.response_length)
+  fields = ('response', 'mask', 'sampler_logp', 'rollout_logp', 'turn')
+  short = {
+    name: rows[:, :columns]
+    for name in fields
+    if (rows := getattr(batch, name)) is not None
+  }
+  teachers = {role: cut(teacher) for role, teacher in batch.teachers.items()}
+  return cut(batch)._replace(teachers=teachers, **short)
+
+
+def split_groups(
+  batch: RolloutBatch, parts: int, group_size: int
+) -> list[RolloutBatch]:
+  """Whole groups for each update, the same ones on any number of hosts."""
+
+  def rows_of(part: int, x: np.ndarray) -> np.ndarray:
+    groups = x.reshape(-1, parts, group_size, *x.shape[1:])
+    return groups[:, part].reshape(-1, *x.shape[1:])
+
+  return [
+    jax.tree.map(lambda x, i=i: rows_of(i, x), batch) for i in range(parts)
   ]
 
 
-def rows_of(
-  examples: Sequence[Example], answers: Answers, grades: Grades, stage: Stage
-) -> Row:
-  """What is known of each response, for the loss; arrays of the host.
-
-  Args:
-    examples: the prompts, b.
-    answers: to them.
-    grades: of these.
-    stage: whose sources and domains are counted, and who reads rewards.
-  """
-  row, size = Row(), len(answers.members)
-  if stage.loss.reads.reward:
-    row = jax.device_get(group_reward_stats(jnp.asarray(grades.rewards)))
-  origin = {name: i for i, name in enumerate(stage.rollouts.sources)}
-  domain = {name: i for i, name in enumerate(stage.prompts.domains)}
-  origins = np.int32([origin[name] for name in answers.members])
-  domains = np.int32([domain.get(x.domain, -1) for x in examples])
-  # A group's number is that of no other, on any host.
-  first = len(examples) * jax.process_index()
-  groups = first + np.arange(len(examples), dtype=np.int32)
-  return row._replace(
-    group=np.repeat(groups, size),
-    source=np.tile(origins, len(examples)),
-    domain=np.repeat(domains, size),
+def to_dict(batch: RolloutBatch) -> dict:
+  """The batch as nested dictionaries of arrays, without what is None."""
+  plain = lambda x: {n: v for n, v in x._asdict().items() if v is not None}
+  return plain(batch) | dict(
+    row=plain(batch.row),
+    teachers={role: plain(x) for role, x in batch.teachers.items()},
   )
 
 
-def measured(
-  answers: Answers, grades: Grades, sources: Sequence[str]
-) -> Metrics:
-  """Lengths; rewards, truncation and selection of what was sampled.
+def from_dict(fields: Mapping) -> RolloutBatch:
+  """The inverse of `to_dict`."""
+  teachers = fields['teachers'].items()
+  return RolloutBatch(
+    **fields
+    | dict(
+      row=Row(**fields['row']),
+      teachers={role: TeacherInput(**x) for role, x in teachers},
+    )
+  )
 
-  Where several sources write, names without a mark are of the first of them,
+
+def rollout_metrics(
+  batch: RolloutBatch, info: RolloutInfo, sources: Sequence[str]
+) -> Metrics:
+  """Lengths, rewards and what was kept, over all hosts.
+
+  Where several sources write, names without a source are of the first of them,
   the student if it is among them; the others' are such as 'reward/teacher'.
 
   Args:
-    answers: of this host.
-    grades: of these.
+    batch: whole, on the host.
+    info: of the batch.
     sources: all that may write, in order.
   """
-  members = np.array(answers.members)
-  groups = (-1, len(members))
-  lengths, ends = (
-    x.reshape(groups) for x in (answers.response_length, answers.end)
-  )
-  first, found, tokens = min(answers.members, key=sources.index), {}, 0
-  for name in dict.fromkeys(answers.members):
-    mark, own = '' if name == first else f'/{name}', members == name
-    found[f'response_length{mark}'] = _pair(lengths[:, own])
+  writers = np.array(info.writers)
+  groups = (-1, len(writers))
+  lengths = batch.response_length.reshape(groups)
+  clipped = batch.end_reason.reshape(groups) != STOP
+  rewards = info.reward_values()
+  metrics, tokens = {}, 0
+  first = min(info.writers, key=sources.index)
+  for name in dict.fromkeys(info.writers):
+    suffix, own = '' if name == first else f'/{name}', writers == name
+    metrics[f'response_length{suffix}'] = _pair(lengths[:, own])
     if name != 'dataset':
-      rewards = grades.rewards[:, own]
-      found[f'reward{mark}'] = _pair(rewards[~np.isnan(rewards)])
-      found[f'truncated{mark}'] = _pair(ends[:, own] != STOP)
-      found[f'kept{mark}'] = _pair(grades.keep[:, own])
+      graded = rewards[:, own]
+      metrics[f'reward{suffix}'] = _pair(graded[~np.isnan(graded)])
+      metrics[f'completions/clipped_ratio{suffix}'] = _pair(clipped[:, own])
+      metrics[f'kept_fraction{suffix}'] = _pair(info.kept[:, own])
       tokens += np.sum(lengths[:, own])
-  if grades.rewards is not None and len(members) > 1:
-    graded = grades.rewards[~np.isnan(grades.rewards[:, 0])]
-    # Others have no advantage to teach.
-    found['mixed_groups'] = _pair(np.ptp(graded, axis=1) > 0)
-  if grades.rewards is not None:
-    graded = np.count_nonzero(~np.isnan(grades.rewards))
-    found['reward_timeouts'] = (float(grades.unjudged), graded)
-  for role, (*_, told) in grades.told.items():
-    found[f'told/{role}'] = _pair(told)
-  return found | {'slot_occupancy': (tokens, 0)}
+  if rewards is not None:
+    if len(writers) > 1:
+      graded = rewards[~np.isnan(rewards[:, 0])]
+      # Without a difference there is no advantage to learn from.
+      metrics['frac_reward_zero_std'] = _pair(np.ptp(graded, axis=1) == 0)
+    unjudged = sum(not reward.judged for reward in info.rewards)
+    graded = np.count_nonzero(~np.isnan(rewards))
+    metrics['reward_timeouts'] = (float(unjudged), graded)
+    metrics |= _reward_parts(info, first)
+  for role, has_context in info.has_context.items():
+    metrics[f'context_hit_rate/{role}'] = _pair(has_context)
+  metrics['slot_occupancy'] = (float(tokens), 0)
+  total = sharding.from_hosts(np.array(list(metrics.values()))).sum(axis=0)
+  metrics = {n: tuple(x) for n, x in zip(metrics, total, strict=True)}
+  # Of all tokens that the slots could have written.
+  tokens, _ = metrics['slot_occupancy']
+  return metrics | {'slot_occupancy': (tokens, int(info.slot_steps))}
+
+
+def _reward_parts(info: RolloutInfo, source: str) -> Metrics:
+  """'reward/<part>' of a source's responses, where rewards have parts."""
+  own = [
+    reward
+    for i, reward in enumerate(info.rewards)
+    if info.writers[i % len(info.writers)] == source
+  ]
+  names = sorted({name for reward in own for name in reward.parts})
+  if jax.process_count() > 1:  # hosts must agree on what they add up
+    texts = distributed.texts('\n'.join(names))
+    names = sorted({name for text in texts for name in text.split('\n')} - {''})
+  return {
+    f'reward/{name}': _pair(
+      np.array([r.parts[name] for r in own if name in r.parts])
+    )
+    for name in names
+  }
 
 
 def _pair(values: np.ndarray) -> tuple[float, int]:

@@ -192,7 +192,7 @@ class Loss(NamedTuple):
 
   terms: Callable[[Mapping[str, float]], Mapping[str, losses.Term]]
   scalars: Callable[[int, Mapping[str, float]], dict[str, float]]
-  reads: object
+  reads: losses.Reads
   aggregation: Aggregation
   temperature: float
   chunk_tokens: int
@@ -248,9 +248,3 @@ class Stage(NamedTuple):
   callbacks: Mapping[str, Callable]
   fingerprint: Mapping[str, object]
   later: frozenset[str]
-  # Until they are callbacks.
-  controllers: Mapping[str, Callable] = {}
-  held_out: Callable[[dict, int | None], dict[str, float]] | None = None
-  held_out_every: int = 0
-  replay: Callable | None = None
-  weight_extrapolation: Callable | None = None

@@ -16,43 +16,43 @@ class TrainState(NamedTuple):
 
   There is no random key: the keys of a step are a function of the config's
   seed, the stage and the step, so resuming cannot lose them.
+
+  Attributes:
+    step: int32 scalar, updates of this stage, made or skipped.
+    params: float32 master weights.
+    opt_state: of the optimizer.
+    teachers: role -> float32 parameters of a teacher that follows the student.
+    guard: which updates were skipped.
   """
 
-  step: jax.Array  # int32 scalar: updates of this stage, made or skipped
-  params: dict  # float32 master weights
+  step: jax.Array
+  params: dict
   opt_state: optax.OptState
-  followers: dict  # role -> float32 parameters of a teacher that moves
-  guard: Guard  # which updates were skipped
-  origin: dict  # params at the last look ahead, see foresight.py; or {}
+  teachers: dict
+  guard: Guard
 
 
 def init_state(
-  params,
-  tx: optax.GradientTransformation,
-  followers: Mapping | None = None,
-  origin: Mapping | None = None,
+  params, tx: optax.GradientTransformation, teachers: Mapping | None = None
 ) -> TrainState:
   """A state at step 0."""
   opt_state = tx.init(params)
-  followers, origin = dict(followers or {}), dict(origin or {})
   return TrainState(
-    jnp.int32(0), params, opt_state, followers, init_guard(), origin
+    jnp.int32(0), params, opt_state, dict(teachers or {}), init_guard()
   )
 
 
 def state_shardings(
-  mesh,
-  param_shardings,
-  params,
-  tx,
-  roles: Collection[str] = (),
-  *,
-  looks_ahead: bool = False,
+  mesh, param_shardings, params, tx, roles: Collection[str] = ()
 ) -> TrainState:
   """Where each array of the state lives: moments beside their parameters.
 
-  Roles are those of the followers, which have the student's architecture. So
-  has the origin, where the stage looks ahead.
+  Args:
+    mesh: of the run.
+    param_shardings: of the parameters that are trained.
+    params: these, or their shapes.
+    tx: optimizer.
+    roles: of the teachers that follow the student; they have its architecture.
   """
   everywhere = sharding.replicated(mesh)
   return TrainState(
@@ -61,5 +61,4 @@ def state_shardings(
     sharding.optimizer_shardings(tx, params, param_shardings),
     dict.fromkeys(roles, param_shardings),
     Guard(*[everywhere] * len(Guard._fields)),
-    param_shardings if looks_ahead else {},
   )

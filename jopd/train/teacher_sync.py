@@ -1,9 +1,7 @@
-"""Teachers that follow the student: (own, student, step) -> own.
+"""Teachers that follow the student: (teacher, student, step) -> teacher.
 
 Functions of one array each of the two parameter trees, float32, inside the
-learner's program: what follows is part of the train state, so it is restored
-and donated with it. Step counts the updates of the stage; the one that was just
-made is among them.
+learner's program. `step` counts the updates of the stage, the last included.
 """
 
 import jax.numpy as jnp
@@ -12,23 +10,19 @@ from jaxtyping import ScalarLike as Scalar
 
 
 def ema(
-  own: Float[Array, '*S'],
+  teacher: Float[Array, '*S'],
   student: Float[Array, '*S'],
   step: Scalar,
   *,
   decay: float,
 ) -> Float[Array, '*S']:
-  """The exponential moving average, decay * own + (1 - decay) * student.
+  """The exponential moving average, decay * teacher + (1 - decay) * student.
 
   Args:
-    own: [*S] of the follower.
-    student: [*S] after its update.
-    step: updates made.
-    decay: in [0, 1]; half of a change is taken over in log 2 / (1 - decay)
-      updates, nearly. 0 is the student, 1 stands still.
-
-  Returns:
-    [*S] of the follower from now on.
+    teacher: [*S] before the update.
+    student: [*S] after it.
+    step: updates made; not used.
+    decay: in [0, 1]; 0 is the student, 1 is a frozen teacher.
 
   Raises: ValueError when decay is out of range.
 
@@ -38,13 +32,13 @@ def ema(
   """
   if not 0 <= decay <= 1:
     raise ValueError(f'decay must be in [0, 1], got {decay}')
-  # As a step towards the student, and not as a sum of two products: parameters
-  # that agree then stay what they are, to the last bit.
-  return own + (1 - decay) * (student - own)
+  # A step towards the student, not a sum of two products: parameters that
+  # agree stay what they are, to the last bit.
+  return teacher + (1 - decay) * (student - teacher)
 
 
 def periodic(
-  own: Float[Array, '*S'],
+  teacher: Float[Array, '*S'],
   student: Float[Array, '*S'],
   step: Scalar,
   *,
@@ -52,22 +46,13 @@ def periodic(
 ) -> Float[Array, '*S']:
   """The student as it was at the last multiple of `every` updates.
 
-  Args:
-    own: [*S] of the follower.
-    student: [*S] after its update.
-    step: updates made.
-    every: >= 1, updates from one periodic to the next.
-
-  Returns:
-    [*S] of the follower from now on.
-
   Raises: ValueError when every is below 1.
 
-  Example: the third update is not the second's multiple, the fourth is.
-    >>> old, new = jnp.float32(1), jnp.float32(2)
-    >>> [float(periodic(old, new, step, every=2)) for step in (3, 4)]
+  Example: 3 is no multiple of 2, 4 is.
+    >>> teacher, student = jnp.float32(1), jnp.float32(2)
+    >>> [float(periodic(teacher, student, n, every=2)) for n in (3, 4)]
     [1.0, 2.0]
   """
   if every < 1:
     raise ValueError(f'every must be at least 1, got {every}')
-  return jnp.where(jnp.asarray(step) % every == 0, student, own)
+  return jnp.where(jnp.asarray(step) % every == 0, student, teacher)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jopd.models.int8 import quantize_params
 from jopd.train.stage import Run, Stage
-from jopd.train.step import cast
+from jopd.train.learner import cast
 
 
 class Frozen(NamedTuple):

@@ -8,6 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from jopd.rewards import Reward
 from jopd.run import config as configs
 from jopd.train import pipeline
 from jopd.train.errors import Stopped
@@ -53,11 +54,12 @@ STAGES = dict(
 )
 
 
-def _grade(text, example):
-  """The share of small letters; the grader of one example breaks down."""
+def _reward(response, example):
+  """The share of small letters; the reward of one example is not a number."""
   if example.id == 'running_sum/train/8':
-    return float('nan')
-  return sum('a' <= c <= 'z' for c in text) / max(1, len(text))
+    return Reward(float('nan'))
+  letters = sum('a' <= c <= 'z' for c in response.text)
+  return Reward(letters / max(1, len(response.text)))
 
 
 def _once_after(steps):
@@ -69,7 +71,7 @@ def _once_after(steps):
 def _train(make_tiny, names, workdir, stop=lambda: 0):
   sections = {n: configs.stage(**settings) for n, settings in STAGES.items()}
   built = make_tiny(**sections, stages=names)
-  run = built.run._replace(stop=stop, grade=_grade)
+  run = built.run._replace(should_stop=stop, reward=_reward)
   return pipeline.train(run, built.stages, built.params, workdir)
 
 
