@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import hashlib
 import inspect
+import json
 import pathlib
 import re
 from typing import NamedTuple
@@ -97,7 +98,7 @@ def digest(config) -> str:
   """Some letters that stand for all settings of a config but its seed."""
   config = config.copy_and_resolve_references().unlock()
   config.seed = 0
-  settings = config.to_json_best_effort(sort_keys=True)
+  settings = json.dumps(resolve.plain(config), sort_keys=True)
   settings = re.sub(r'/seed\d+/', '/seed/', settings)
   return hashlib.sha256(settings.encode()).hexdigest()[:8]
 

@@ -1,5 +1,6 @@
 """Where findings are made: small models, trained once per seed, and runs."""
 
+import json
 import pathlib
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 from jopd.cli import commands
 from jopd.report.runs import Row, number, read_runs
 from jopd.run import config as configs
+from jopd.run.resolve import plain
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / 'configs'))
 
@@ -90,7 +92,7 @@ class Lab:
     """Trains, unless the folder holds the finished run."""
     folder = self.folder / name
     files = folder / 'summary.json', folder / 'config.json'
-    settings = config.to_json_best_effort(indent=2) + '\n'
+    settings = json.dumps(plain(config), indent=2, sort_keys=True) + '\n'
     # jopd would find a finished run finished too, after loading it.
     if not all(f.is_file() for f in files) or files[1].read_text() != settings:
       commands.run(config, folder)

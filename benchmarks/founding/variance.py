@@ -16,6 +16,7 @@ import numpy as np
 
 from founding.lab import matching, policy_gradient, top_k
 from founding.probes import cosine, gradients, total_variance
+from jopd.run.resolve import plain
 
 SIGNATURE = (
   'variance: full < sampled with baseline < sampled < whole sequence',
@@ -71,7 +72,7 @@ def spread(
   goes to `lab.distilling`.
   """
   configs = {v: lab.distilling(t, **how, **PLAIN) for v, t in variants.items()}
-  settings = [c.to_json_best_effort() for c in configs.values()]
+  settings = [json.dumps(plain(config)) for config in configs.values()]
   path = lab.folder / name / 'gradients.json'
   if path.is_file():
     kept = json.loads(path.read_text())
