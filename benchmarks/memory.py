@@ -44,8 +44,10 @@ from jopd.models.int8 import quantize_params
 from jopd.rollout.engine import make_generate
 from jopd.rollout.score import score
 from jopd.rollout.stop_criteria import make_stops
+from jopd.train.learner import cast, make_gradients, make_learn, make_teach
+from jopd.train.rollout_batch import RolloutBatch, TeacherInput
+from jopd.train.stage import Aggregation
 from jopd.train.state import init_state
-from jopd.train.step import Batch, Reduction, cast, make_learn, make_teach
 
 PROMPT, RESPONSE, CHUNK = 256, 512, 1024
 TERMS = {'match': losses.Term(losses.divergence(losses.reverse_kl))}
@@ -60,17 +62,19 @@ LEARNERS = {  # name -> remat, adapters
 }
 
 
-def make_batch(rows):
-  """Shapes of a batch."""
+def make_batch(rows, hidden=None):
+  """Shapes of a batch, with the teacher's hidden states if they are given."""
   array = jax.ShapeDtypeStruct
   prompt = array((rows, PROMPT), jnp.int32), array((rows,), jnp.int32)
-  return Batch(
+  return RolloutBatch(
     *prompt,
-    {'teacher': prompt},
-    array((rows, RESPONSE), jnp.int32),
-    array((rows, RESPONSE), bool),
-    array((rows, RESPONSE), jnp.float32),
-    None,
+    response=array((rows, RESPONSE), jnp.int32),
+    response_length=array((rows,), jnp.int32),
+    mask=array((rows, RESPONSE), bool),
+    end_reason=array((rows,), jnp.int32),
+    row=losses.Row(),
+    teachers={'teacher': TeacherInput(*prompt, hidden)},
+    sampler_logp=array((rows, RESPONSE), jnp.float32),
   )
 
 
@@ -105,21 +109,20 @@ def learner(where, config, rows, remat, adapters):
   state = jax.eval_shape(
     lambda key: init_state(init(key), tx), jax.random.key(0)
   )
-  learn = make_learn(
+  gradients = make_gradients(
     model,
     {'teacher': teacher},
-    lambda step: TERMS,
-    tx,
-    reduction=Reduction(losses.token_mean, jnp.sum),
+    lambda scalars: TERMS,
+    aggregation=Aggregation(losses.token_mean, jnp.sum),
     compute_dtype=jnp.bfloat16,
     chunk_tokens=CHUNK,
     attach=adapters and partial(lora.attach, lora=adapters),
   )
   hidden = jax.ShapeDtypeStruct((1, rows, RESPONSE, config.embed), jnp.bfloat16)
   base = [frozen(model, adapters.base)] if adapters else []
-  shapes = state, {'teacher': frozen(teacher, '')}, {'teacher': hidden}
-  inputs = *shapes, make_batch(rows), *base
-  return compiled(where, learn, *inputs, donate_argnums=0)
+  heads = {'teacher': jax.eval_shape(teacher.head, frozen(teacher, ''))}
+  inputs = state, heads, make_batch(rows, hidden), *base
+  return compiled(where, make_learn(gradients, tx), *inputs, donate_argnums=0)
 
 
 def teacher(where, config, rows, dtype):

@@ -22,6 +22,7 @@ import time
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -29,9 +30,10 @@ from jopd import losses, sharding
 from jopd.models import hf
 from jopd.rollout.engine import make_generate
 from jopd.rollout.stop_criteria import make_stops
-from jopd.run.loss import make_aggregation as make_reduction
+from jopd.train.learner import make_gradients, make_learn, make_teach
+from jopd.train.rollout_batch import RolloutBatch, TeacherInput
+from jopd.train.stage import Aggregation
 from jopd.train.state import init_state
-from jopd.train.step import Batch, make_learn, make_teach
 
 PHASES = ('rollout', 'teacher', 'learner')
 
@@ -88,17 +90,15 @@ def make_step(args, student, params, teacher, frozen):
   generate = make_generate(student, mesh, max_new_tokens=args.new)
   sampled = dict(stops=make_stops(()), top_p=args.top_p)
   teach = jax.jit(make_teach({'teacher': teacher}))
-  learn = jax.jit(
-    make_learn(
-      student,
-      {'teacher': teacher},
-      lambda step: terms,
-      tx,
-      reduction=make_reduction('token_mean'),
-      chunk_tokens=args.chunk_tokens,
-    ),
-    donate_argnums=0,
+  gradients = make_gradients(
+    student,
+    {'teacher': teacher},
+    lambda scalars: terms,
+    aggregation=Aggregation(losses.token_mean, jnp.sum),
+    chunk_tokens=args.chunk_tokens,
   )
+  learn = jax.jit(make_learn(gradients, tx), donate_argnums=0)
+  heads = {'teacher': teacher.head(frozen['teacher'])}
   rng = np.random.default_rng(0)
 
   def step(state, i):
@@ -121,17 +121,22 @@ def make_step(args, student, params, teacher, frozen):
       generate(state.params, prompt, length, key, **sampled),
     )
     steps = np.arange(args.new)
-    batch = Batch(
+    batch = RolloutBatch(
       prompt=rollout.prompt,
       prompt_length=rollout.prompt_length,
-      teacher_prompts={'teacher': (rollout.prompt, rollout.prompt_length)},
       response=rollout.response,
+      response_length=rollout.response_length,
       mask=steps[None, :] < rollout.response_length[:, None],
+      end_reason=rollout.end,
+      row=losses.Row(),
+      teachers={'teacher': TeacherInput(rollout.prompt, rollout.prompt_length)},
       sampler_logp=rollout.sampler_logp,
       rollout_logp=rollout.logp,
     )
-    hidden = lap('teacher', teach(frozen, batch))
-    state, _ = lap('learner', learn(state, frozen, hidden, batch))
+    hidden = lap('teacher', teach(frozen, batch))['teacher']
+    scored = batch.teachers['teacher']._replace(hidden=hidden)
+    batch = batch._replace(teachers={'teacher': scored})
+    state, _ = lap('learner', learn(state, heads, batch))
     return state, seconds
 
   return step, init_state(params, tx)
