@@ -1,4 +1,4 @@
-"""Fills a real, small disk under a run: what is lost, and what it says.
+"""Fills a real, small disk under a run, and reports what is lost.
 
   sudo python benchmarks/full_disk.py
 
@@ -67,10 +67,10 @@ def fill(small, roomy):
   room = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
   ballast.write_bytes(b'x' * (room - size))
   code, said = train(workdir)
-  told = [line for line in said if line.startswith('jopd train')]
-  found = {'exit_code': code, 'says': told}
+  messages = [line for line in said if line.startswith('jopd train')]
+  found = {'exit_code': code, 'says': messages}
   (small.parent / 'said').write_text('\n'.join(said))
-  found['told_by_logs'] = sum('rows wait' in line for line in said)
+  found['warnings_of_logs'] = sum('rows wait' in line for line in said)
   stages = {
     p.parent.name: examine(p) for p in sorted(workdir.glob('*/checkpoints'))
   }

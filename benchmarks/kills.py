@@ -5,8 +5,8 @@
 A run of two stages, imitation and self-distillation from an average of the
 student, is killed with SIGKILL, started again, killed somewhere else, and so on
 until it ends. Then its metrics, its models and the hash of its parameters are
-compared with those of a run that nobody disturbed, byte by byte. If they
-differ, all kills on its way count as lost. Faults are put into forked children
+compared with those of an undisturbed run, byte by byte. If they
+differ, all kills of that run count as lost. Faults are put into forked children
 by replacing functions; jopd knows nothing of them. The table goes to standard
 output, each run to kills.jsonl in --out, from where the same command goes on.
 """
@@ -87,11 +87,11 @@ def get_config():
 
 
 class Fault:
-  """When a process is to be killed, and how that is told to its parent."""
+  """When a process is killed, and how its parent learns it."""
 
   def __init__(self, name, workdir, count, rng):
     self._name, self._left, self.rng = name, count, rng
-    self._told = pathlib.Path(f'{workdir}.met')
+    self._met = pathlib.Path(f'{workdir}.met')
 
   def due(self):
     """Whether this is the time: once, when it was asked often enough."""
@@ -100,7 +100,7 @@ class Fault:
 
   def die(self):
     """At once, as the system ends a process that takes too much memory."""
-    self._told.write_text(self._name)
+    self._met.write_text(self._name)
     os.kill(os.getpid(), signal.SIGKILL)
 
   def soon(self, most):

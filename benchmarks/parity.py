@@ -101,7 +101,7 @@ CASES = (
 
 
 def make_oracle(config, model, fields):
-  """A random model of transformers whose norms and biases are random, too."""
+  """A random model of transformers, with random norms and biases."""
   torch.manual_seed(0)
   config = getattr(transformers, f'{config}Config')(**(SIZES | fields))
   oracle = getattr(transformers, f'{model}ForCausalLM')(config)

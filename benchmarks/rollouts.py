@@ -185,7 +185,7 @@ def report(seconds, pairs):
 
 
 def study(model, params, case, rounds):
-  """One batch, all of whose rows take all steps, against everything else."""
+  """One batch of rows that take all steps, against everything else."""
   generate, key = make_sampler(model, case), jax.random.key(0)
   prompts = make_prompts(case)
   ours = lambda **settings: (
@@ -216,7 +216,7 @@ def study(model, params, case, rounds):
 
 
 def study_long_tail(model, params, rounds):
-  """Many rows of unlike length through few slots, against batch after batch."""
+  """Rows of very different lengths, continuous batching against batches."""
   case = LONG_TAILED
   rng = np.random.default_rng(0)
   limit = rng.lognormal(np.log(24), 1.0, case.batch)

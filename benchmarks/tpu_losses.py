@@ -20,8 +20,8 @@ import os
 import re
 import time
 
-# Without these libtpu asks a metadata server who it is, and complains. What is
-# compiled for is the topology asked for, whatever they say.
+# Without these libtpu queries a metadata server, and complains. What is
+# compiled for is the given topology, whatever their values.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
 os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-8')

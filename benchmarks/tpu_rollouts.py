@@ -5,8 +5,8 @@
       [--topology=v5e:2x4] [--mesh=1x1x1] [--model=0.6B] [--rows=64]
 
 The sampler as a run compiles it, from shapes alone, for models of Qwen3's
-shapes in bfloat16: 256 prompt tokens and 512 new ones, plain sampling. What is
-said of a step is read from the text of the last loop, whose cache has all 768
+shapes in bfloat16: 256 prompt tokens and 512 new ones, plain sampling. Figures
+of a step are read from the text of the last loop, with a cache of all 768
 slots; --quick compiles that loop only. Of one device, MiB:
 
   read, bound  what a step reads from the device's large memory; its share of
@@ -17,7 +17,7 @@ slots; --quick compiles that loop only. Of one device, MiB:
   collectives  of a step, by kind and number of devices
   args, temp   memory of the program: parameters, and all that it needs besides
 
-What does not fit is said with the compiler's words. A mesh is data x fsdp x
+For what does not fit the compiler's message is printed. A mesh is data x fsdp x
 tensor, of the topology's first devices. --layers=N makes the model shallower,
 to compile sooner.
 """
@@ -32,8 +32,8 @@ import math
 import os
 import time
 
-# Without these libtpu asks a metadata server who it is, and complains. What is
-# compiled for is the topology asked for, whatever they say.
+# Without these libtpu queries a metadata server, and complains. What is
+# compiled for is the given topology, whatever their values.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
 os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-8')

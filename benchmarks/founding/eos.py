@@ -79,7 +79,7 @@ def _other_end(folder: pathlib.Path) -> str:
 
 
 def _without_common_end(folder: str, copy: pathlib.Path) -> str:
-  """The same model, whose files name <|endoftext|> as the only end."""
+  """The same model, with <|endoftext|> as the only end in its files."""
   shutil.copytree(folder, copy, dirs_exist_ok=True)
   tokenizer = hf.load_tokenizer(folder)
   tokenizer.eos_token = '<|endoftext|>'

@@ -35,13 +35,13 @@ def measure(lab) -> dict[str, dict[str, float]]:
     'prompts/teacher', LARGE, run=ALIGNED, steps=300, lr_schedule='cosine'
   )
   student = _reader_of_both(lab)
-  told = dict(
+  hinted = dict(
     teacher_contexts=dict(teacher=TEMPLATE), max_teacher_prompt_tokens=24
   )
   how = {
     'plain': dict(run=PLAIN),
     'aligned': dict(run=ALIGNED),
-    'aligned for the teacher': dict(run=PLAIN) | told,
+    'aligned for the teacher': dict(run=PLAIN) | hinted,
   }
   rows = {}
   for name, settings in how.items():
@@ -77,10 +77,10 @@ def _reader_of_both(lab) -> str:
 
 def judge(rows) -> list[bool]:
   """The statements of SIGNATURE, in order."""
-  plain, aligned, told = rows.values()
+  plain, aligned, for_teacher = rows.values()
   gain = lambda row: row['accuracy_after'] - plain['accuracy_after']
   return [
     aligned['reverse_kl_at_start'] < plain['reverse_kl_at_start'],
     gain(aligned) >= 0.1,
-    gain(told) >= 0.1,
+    gain(for_teacher) >= 0.1,
   ]

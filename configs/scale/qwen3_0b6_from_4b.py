@@ -1,17 +1,16 @@
 """Qwen3-0.6B from Qwen3-4B on one GPU of 80 GB.
 
-On-policy distillation on mathematics by the reverse KL over the whole
-vocabulary, four responses to a prompt; see launch/gpu.sh.
+Plain on-policy distillation on mathematics: the reverse KL over the whole
+vocabulary, four responses to a prompt. launch/gpu.sh starts it.
 
   jopd train --config=configs/scale/qwen3_0b6_from_4b.py:tiny \\
     --workdir=runs/qwen3_0b6_from_4b
 
 With ':tiny' the same stage trains small models on a builtin task. At its own
-size it is not yet measured. A GPU cannot be compiled for without one, so `jopd
-plan --topology=v5p:1x1x1` was asked about one TPU chip of 95 GiB instead:
-learner 43 GiB, teacher 25. With 64 slots decoding wants 117, while its cache
-grows; 24 need 56, which is 75 % of 80 GB. A GPU's compiler may want more.
-docs/results.md has the table.
+size it is not yet measured. `jopd plan` cannot compile for a GPU without one;
+`--topology=v5p:1x1x1`, one TPU chip of 95 GiB, gives instead: learner 43 GiB,
+teacher 25, decoding of 64 responses at a time 117, of 24 at a time 56, which is
+75 % of 80 GB. A GPU's compiler may need more. docs/results.md has the table.
 """
 
 import common

@@ -1,16 +1,16 @@
 """Qwen3-1.7B from Qwen3-14B on one host with eight GPUs of 80 GB.
 
-On-policy distillation on mathematics by the reverse KL over the whole
-vocabulary, four responses to a prompt; see launch/gpu.sh.
+Plain on-policy distillation on mathematics: the reverse KL over the whole
+vocabulary, four responses to a prompt. launch/gpu.sh starts it.
 
   jopd train --config=configs/scale/qwen3_1b7_from_14b.py:tiny \\
     --workdir=runs/qwen3_1b7_from_14b
 
 With ':tiny' the same stage trains small models on a builtin task. At its own
-size it is not yet measured. A GPU cannot be compiled for without one, so `jopd
-plan --topology=v5p:2x2x2` was asked about eight TPU chips of 95 GiB instead:
-57 GiB at most, while the cache of 256 slots grows, which is 77 % of 80 GB;
-learner 33 GiB. A GPU's compiler may want more. docs/results.md has the table.
+size it is not yet measured. `jopd plan` cannot compile for a GPU without one;
+`--topology=v5p:2x2x2`, eight TPU chips of 95 GiB, gives instead: decoding of
+256 responses at a time 57 GiB, which is 77 % of 80 GB, learner 33 GiB. A GPU's
+compiler may need more. docs/results.md has the table.
 """
 
 import common

@@ -1,6 +1,6 @@
 """Qwen3-8B from Qwen3-32B on a Cloud TPU slice: v5p-64 or v5e-256.
 
-On-policy distillation on mathematics by the reverse KL over the whole
+Plain on-policy distillation on mathematics: the reverse KL over the whole
 vocabulary, four responses to a prompt. launch/tpu_pod.sh and launch/xpk.sh
 start it on all hosts of a slice.
 
@@ -8,8 +8,8 @@ start it on all hosts of a slice.
     --workdir=runs/qwen3_8b_from_32b
 
 With ':tiny' the same stage trains small models on a builtin task. At its own
-size it is not yet measured. `jopd plan`, by the TPU compiler without a TPU, of
-a step of 512 full responses:
+size it is not yet measured. By `jopd plan`, that is by the TPU compiler without
+a TPU, a step of 512 full responses needs:
 
   v5p-64   80 of 95 GiB at most; learner at 49 to 51 %, teacher at 71 to 76 % of
            the peak; 253 to 265 s, of which decoding 179 to 186
