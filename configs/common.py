@@ -79,6 +79,17 @@ def policy_gradient(
   return dict(objective='policy_gradient') | term | settings
 
 
+def linear(start: float, end: float, steps: int, after: int = 0) -> dict:
+  """A number that goes from start to end within steps, from step `after` on."""
+  return dict(
+    schedule='linear_schedule',
+    init_value=start,
+    end_value=end,
+    transition_steps=steps,
+    transition_begin=after,
+  )
+
+
 def imitation(**differences) -> ConfigDict:
   """A stage that imitates the responses of a dataset or of a teacher."""
   defaults = dict(

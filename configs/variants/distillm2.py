@@ -18,12 +18,7 @@ import common
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  growing = dict(
-    schedule='linear_schedule',
-    init_value=0.5,
-    end_value=1.0,
-    transition_steps=200,
-  )
+  growing = common.linear(0.5, 1.0, steps=200)
   skew = lambda name, **settings: common.divergence(
     dict(name=name, alpha=0.1), **settings
   )

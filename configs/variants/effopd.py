@@ -15,16 +15,15 @@ is that of the released code; the number of held-out prompts is ours.
 
 import common
 
+from jopd.papers import effopd
+
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
+  extrapolation = dict(name=effopd.extrapolate_weights, reach=2.0, max_tries=5)
   return common.opd(
     size,
-    callbacks=dict(
-      extrapolation=dict(
-        name='jopd.papers.effopd:extrapolate_weights', reach=2.0, max_tries=5
-      )
-    ),
+    callbacks=dict(extrapolation=extrapolation),
     held_out=64,
     **common.LARGE_BATCH,
   )

@@ -18,12 +18,7 @@ import common
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
   longest = 4096 if size == 'full' else 16
-  growing = dict(
-    schedule='linear_schedule',
-    init_value=longest // 4,
-    end_value=longest,
-    transition_steps=150,
-  )
+  growing = common.linear(longest // 4, longest, steps=150)
   return common.opd(
     size, rollout=dict(max_new_tokens=growing), **common.LARGE_BATCH
   )

@@ -25,13 +25,7 @@ def get_config(size='full'):
     return common.policy_gradient(
       dict(name='clip', low=-2.0),
       old_policy='sampler',
-      coef=dict(
-        schedule='linear_schedule',
-        init_value=start,
-        end_value=end,
-        transition_begin=100,
-        transition_steps=1,
-      ),
+      coef=common.linear(start, end, steps=1, after=100),
       weight=dict(name='normalized', weight=weight),
     )
 

@@ -20,18 +20,12 @@ import common
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  falling = dict(
-    schedule='linear_schedule',
-    init_value=1.0,
-    end_value=0.5,
-    transition_steps=100,
-  )
+  falling = common.linear(1.0, 0.5, steps=100)
+  replay = dict(name='replay_buffer', size=16, fresh=falling)
   skew = dict(name='skew_reverse_kl', alpha=0.1)
   return common.opd(
     size,
     loss=dict(match=common.divergence(skew)),
-    callbacks=dict(
-      replay=dict(name='replay_buffer', size=16, fresh=falling)
-    ),
+    callbacks=dict(replay=replay),
     **common.LARGE_BATCH,
   )

@@ -17,12 +17,7 @@ import common
 
 def get_config(size='full'):
   """Returns the config; size 'tiny' is the recipe on a builtin task."""
-  falling = dict(
-    schedule='linear_schedule',
-    init_value=0.5,
-    end_value=0.0,
-    transition_steps=50,
-  )
+  falling = common.linear(0.5, 0.0, steps=50)
   reward = common.policy_gradient(
     dict(name='scaled_advantage', power=1.0, clip=0.2, mix=falling),
     surrogate='ppo_clip',

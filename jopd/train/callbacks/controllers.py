@@ -74,9 +74,9 @@ def staged_curriculum(
   def advance(value, metrics):
     here = list(rungs).index(value)
     up = here + 1 < len(rungs) and metrics.get(metric, -math.inf) >= threshold
-    return rungs[here + up]
+    return float(rungs[here + up])
 
-  return Controller(setup.name, rungs[0], advance)
+  return Controller(setup.name, float(rungs[0]), advance)
 
 
 def adaptive_kl(
