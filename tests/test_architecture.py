@@ -137,6 +137,7 @@ def test_examples_of_the_pages_run(page, tmp_path, monkeypatch):
   # A module of its own, as an example is; the blocks of a page follow one
   # another. Examples must run as the reader has it: no strict settings.
   monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(ROOT / 'configs')
   module = types.ModuleType('example')
   with jax.numpy_rank_promotion('allow'):
     for block in python_blocks(page):
@@ -177,7 +178,7 @@ def headings(page):
 def test_files_that_pages_name_exist(page):
   roots = 'jopd|configs|tests|benchmarks|docs|launch'
   names = re.findall(rf'(?<![\w/])((?:{roots})/[\w/]+\.\w+)', page.read_text())
-  made_up = {'configs/mine.py'}  # examples of a reader's own
+  made_up = {'configs/thinking.py'}  # a reader's own
   assert {n for n in names if not (ROOT / n).exists()} <= made_up
 
 
