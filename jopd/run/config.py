@@ -58,9 +58,17 @@ RENAMED = dict(
 )
 
 
+def section(**values) -> ConfigDict:
+  """A section of a config, whose values may change their types.
+
+  A spec is a name, a function or a mapping; checks see to the rest.
+  """
+  return ConfigDict(values, type_safe=False)
+
+
 def base() -> ConfigDict:
   """The settings of a run that are not a stage's."""
-  config = ConfigDict(type_safe=False)  # a spec has several types
+  config = section()
   # One seed gives the weights, the data order and every sampled token.
   config.seed = 0
   # The stages to run, in order; each name is a section made by `stage`.
@@ -69,28 +77,28 @@ def base() -> ConfigDict:
   # Name of a model -> either dict(path='hugging/face/folder'), where a name of
   # the hub will do, with a revision if need be, or the sizes of a fresh one:
   # the fields of its config.json, dict(model_type='qwen3', ...).
-  config.models = ConfigDict(type_safe=False)
+  config.models = section()
   # 'builtin', or a folder with a Hugging Face tokenizer and chat template.
   # Empty: the one in the first model folder.
   config.tokenizer = ''
   # Extra arguments of the chat template, such as dict(enable_thinking=False).
-  config.chat_template_kwargs = ConfigDict(type_safe=False)
+  config.chat_template_kwargs = section()
 
   # Where prompts come from: a function of data/sources/ and its arguments.
-  config.data = ConfigDict(dict(name='running_sum'))
+  config.data = section(name='running_sum')
   # The prompts that evaluations use; the same form.
-  config.eval_data = ConfigDict(dict(name='running_sum'))
+  config.eval_data = section(name='running_sum')
   # Name -> prompts of the same form, such as dict(amc=dict(name='amc')), that
   # `jopd eval` answers instead; training evaluates on eval_data alone.
-  config.eval_tasks = ConfigDict(type_safe=False)
+  config.eval_tasks = section()
   # Largest share of bad rows in one source: they are left out, counted and
   # written to quarantine.jsonl in the run's folder. Beyond it the run stops.
   config.max_bad_row_fraction = 0.01
   # What a model reads of an example, in training and evaluation: a function of
   # data/contexts.py, such as dict(name='with_template', template='{prompt} !').
-  config.context = ConfigDict(dict(name='same'))
+  config.context = section(name='same')
   # How an answer is found and graded: a function of rewards/.
-  config.reward = ConfigDict(dict(name='exact_match'))
+  config.reward = section(name='exact_match')
   # Longer prompts are dropped and counted; shapes are padded to these. Both
   # together must fit max_position_embeddings of every model.
   config.max_prompt_tokens = 32
@@ -102,7 +110,7 @@ def base() -> ConfigDict:
   config.stop_strings = ()
 
   # Devices by axis; -1 for one of them means all that remain.
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+  config.mesh = section(data=-1, fsdp=1, tensor=1)
   # Rollouts, teachers and the learner's products run in this; master weights,
   # optimizer and losses stay float32.
   config.compute_dtype = 'float32'
@@ -110,8 +118,8 @@ def base() -> ConfigDict:
   # 'dots' all but the products with weights, 'full' all but each layer's input.
   config.remat = ''
 
-  config.eval = ConfigDict(
-    dict(
+  config.eval = section(
+    **dict(
       prompts=256,  # of eval_data
       samples=4,  # per prompt, for avg@k and pass@k; 0 for greedy only
       temperature=1.0,
@@ -124,7 +132,7 @@ def base() -> ConfigDict:
   # Where rows of the logs are shown, beside their files; see train/loggers.py.
   config.loggers = ('tensorboard',)
   # Steps between checkpoints, and how many are kept.
-  config.checkpoint = ConfigDict(dict(every=100, keep=2))
+  config.checkpoint = section(every=100, keep=2)
   return config
 
 
@@ -134,7 +142,7 @@ def stage(**settings) -> ConfigDict:
   Raises:
     ValueError: a setting that no stage has; the message names the nearest.
   """
-  config = ConfigDict(type_safe=False)  # a spec has several types
+  config = section()
   # Which of `models` learns.
   config.student = 'student'
   # Which of `models` it is a copy of when the stage starts; empty: itself. So a
@@ -144,14 +152,14 @@ def stage(**settings) -> ConfigDict:
   # of its matrices, and the rest is frozen; targets=('q', 'v') for some of
   # them, base='int8' to keep what is frozen in eight bits. See models/lora.py;
   # ten times the learning rate suits. What the stage leaves is whole again.
-  config.lora = ConfigDict(type_safe=False)
+  config.lora = section()
   # Role -> which of `models` plays it: dict(teacher='teacher'). It is frozen as
   # it is at the stage's start; a model that teaches itself is copied.
-  config.teachers = ConfigDict(type_safe=False)
+  config.teachers = section()
   # Role -> how that teacher then follows the student, a function of
   # train/teacher_sync.py: dict(teacher=dict(name='ema', decay=0.99)), or
   # dict(name='periodic', every=10), both counted in updates.
-  config.teacher_sync = ConfigDict(type_safe=False)
+  config.teacher_sync = section()
   # Who writes responses: 'student' (on-policy), 'dataset' (the rows' own) or a
   # teacher's role. ('student', 'teacher') names the writer of each response to
   # a prompt; dict(student=0.75, dataset=0.25) draws one for all of a step.
@@ -160,14 +168,14 @@ def stage(**settings) -> ConfigDict:
   # writes, a function of rollout/teacher_mixing.py: dict(teacher=dict(name='mixed',
   # share=0.2)). It reads the student's prompt and decodes along: time and cache
   # of a second model. Anchor policy gradients to the 'sampler'.
-  config.teacher_mixing = ConfigDict(type_safe=False)
+  config.teacher_mixing = section()
   # The stage's own prompts and responses, like config.data; empty: config.data.
-  config.data = ConfigDict(type_safe=False)
+  config.data = section()
   # What the student reads in this stage, if not config.context, like that one.
-  config.context = ConfigDict(type_safe=False)
+  config.context = section()
   # Role -> what that teacher reads before the response, a function of
   # data/contexts.py. One that is not named here reads the student's prompt.
-  config.teacher_contexts = ConfigDict(type_safe=False)
+  config.teacher_contexts = section()
   config.max_teacher_prompt_tokens = 0  # slots of such a prompt
   # Teachers are kept and run in this instead of compute_dtype: another dtype,
   # or 'int8' for matrices rounded to eight bits, of those that do not move.
@@ -176,7 +184,7 @@ def stage(**settings) -> ConfigDict:
   # and are on the devices while their model scores. Empty: always there.
   config.teacher_memory = ''
   # The loss, a sum of terms; see run/resolve.py and docs/losses.md.
-  config.loss = ConfigDict(type_safe=False)
+  config.loss = section()
   # How tokens become one number: a function of losses/aggregation.py, or
   # dict(name='fixed_length', length=512).
   config.loss_aggregation = 'token_mean'
@@ -206,8 +214,8 @@ def stage(**settings) -> ConfigDict:
   )
   # How responses are sampled; limit is the most tokens of one, 0 for
   # max_response_tokens. Each may be a schedule of the step, or controlled.
-  config.rollout = ConfigDict(
-    dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_new_tokens=0)
+  config.rollout = section(
+    **dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_new_tokens=0)
   )
   # Name -> what one method needs around the steps: 'measure_held_out',
   # 'fixed_staleness', 'replay_buffer', 'staged_curriculum', 'adaptive_kl',
@@ -222,7 +230,7 @@ def stage(**settings) -> ConfigDict:
   # An optimizer of optax by name, and its arguments; mu_dtype='bfloat16' halves
   # the memory of Adam's first moment. The second cannot follow: with b2 = 0.999
   # its changes are below what bfloat16 resolves.
-  config.optimizer = ConfigDict(dict(name='adamw', b2=0.98, weight_decay=0.0))
+  config.optimizer = section(name='adamw', b2=0.98, weight_decay=0.0)
   config.learning_rate = 1e-3
   config.warmup_steps = 0  # updates
   config.lr_schedule = 'constant'  # 'constant', 'linear' or 'cosine', to 0
@@ -241,9 +249,7 @@ def stage(**settings) -> ConfigDict:
   refuse_unknown(settings, config, 'a stage')
   for name, value in settings.items():
     # Replaced, not merged: settings of one optimizer are not another's.
-    config[name] = (
-      ConfigDict(value, type_safe=False) if isinstance(value, dict) else value
-    )
+    config[name] = section(**value) if isinstance(value, dict) else value
   return config
 
 

@@ -107,15 +107,16 @@ def _enter(section, name: str, where: str) -> ConfigDict:
   """The section below a key, made where a setting of it may be set."""
   if name not in section:
     # A spec that is not spelled yet, or settings of a function by its default.
-    if name not in _SPEC_KEYS or _is_closed(section, where):
+    new = where.rpartition('.')[2] in ('models', 'eval_tasks')
+    if not new and (name not in _SPEC_KEYS or _is_closed(section, where)):
       refuse_unknown([name], section, where)
-    value = ConfigDict()
+    value = defaults.section()
   else:
     value = section[name]
   if not isinstance(value, ConfigDict):
     if name not in _SPEC_KEYS and not _holds_specs(where):
       raise ConfigError(f'{where}.{name} is a value and has no settings')
-    value = ConfigDict(dict(name=value) if value else {})
+    value = defaults.section(**({'name': value} if value else {}))
   section[name] = value
   return section[name]
 
