@@ -10,9 +10,9 @@ from jopd import losses, sharding
 from jopd.models import lora
 from jopd.rollout.sampling import sampling
 from jopd.train.callbacks.base import initial_scalars
+from jopd.train.rollout_batch import RolloutBatch, TeacherInput
 from jopd.train.stage import Run, Stage
 from jopd.train.state import TrainState, init_state, state_shardings
-from jopd.train.rollout_batch import RolloutBatch, TeacherInput
 from jopd.train.teachers import Frozen, freeze
 
 

@@ -12,7 +12,7 @@ from jopd.plan.phases import measure
 from jopd.plan.program import Phase, TooLarge
 from jopd.run import build
 from jopd.run.config import error_context
-from jopd.run.response_sources import make_rows, members
+from jopd.run.sources import make_sources
 
 
 class StagePlan(NamedTuple):
@@ -160,7 +160,7 @@ def without_weights(config: ConfigDict) -> ConfigDict:
 
 def _domains(config: ConfigDict, stage: ConfigDict) -> ConfigDict:
   """Data with the domains that terms of a stage name; empty without any."""
-  domains = make_rows(members(stage), stage.loss.to_dict()).domains
+  domains = make_sources(stage).domains
   parts = dict.fromkeys(domains, config.data.to_dict())
   return ConfigDict(dict(name='blend', parts=parts) if parts else {})
 

@@ -24,7 +24,7 @@ from jopd.run.config import (
   refuse_unknown,
 )
 from jopd.run.resolve import is_own
-from jopd.run.response_sources import members
+from jopd.run.sources import make_sources
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -164,7 +164,7 @@ def _check_stage(stage, models) -> None:
       f'{prompts} prompts (batch_size / processes) do not divide into'
       f' num_minibatches = {stage.num_minibatches}'
     )
-  group_size = len(next(iter(members(stage))))
+  group_size = make_sources(stage).group_size
   rows = stage.batch_size * group_size // stage.num_minibatches
   if rows % stage.gradient_accumulation_steps:
     raise ConfigError(

@@ -1,10 +1,11 @@
 """From the section of a stage to its components, one function for each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 import inspect
-import json
 import logging
+import math
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jopd.data.prompts import check_boundary, encode_prompt
 from jopd.losses import reads_of
 from jopd.models.lora import Lora, adapter_axes
 from jopd.rollout.engine import check_slots
-from jopd.run import feedback
+from jopd.rollout.sampling import sampling as check_sampling
 from jopd.run.checks import check_answer, check_positions
 from jopd.run.config import (
   ConfigError,
@@ -30,16 +31,19 @@ from jopd.run.config import (
   error_context,
 )
 from jopd.run.loss import make_loss, needs_reward, read_terms
-from jopd.run.resolve import find, plain, public_functions, resolve
-from jopd.run.response_sources import (
-  DATASET,
-  STUDENT,
-  Rows,
-  draw,
-  make_rows,
-  members,
+from jopd.run.resolve import (
+  Scalar,
+  find,
+  plain,
+  public_functions,
+  read_number,
+  read_spec,
+  resolve,
 )
+from jopd.run.sources import DATASET, STUDENT, Sources, make_sources
 from jopd.train import random_streams
+from jopd.train.callbacks import Callback, Setup
+from jopd.train.callbacks.base import controlled_scalars, make_callbacks
 from jopd.train.stage import (
   Loss,
   Prompts,
@@ -76,35 +80,30 @@ def make_stage(
     ConfigError: a setting or the data is wrong.
   """
   settings = config[config.stages[index]]
-  groups = members(settings)
-  rows = make_rows(groups, settings.loss.to_dict())
-  _check_sizes(settings, run, rows)
+  sources = make_sources(settings)
+  _check_sizes(settings, run, sources)
   if settings.context:
     with error_context('context'):
       encoding = encoding | dict(context=student_context(settings.context))
   student = make_student(settings, run)
-  teachers = make_teachers(config, settings, run, rows, encoding)
-  sampling, callbacks, kept, controlled, off_policy = feedback.make_changes(
-    settings, run, index, rows.sources
-  )
-  rollouts = make_rollouts(config, settings, run, rows, draw(groups), sampling)
-  if rollouts.mixing:
-    off_policy = off_policy or 'with teacher_mixing a teacher writes, too'
+  teachers = make_teachers(config, settings, run, sources, encoding)
+  callbacks = read_callbacks(settings)
+  made = _try_callbacks(callbacks, settings, run, index, sources)
+  controlled = controlled_scalars(made)
+  rollouts = make_rollouts(config, settings, run, sources, controlled)
   # Before the data are read: a misspelt loss should not wait for that.
   loss = make_loss(
     settings,
     vocab_size=run.vocab_size,
-    rows=rows,
+    sources=sources,
     controlled=controlled,
-    off_policy=off_policy,
+    off_policy=_off_policy(settings, sources, rollouts, made, controlled),
     chunk_parts=sharding.batch_parts(run.mesh),
   )
-  update = make_update(settings, loss, rows, controlled)
-  prompts, held_out = make_prompts(
-    config, index, run, encoding, rejected, rows, rollouts.filter
+  update = make_update(settings, loss, sources)
+  prompts = make_prompts(
+    config, index, run, encoding, rejected, sources, rollouts.filter
   )
-  with error_context('held_out'):
-    held_out = feedback.make_held_out(config, run, encoding, held_out)
   return Stage(
     name=config.stages[index],
     index=index,
@@ -112,12 +111,12 @@ def make_stage(
     eval_every=settings.eval_every,
     student=student,
     teachers=teachers,
-    prompts=prompts._replace(held_out=held_out),
+    prompts=prompts,
     rollouts=rollouts,
     loss=loss,
     update=update,
     callbacks=callbacks,
-    fingerprint=_fingerprint(config, settings) | dict(callbacks=kept),
+    fingerprint=_fingerprint(config, settings, made),
     later=_models_of(config, config.stages[index + 1 :]),
   )
 
@@ -137,7 +136,7 @@ def make_student(settings, run: Run) -> Student:
 
 
 def make_teachers(
-  config, settings, run: Run, rows: Rows, encoding: dict
+  config, settings, run: Run, sources: Sources, encoding: dict
 ) -> Teachers:
   """The models that score, what they read, how they follow the student."""
   sync, contexts, rollout_contexts = {}, {}, {}
@@ -148,7 +147,7 @@ def make_teachers(
       _check_same_shapes(run, settings.teachers[role], settings.student)
   for role, context in teacher_contexts(settings).items():
     with error_context(f'teacher_contexts.{role}'):
-      _check_context(config, settings, run, rows, role, context)
+      _check_context(config, settings, run, sources, role, context)
     into = rollout_contexts if reads_rollouts(context) else contexts
     into[role] = _encoder(settings, encoding, context)
   return Teachers(
@@ -212,7 +211,7 @@ def _encoder(settings, encoding: dict, context: Callable) -> Callable:
   return encode_of_rollouts if reads_rollouts(context) else encode
 
 
-def _check_context(config, settings, run, rows, role, context) -> None:
+def _check_context(config, settings, run, sources, role, context) -> None:
   """Refuses a context that does not fit, or that comes too late."""
   most = settings.max_teacher_prompt_tokens
   teacher = run.models[settings.teachers[role]]
@@ -221,7 +220,7 @@ def _check_context(config, settings, run, rows, role, context) -> None:
   )
   if not reads_rollouts(context):
     return
-  if role in rows.sources:
+  if role in sources.names:
     raise ConfigError(
       f'it reads the responses, and {role!r} generates some of them: take it'
       ' out of response_source'
@@ -235,29 +234,124 @@ def _check_context(config, settings, run, rows, role, context) -> None:
 
 
 def make_rollouts(
-  config, settings, run: Run, rows: Rows, draw_sources, sampling
+  config, settings, run: Run, sources: Sources, controlled: Mapping
 ) -> Rollouts:
-  """What generates the responses, and which of them are learnt."""
+  """What generates the responses, and which of them are learnt.
+
+  Args:
+    controlled: first values of controlled settings.
+  """
   int8 = settings.rollout_dtype == 'int8'
   dtype = '' if int8 else settings.rollout_dtype
   with error_context('filter'):
     keep = resolve('filter', settings.filter)
-    if rows.group_size == 1:
+    if sources.group_size == 1:
       _check_filter_of_one(keep)
   return Rollouts(
-    sources={name: rows.most(name) for name in rows.sources},
-    draw=draw_sources,
-    group_size=rows.group_size,
-    sampling=sampling,
+    sources={name: sources.count(name) for name in sources.names},
+    draw=sources.draw,
+    group_size=sources.group_size,
+    sampling=_make_sampling(settings, run, controlled),
     decoding=dict(
       slots=settings.max_num_seqs or None,
       int8=int8,
       compute_dtype=jnp.dtype(dtype or config.compute_dtype),
     ),
-    mixing=_make_mixing(settings, run, rows),
+    mixing=_make_mixing(settings, run, sources),
     filter=keep,
     masked_ids=_single_tokens(settings.mask_tokens, run.tokenizer),
   )
+
+
+def _make_sampling(settings, run: Run, controlled: Mapping) -> Callable:
+  """(step, controlled) -> settings of the sampler, plain numbers."""
+  numbers = {
+    name: read_number(value, f'rollout.{name}')
+    for name, value in settings.rollout.items()
+  }
+
+  def sampling(step: int, controlled: Mapping[str, float]) -> dict:
+    now = {
+      name: x.value(step, controlled) if isinstance(x, Scalar) else x
+      for name, x in numbers.items()
+    }
+    limit = round(now.pop('max_new_tokens', 0))
+    if numbers.get('max_new_tokens', 0):
+      limit = min(run.max_new_tokens, max(1, limit))
+    now['top_k'] = round(now.get('top_k', 0))
+    return now | dict(limit=limit or None)
+
+  with error_context('rollout'):
+    for name, value in numbers.items():
+      if not isinstance(value, Real | Scalar):
+        raise ConfigError(f'{name} must be a number or a schedule: {value!r}')
+    limit = numbers.get('max_new_tokens', 0)
+    if not isinstance(limit, Scalar) and limit < 0:
+      raise ConfigError(
+        f'max_new_tokens must be at least 0, got {limit}; 0 is'
+        ' max_response_tokens'
+      )
+    for step in (0, settings.steps - 1):
+      values = sampling(step, controlled)
+      del values['limit']
+      check_sampling(1, **values)
+  return sampling
+
+
+def read_callbacks(settings) -> dict[str, Callable]:
+  """Name -> (setup) -> callback; a schedule becomes a function of the step."""
+  callbacks = {}
+  for name, spec in settings.callbacks.items():
+    with error_context(f'callbacks.{name}'):
+      resolved = read_spec('callback', spec)
+      by_step = lambda value, step: value(step, {})
+      callbacks[name] = resolved.bind(
+        {s.name: partial(by_step, s.value) for s in resolved.scalars()}
+      )
+  return callbacks
+
+
+def _try_callbacks(
+  specs, settings, run: Run, index: int, sources: Sources
+) -> dict[str, Callback]:
+  """The callbacks, made once to see whether their settings are right."""
+  setup = Setup(
+    '',
+    'stage',
+    settings.steps,
+    run.mesh,
+    jax.random.fold_in(run.key, index),
+    measure=(lambda params, max_new_tokens: {}) if settings.held_out else None,
+    lora=bool(settings.lora),
+  )
+  made = {}
+  for name, spec in specs.items():
+    with error_context(f'callbacks.{name}'):
+      made |= make_callbacks({name: spec}, setup)
+      if made[name].off_policy and DATASET in sources.names:
+        raise ConfigError(
+          'responses of a dataset have no staleness, for they have no'
+          " log-probs of a sampler: use response_source='student'"
+        )
+  return made
+
+
+def _off_policy(settings, sources, rollouts, made, controlled) -> str:
+  """Why responses may not be the student's as it is; '' if they are."""
+  if any(callback.off_policy for callback in made.values()):
+    return 'responses are of an older student'
+  if rollouts.mixing:
+    return 'with teacher_mixing a teacher generates, too'
+  if STUDENT not in sources.names:
+    return ''
+  for step in (0, settings.steps - 1):
+    temperature = rollouts.sampling(step, controlled).get('temperature', 1.0)
+    if not math.isclose(temperature, settings.loss_temperature, rel_tol=1e-6):
+      return (
+        f'responses are sampled at temperature {temperature:g}, and'
+        f' loss_temperature is {settings.loss_temperature:g}'
+      )
+  return ''
 
 
 def _check_filter_of_one(keep: Callable) -> None:
@@ -267,7 +361,7 @@ def _check_filter_of_one(keep: Callable) -> None:
     raise ConfigError('it keeps no group of one response: raise group_size')
 
 
-def _make_mixing(settings, run: Run, rows: Rows) -> dict[str, Callable]:
+def _make_mixing(settings, run: Run, sources: Sources) -> dict[str, Callable]:
   """Role of one teacher -> what is sampled of the student and it."""
   mixing = {}
   for role, spec in settings.teacher_mixing.items():
@@ -276,7 +370,7 @@ def _make_mixing(settings, run: Run, rows: Rows) -> dict[str, Callable]:
         raise ConfigError(
           f'one teacher can be mixed in, got {len(settings.teacher_mixing)}'
         )
-      if STUDENT not in rows.sources:
+      if STUDENT not in sources.names:
         raise ConfigError("it needs 'student' in response_source")
       if role in settings.teacher_contexts:
         raise ConfigError(
@@ -289,13 +383,13 @@ def _make_mixing(settings, run: Run, rows: Rows) -> dict[str, Callable]:
   return mixing
 
 
-def make_update(settings, loss: Loss, rows: Rows, controlled) -> Update:
+def make_update(settings, loss: Loss, sources: Sources) -> Update:
   """The optimizer, and how a batch is divided for it."""
   with error_context('optimizer'):
     tx, learning_rate = make_optimizer(settings)
   rows_together = 1
   if loss.reads.scope == 'group':
-    rows_together = rows.group_size
+    rows_together = sources.group_size
     prompts = settings.batch_size // settings.num_minibatches
     if prompts % (parts := settings.gradient_accumulation_steps):
       raise ConfigError(
@@ -378,17 +472,17 @@ def make_prompts(
   run: Run,
   encoding: dict,
   rejected: RejectedRows,
-  rows: Rows,
+  sources: Sources,
   keep: Callable,
-) -> tuple[Prompts, list[Example]]:
-  """The iterator over a stage's prompts, and the examples held out of it."""
+) -> Prompts:
+  """The iterator over a stage's prompts, and those held out of it."""
   settings = config[config.stages[index]]
-  imitates = DATASET in rows.sources
+  imitates = DATASET in sources.names
   spec = settings.data or config.data
   with error_context('data'):
-    terms = read_terms(settings.loss.to_dict(), rows).values()
+    terms = read_terms(settings.loss.to_dict(), sources).values()
     graded = needs_reward(terms) or declares_reward(keep)
-    if graded and any({*group} == {DATASET} for group in rows.groups):
+    if graded and any({*group} == {DATASET} for group in sources.groups):
       raise ConfigError(
         'the loss or filter reads rewards, and responses of a dataset are not'
         ' graded: choose another response_source'
@@ -396,7 +490,7 @@ def make_prompts(
     row_filter = RowFilter(rejected, plain(spec))
     examples = row_filter.select(
       make_examples(spec),
-      _example_check(settings, run, encoding, rows, graded),
+      _example_check(settings, run, encoding, sources, graded),
     )
     learnt = len(examples) - settings.held_out
     if learnt < 1:
@@ -407,7 +501,7 @@ def make_prompts(
     examples, held_out = examples[:learnt], examples[learnt:]
     if imitates:
       _note_boundary(examples[0], **encoding)
-    _check_domains(examples, rows)
+    _check_domains(examples, sources)
     batches = batching.make_iterator(
       examples,
       batch_size=settings.batch_size,
@@ -420,7 +514,23 @@ def make_prompts(
       **encoding,
     )
     row_filter.check_fraction()
-  return Prompts(batches, rows.domains), held_out
+  return Prompts(
+    batches, sources.domains, _encode_held_out(config, run, encoding, held_out)
+  )
+
+
+def _encode_held_out(config, run: Run, encoding: dict, examples):
+  """The examples that are held out, encoded; None if there are none."""
+  if not examples:
+    return None
+  with error_context('held_out'):
+    for example in examples:
+      with error_context(f'example {example.id}'):
+        check_answer(example, run.reward, required=True)
+    sharding.check_batch(run.mesh, len(examples))
+  return batching.encode_batch(
+    examples, max_prompt_tokens=config.max_prompt_tokens, **encoding
+  )
 
 
 def declares_reward(keep: Callable) -> bool:
@@ -449,17 +559,17 @@ def make_examples(spec):
 
 
 def _example_check(
-  settings, run: Run, encoding: dict, rows: Rows, graded: bool
+  settings, run: Run, encoding: dict, sources: Sources, graded: bool
 ) -> Callable[[Example], None]:
   """A function that raises where the stage cannot use an example."""
   contexts = teacher_contexts(settings)
 
   def check(example: Example) -> None:
-    if DATASET in rows.sources and example.response is None:
+    if DATASET in sources.names and example.response is None:
       raise ConfigError(
         'the stage learns the responses of the dataset, and the row has none'
       )
-    if {*rows.sources} != {DATASET}:
+    if {*sources.names} != {DATASET}:
       check_answer(example, run.reward, required=graded)
     for role, context in contexts.items():
       with error_context(f'teacher_contexts.{role}'):
@@ -493,27 +603,27 @@ def _note_boundary(example: Example, *, context: Callable, **encoding) -> None:
     _log.info('note: example %s: %s', example.id, error)
 
 
-def _check_domains(examples, rows: Rows) -> None:
+def _check_domains(examples, sources: Sources) -> None:
   """Refuses a name in `rows` of a term that no example has as its domain."""
-  if not rows.domains:
+  if not sources.domains:
     return
   known = {example.domain for example in examples} - {''}
-  for name in rows.domains:
+  for name in sources.domains:
     if name not in known:
       raise ConfigError(
         f"'rows' of a term names {name!r}, which is neither a response source"
         ' nor a domain of the data'
-        f'{did_you_mean(name, (*rows.sources, *known))}'
+        f'{did_you_mean(name, (*sources.names, *known))}'
       )
 
 
-def _check_sizes(settings, run: Run, rows: Rows) -> None:
+def _check_sizes(settings, run: Run, sources: Sources) -> None:
   """Refuses numbers of rows that the mesh cannot divide."""
-  for name in {*rows.sources} - {DATASET}:
+  for name in {*sources.names} - {DATASET}:
     with error_context(f'response_source {name!r}'):
-      sharding.check_batch(run.mesh, settings.batch_size * rows.most(name))
+      sharding.check_batch(run.mesh, settings.batch_size * sources.count(name))
   parts = settings.num_minibatches * settings.gradient_accumulation_steps
-  total = settings.batch_size * rows.group_size
+  total = settings.batch_size * sources.group_size
   with error_context('batch_size'):
     sharding.check_batch(run.mesh, total // parts)
   with error_context('max_num_seqs'):
@@ -544,13 +654,17 @@ def _single_tokens(texts, tokenizer) -> tuple[int, ...]:
   return tuple(ids)
 
 
-def _fingerprint(config, settings) -> dict:
+def _fingerprint(config, settings, made: Mapping[str, Callback]) -> dict:
   """What a checkpoint must agree on, as it comes back from a file."""
-  names = ('lora', 'optimizer', 'teacher_sync')
-  names += ('student', 'init_from', 'num_minibatches')
-  found = {name: settings[name] for name in names}
-  found |= dict(seed=config.seed, models=config.models)
-  return json.loads(json.dumps(plain(found)))
+  names = ('lora', 'optimizer', 'teacher_sync', 'student', 'init_from')
+  agreed = {name: settings[name] for name in (*names, 'num_minibatches')}
+  agreed |= dict(seed=config.seed, models=config.models)
+  agreed['callbacks'] = {
+    name: settings.callbacks[name]
+    for name, callback in made.items()
+    if callback.get_state()
+  }
+  return plain(agreed)
 
 
 def _models_of(config, stages) -> frozenset[str]:

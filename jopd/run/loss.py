@@ -19,7 +19,7 @@ from jopd.run.resolve import (
   read_number,
   read_spec,
 )
-from jopd.run.response_sources import Rows, rows_on
+from jopd.run.sources import Sources
 from jopd.train.stage import Aggregation, Loss
 
 # Objectives of responses that the student did not write.
@@ -72,7 +72,7 @@ def make_loss(
   settings,
   *,
   vocab_size: int,
-  rows: Rows,
+  sources: Sources,
   controlled: Mapping[str, float],
   off_policy: str = '',
   chunk_parts: int = 1,
@@ -88,7 +88,7 @@ def make_loss(
   Args:
     settings: of the stage.
     vocab_size: V.
-    rows: which rows the stage has.
+    sources: of the responses.
     controlled: first values of controlled settings.
     off_policy: why responses may not be the student's as it is; '' if they are.
     chunk_parts: devices that a chunk of the loss is divided over.
@@ -97,7 +97,7 @@ def make_loss(
     ConfigError: a term is wrong; the message begins with its name.
   """
   roles = tuple(settings.teachers)
-  specs = read_terms(settings.loss.to_dict(), rows)
+  specs = read_terms(settings.loss.to_dict(), sources)
   last = settings.steps * settings.num_minibatches - 1
   changing = [s for spec in specs.values() for s in spec.scalars()]
 
@@ -116,10 +116,10 @@ def make_loss(
       _check_traced(spec, first, roles, vocab_size)
       term = spec.build(first)
       term_reads = losses.term_reads(term)
-      _check_reads(spec, term_reads, settings, rows)
+      _check_reads(spec, term_reads, settings, sources)
       _check_old_policy(spec, first, settings.num_minibatches, off_policy)
       if any(map(is_own, spec.functions())):
-        check_term(spec, first, roles, rows.group_size, vocab_size)
+        check_term(spec, first, roles, sources.group_size, vocab_size)
       reads |= term_reads
   return Loss(
     terms,
@@ -131,7 +131,7 @@ def make_loss(
   )
 
 
-def read_terms(section: Mapping, rows: Rows) -> dict[str, TermSpec]:
+def read_terms(section: Mapping, sources: Sources) -> dict[str, TermSpec]:
   """The terms of a loss by name.
 
   A term is dict(objective=..., coef=1.0, weight='uniform', rows=(), ...); what
@@ -145,11 +145,11 @@ def read_terms(section: Mapping, rows: Rows) -> dict[str, TermSpec]:
   specs = {}
   for name, settings in section.items():
     with error_context(f'loss.{name}'):
-      specs[name] = _read_term(name, settings, rows)
+      specs[name] = _read_term(name, settings, sources)
   return specs
 
 
-def _read_term(name: str, settings: Mapping, rows: Rows) -> TermSpec:
+def _read_term(name: str, settings: Mapping, sources: Sources) -> TermSpec:
   if not isinstance(settings, Mapping):
     raise ConfigError(f'a term must be a section, got {settings!r}')
   if 'objective' not in settings:
@@ -172,7 +172,7 @@ def _read_term(name: str, settings: Mapping, rows: Rows) -> TermSpec:
       'weight', settings.get('weight', 'uniform'), place=f'{name}.weight'
     ),
     coef,
-    rows_on(settings, rows),
+    sources.rows(settings.get('rows', ())),
     settings.get('demonstration', False),
   )
 
@@ -254,7 +254,7 @@ def _small(spec: TermSpec, vocab_size: int, small: int) -> TermSpec:
 
 
 def _check_reads(
-  spec: TermSpec, reads: losses.Reads, settings, rows: Rows
+  spec: TermSpec, reads: losses.Reads, settings, sources: Sources
 ) -> None:
   """Refuses what a term cannot read in this stage."""
   parts = settings.gradient_accumulation_steps
@@ -275,7 +275,7 @@ def _check_reads(
       f' gradient_accumulation_steps=1, got {parts}{hint}'
     )
   compares = (losses.group_advantage, losses.preference)
-  if rows.group_size == 1 and any(f in compares for f in spec.functions()):
+  if sources.group_size == 1 and any(f in compares for f in spec.functions()):
     raise ConfigError(
       'it compares the responses to a prompt, and group_size is 1: set'
       ' group_size to 2 or more'

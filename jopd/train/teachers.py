@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jopd.models.int8 import quantize_params
-from jopd.train.stage import Run, Stage
 from jopd.train.learner import cast
+from jopd.train.stage import Run, Stage
 
 
 class Frozen(NamedTuple):
