@@ -1,6 +1,7 @@
 """Advantages: loops in float64, and their mean and spread by enumeration."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ MASK = np.array(
   ]
 )
 RATIOS = RNG.normal(size=MASK.shape).astype(np.float32)
-EVERY_CREDIT = [
+EVERY_ADVANTAGE = [
   losses.log_ratio,
   losses.centered_log_ratio,
   functools.partial(losses.clip, low=-1.0),
@@ -67,7 +68,7 @@ def stats_with(ratios, mask):
 
 
 def spread(p, advantage):
-  """The variance of advantage * grad log p over p's tokens, summed over logits."""
+  """Variance of advantage * grad log p over p's tokens, summed over logits."""
   grads = advantage[:, None] * (np.eye(len(p)) - p)
   mean = p @ grads
   return p @ np.sum(grads**2, axis=1) - np.sum(mean**2)
@@ -98,7 +99,7 @@ def test_the_centered_log_ratio_by_hand():
 
 # Over the student's own tokens, which is not over the vocabulary, nor over the
 # teacher's. Kills a baseline that is an average over a batch or over V.
-def test_the_centered_credit_has_mean_zero_over_the_students_tokens():
+def test_the_centered_advantage_has_mean_zero_over_the_students_tokens():
   stats = stats_of(range(V))
   plain = np.asarray(losses.log_ratio(stats)[0], np.float64)
   centered = np.asarray(losses.centered_log_ratio(stats)[0], np.float64)
@@ -110,7 +111,7 @@ def test_the_centered_credit_has_mean_zero_over_the_students_tokens():
 
 # Of the advantage: E c^2 falls from Var + KL^2 to Var, always. Kills a baseline
 # that is added on the wrong side.
-def test_the_baseline_takes_the_square_of_the_kl_off_the_credits():
+def test_the_baseline_takes_the_square_of_the_kl_off_the_advantages():
   stats = stats_of(range(V))
   plain = np.asarray(losses.log_ratio(stats)[0], np.float64)
   centered = np.asarray(losses.centered_log_ratio(stats)[0], np.float64)
@@ -142,11 +143,11 @@ def test_the_baseline_mostly_lessens_the_variance_of_the_gradient():
   np.testing.assert_allclose(unlike, [0.556, 2.225], rtol=1e-3)
 
 
-# gamma 0 is the advantage itself, 1 the plain sum to come. Kills a sum that runs
+# gamma 0 is the advantage itself, 1 the plain sum. Kills a sum that runs
 # forward, or over rows, a power that is off by one, a mask that is forgotten,
 # and a discount that skips the places that do not count.
 @pytest.mark.parametrize('gamma', [0.0, 0.5, 1.0])
-def test_discounted_credits_equal_the_loops(gamma):
+def test_discounted_returns_equal_the_loops(gamma):
   advantage = losses.discounted_return(stats_with(RATIOS, MASK), gamma=gamma)
   expected = to_come(RATIOS, MASK, gamma)
   np.testing.assert_allclose(advantage, expected, rtol=1e-5, atol=1e-6)
@@ -168,7 +169,7 @@ def test_a_scheduled_gamma_does_not_retrace():
   assert np.abs(half - one).max() > 0.1
 
 
-# Advantages -3, 1, 5 and bounds [-2, 2], inclusive: -2 and 2 stay what they are.
+# Advantages -3, 1, 5 and bounds [-2, 2], inclusive: -2 and 2 stay as they are.
 # Kills low exchanged with high, and a rule that drops what lies outside.
 def test_the_bounds_by_hand():
   stats = stats_with([[-3.0, -2.0, 1.0, 2.0, 5.0]], [[True] * 5])
@@ -181,9 +182,9 @@ def test_the_bounds_by_hand():
 
 
 # Log-ratios -4 and -4, gamma 1/2, low -5: bounding each changes nothing, so the
-# sums are -6, -4; bounding the sums gives -5, -4. Kills an inner advantage that is
-# not called, and an order that is turned round.
-def test_credits_nest_from_the_inside_out():
+# sums are -6, -4; bounding the sums gives -5, -4. Kills an inner advantage that
+# is not called, and an order that is turned round.
+def test_advantages_nest_from_the_inside_out():
   stats = stats_with([[-4.0, -4.0]], [[True, True]])
   bounded = functools.partial(losses.clip, low=-5.0)
   to_come = functools.partial(losses.discounted_return, gamma=0.5)
@@ -199,9 +200,9 @@ def test_credits_nest_from_the_inside_out():
 
 
 # The chunked loss takes one pass for 'token' and whole rows for 'row', and a
-# recipe refuses 'batch' in micro-batches. Kills a partial or a nested advantage
+# recipe refuses 'batch' in gradient accumulation. Kills a partial or a nested advantage
 # that loses its mark, and one that takes the outer mark alone.
-def test_what_each_credit_looks_at():
+def test_what_each_advantage_reads():
   partial = functools.partial
   to_come = partial(losses.discounted_return, gamma=0.5)
   anything = lambda stats: losses.log_ratio(stats)
@@ -225,19 +226,19 @@ def test_what_each_credit_looks_at():
 
 
 # Kills a bare TypeError from None, and an error without a way out.
-@pytest.mark.parametrize('advantage', EVERY_CREDIT)
-def test_a_credit_without_a_teacher_is_refused_with_the_cure(advantage):
+@pytest.mark.parametrize('advantage', EVERY_ADVANTAGE)
+def test_an_advantage_without_a_teacher_is_refused_with_the_cure(advantage):
   objective = losses.policy_gradient(losses.reinforce, advantage=advantage)
   with pytest.raises(
-    ValueError, match='give the term one, or another advantage'
+    ValueError, match='the term has no teacher: add one to teachers'
   ):
     objective(batch_of([0, 1], teacher=False))
 
 
 # A target that excludes token 0, which was sampled. Kills inf - inf between the
 # log-ratio and its baseline, and an inf that spreads along the row.
-@pytest.mark.parametrize('advantage', EVERY_CREDIT)
-def test_an_excluded_token_has_a_finite_credit(advantage):
+@pytest.mark.parametrize('advantage', EVERY_ADVANTAGE)
+def test_an_excluded_token_has_a_finite_advantage(advantage):
   p = jnp.log(jnp.array([[[0.25, 0.75], [0.25, 0.75]]]))
   q = jnp.log(jnp.array([[[0.0, 1.0], [0.5, 0.5]]]))
   zeros = jnp.zeros((1, 2))
@@ -245,13 +246,14 @@ def test_an_excluded_token_has_a_finite_credit(advantage):
   advantages = np.asarray(advantage(stats))
   assert np.isfinite(advantages).all()
   # It is bad, also above its mean: a quarter of -1e9.
-  assert advantages[0, 0] <= (-1 if advantage is EVERY_CREDIT[2] else -1e8)
+  assert advantages[0, 0] <= (-1 if advantage is EVERY_ADVANTAGE[2] else -1e8)
 
 
-# The gradient of the whole is -advantage * grad log p, with the advantage a number.
-# Kills an advantage, nested or summed along the row, that the student can change.
-@pytest.mark.parametrize('advantage', EVERY_CREDIT)
-def test_a_credit_is_a_constant(advantage):
+# The gradient of the whole is -advantage * grad log p, with the advantage a
+# number. Kills an advantage, nested or summed along the row, that the student
+# can change.
+@pytest.mark.parametrize('advantage', EVERY_ADVANTAGE)
+def test_an_advantage_is_a_constant(advantage):
   batch = batch_of([3, 7, 1])
   objective = losses.policy_gradient(losses.reinforce, advantage=advantage)
 
@@ -304,11 +306,11 @@ def test_leave_one_out_is_a_coefficient():
 
 # Kills an outcome that is taken for 0, and an error without a way out.
 @pytest.mark.parametrize('advantage', [losses.reward, losses.group_advantage])
-def test_an_outcome_that_is_missing_is_refused_with_the_cure(advantage):
+def test_missing_rewards_are_refused_with_the_cure(advantage):
   objective = losses.policy_gradient(losses.reinforce, advantage=advantage)
-  with pytest.raises(ValueError, match='prompts that have answers to grade by'):
+  with pytest.raises(ValueError, match='use a response source that samples'):
     objective(batch_of([0, 1]))
-  assert reads_of(advantage) == 'token'
+  assert reads_of(advantage) == losses.Reads('token', True, False)
   with pytest.raises(ValueError, match="scale must be 'std' or 'none', got 'v"):
     losses.group_advantage(graded([[1, 0]]), scale='var')
 

@@ -100,7 +100,7 @@ SURROGATES = {
   # Ratios lie in [0.02, 30] here: none is clipped.
   'ppo_clip': functools.partial(losses.ppo_clip, low=1.0, high=100.0),
 }
-CREDITS = {
+ADVANTAGES = {
   'log_ratio': losses.log_ratio,
   'centered': losses.centered_log_ratio,
   # Log-ratios lie in [-4, 5] here: none is bounded.
@@ -117,20 +117,21 @@ CREDITS = {
 }
 
 
-# Traps 12, 13. Every surrogate with every advantage and either old_policy has exactly
-# the gradient of the reverse KL, over the tokens of its old_policy. Kills an advantage
-# without a stop-gradient, a wrong sign, a baseline that depends on the token,
-# an old_policy that is ignored or not stopped, and a clip that binds too soon.
+# Traps 12, 13. Every surrogate with every advantage and either old policy has
+# exactly the gradient of the reverse KL, over the tokens of its old policy.
+# Kills an advantage without a stop-gradient, a wrong sign, a baseline that
+# depends on the token, an old policy that is ignored or not stopped, and a clip
+# that binds too soon.
 def test_every_policy_gradient_is_that_of_the_reverse_kl():
   grads = expected(
     {
       f'{surrogate} {advantage} {old_policy}': losses.policy_gradient(
         SURROGATES[surrogate],
-        advantage=CREDITS[advantage],
+        advantage=ADVANTAGES[advantage],
         old_policy=getattr(losses.old_policies, old_policy),
       )
       for surrogate in SURROGATES
-      for advantage in CREDITS
+      for advantage in ADVANTAGES
       for old_policy in ('student', 'sampler')
     }
   )
@@ -142,9 +143,10 @@ def test_every_policy_gradient_is_that_of_the_reverse_kl():
   assert np.abs(np.log(Q / P)).max() < 8
 
 
-# Each bias that the docs own up to: it is there, and is what it is said to be.
-# Kills bounds and clips that do not bind, a bound on something other than the
-# advantage, and an advantage that is the same for all tokens but teaches all the same.
+# Each bias that the docs state: it is there, and of the stated size. Kills
+# bounds and clips that do not bind, a bound on something other than the
+# advantage, and an advantage that is the same for all tokens but still has a
+# gradient.
 def test_bounds_clips_and_foreign_tokens_are_biases():
   pg = losses.policy_gradient
   bounded = functools.partial(losses.clip, low=-1.0)
@@ -168,7 +170,7 @@ def test_bounds_clips_and_foreign_tokens_are_biases():
         advantage=centered,
         old_policy=losses.old_policies.sampler,
       ),
-      'not anchored to the sampler': pg(losses.reinforce),
+      'tokens of the sampler, old policy student': pg(losses.reinforce),
       'constant advantage': pg(
         losses.reinforce, advantage=lambda stats: -stats.reverse_kl
       ),
@@ -185,9 +187,9 @@ def test_bounds_clips_and_foreign_tokens_are_biases():
   np.testing.assert_allclose(grads['bounded sampler'], grads['clip'], atol=2e-6)
 
 
-# Anchored to the student its value is the estimate of the KL, to be read. Kills
-# -advantage * log p, of which the gradient is right and the value means nothing.
-@pytest.mark.parametrize('surrogate', [losses.reinforce, losses.clipped])
+# With the student as old policy the value is the estimate of the KL. Kills
+# -advantage * log p, of which the gradient is right and the value is not.
+@pytest.mark.parametrize('surrogate', [losses.reinforce, losses.ppo_clip])
 def test_the_value_of_a_policy_gradient_estimates_the_kl(surrogate):
   values, _ = every_token(losses.policy_gradient(surrogate))
   np.testing.assert_allclose(P @ values, oracles.reverse_kl(P, Q), rtol=1e-5)

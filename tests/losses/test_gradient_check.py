@@ -96,8 +96,8 @@ def reinforce(advantage):
   return losses.policy_gradient(losses.reinforce, advantage=advantage)
 
 
-# Kills: one lone token per row or batch, where both advantages are 0, and equality
-# to the last bit, where rounding decides what a kink or a quotient is.
+# Kills one lone token per row or batch, where both advantages are 0, and
+# equality to the last bit, where rounding decides what a kink or a quotient is.
 @pytest.mark.parametrize(
   'kind, objective',
   [

@@ -15,7 +15,7 @@ SUM = functools.partial(losses.fixed_length, length=1)
 # Two prompts, rows of a group apart from one another; the last group has two
 # better ones. Rows of 4, 1, 3, 2, 4 tokens.
 GROUP = np.array([7, 3, 7, 3, 3])
-ORIGIN = np.array([0, 1, 2, 0, 1])
+SOURCE = np.array([0, 1, 2, 0, 1])
 LENGTHS = np.array([4, 1, 3, 2, 4])
 MASK = np.arange(T)[None, :] < LENGTHS[:, None]
 RNG = np.random.default_rng(0)
@@ -24,7 +24,7 @@ TOKEN = RNG.integers(V, size=(5, T))
 
 
 def row_of(**known):
-  known = dict(group=GROUP, source=ORIGIN) | known
+  known = dict(group=GROUP, source=SOURCE) | known
   return losses.Row(**{n: jnp.asarray(x) for n, x in known.items()})
 
 
@@ -119,7 +119,7 @@ def test_each_term_is_the_mean_over_its_own_rows():
     'copy': losses.Term(losses.negative_log_likelihood(), coef=0.1, rows=other),
   }
   # Nobody graded what others wrote.
-  reward = np.where(ORIGIN == 0, 2.0, np.nan)
+  reward = np.where(SOURCE == 0, 2.0, np.nan)
   row = row_of(reward=reward)
   mask = jnp.asarray(MASK)
   count = {
@@ -175,7 +175,7 @@ def test_each_term_is_the_mean_over_its_own_rows():
 # alone (StableOPD and BRTS at coefficient 0). Kills a denominator of all rows.
 def test_a_term_of_the_student_is_plain_distillation():
   own, others = ((0,), (1, 2))
-  on = lambda origins: functools.partial(losses.rows_where, sources=origins)
+  on = lambda sources: functools.partial(losses.rows_where, sources=sources)
   match = losses.divergence(losses.reverse_kl)
   nll = losses.negative_log_likelihood()
   terms = {
@@ -189,7 +189,7 @@ def test_a_term_of_the_student_is_plain_distillation():
   alone = lambda z: losses.distill_loss(
     batch_of(z),
     {'opd': losses.Term(match)},
-    mask=mask & jnp.asarray(ORIGIN == 0)[:, None],
+    mask=mask & jnp.asarray(SOURCE == 0)[:, None],
     count=6,
   )
   student = jnp.asarray(STUDENT, jnp.float32)
@@ -269,7 +269,7 @@ def test_what_is_missing_is_refused():
 
 # Kills a check that looks at names, or at groups of one alone.
 @pytest.mark.parametrize(
-  'origins, on, fine',
+  'sources, rows, fine',
   [
     ([[0, 1]], None, True),
     ([[0], [0, 1]], None, True),
@@ -278,11 +278,11 @@ def test_what_is_missing_is_refused():
     ([[0, 1, 2]], (1, 2), False),
   ],
 )
-def test_groups_without_pairs_are_refused(origins, on, fine):
-  rows = on and functools.partial(losses.rows_where, sources=on)
-  term = losses.Term(losses.preference(beta=0.1), rows=rows)
+def test_groups_without_pairs_are_refused(sources, rows, fine):
+  where = rows and functools.partial(losses.rows_where, sources=rows)
+  term = losses.Term(losses.preference(beta=0.1), rows=where)
   if fine:
-    losses.check_groups(term, origins)
+    losses.check_groups(term, sources)
     return
   with pytest.raises(ValueError, match='finds none to compare'):
-    losses.check_groups(term, origins)
+    losses.check_groups(term, sources)

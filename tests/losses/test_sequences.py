@@ -173,7 +173,7 @@ def expected(name, end):
 # that are summed in the other direction, not at all, or past a response's end;
 # a discount of the first token; a loss that averages along the row.
 @pytest.mark.parametrize('end', ENDS)
-def test_all_credits_to_come_descend_the_kl_of_the_sequence(end):
+def test_all_advantages_to_come_descend_the_kl_of_the_sequence(end):
   exact = finite_differences(lambda x: sequence_kl(x, end), STUDENT)
   got, _ = expected('to come, 1', end)
   np.testing.assert_allclose(got, exact, atol=1e-5)
@@ -212,7 +212,7 @@ def test_objectives_of_the_token_level_hold_the_prefixes_fixed(end):
 # noisier. Kills an advantage that is centered on something other than its own
 # prefix, and the belief that centering is free under a discount.
 @pytest.mark.parametrize('end', ENDS)
-def test_centering_later_credits_takes_the_coupling_away(end):
+def test_centering_later_advantages_takes_the_coupling_away(end):
   _, own = expected('centered', end)
   for gamma in (0.5, 1):
     got, variance = expected(f'centered to come, {gamma}', end)
@@ -224,21 +224,21 @@ def test_centering_later_credits_takes_the_coupling_away(end):
 # A baseline of the token's own prefix alone is free, also under a discount.
 # Kills the inference that no baseline is.
 @pytest.mark.parametrize('end', ENDS)
-def test_centering_the_own_credit_alone_keeps_the_coupling(end):
+def test_centering_the_own_advantage_alone_keeps_the_coupling(end):
   got, _ = expected('to come above own mean', end)
   want = token_level(end) + coupling(end, 1.0)
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 # The price of the coupling. Kills a gamma that is ignored where means agree.
-def test_credits_to_come_are_noisier_than_a_tokens_own():
+def test_advantages_to_come_are_noisier_than_a_tokens_own():
   variances = [expected(f'to come, {gamma}', None)[1] for gamma in (0, 0.5, 1)]
   assert 0 < variances[0] < variances[1] < variances[2]
 
 
 # A bound on each is a bias at both levels; -0.5 binds at some places. Kills a
 # bound on the sum instead.
-def test_bounds_on_each_credit_bias_the_sum():
+def test_bounds_on_each_advantage_bias_the_sum():
   got, _ = expected('bounded to come', None)
   p, q = log_tables(STUDENT), log_tables(TEACHER)
   want = np.zeros(STUDENT.shape)

@@ -48,7 +48,7 @@ HEADS['teacher'] = HEADS['student'] + 0.2 * HEADS['teacher']
 HIDDEN['teacher'] = HIDDEN['student'] + 0.2 * HIDDEN['teacher']
 QUICK = {'xla_backend_optimization_level': 0}  # each program runs once
 
-match = losses.matching
+match = losses.divergence
 support = lambda of, tail='bucket': functools.partial(
   losses.top_k, k=4, of=of, tail=tail
 )

@@ -103,8 +103,8 @@ def test_the_pull_of_an_interpolation_is_that_of_its_sides():
 
 
 # The same beyond the teacher. At its optimum p = q the policy gradient of
-# G-OPD's advantage, l = lambda log(teacher / reference) - log(p / reference), is
-# at rest: every token has the same advantage. Kills 1 + lambda for lambda.
+# G-OPD's advantage, lambda log(teacher / reference) - log(p / reference), is at
+# rest: every token has the same advantage. Kills 1 + lambda for lambda.
 def test_an_extrapolation_is_the_optimum_of_its_reward():
   amount = 1.25
   weights = {'a': amount, 'b': 1 - amount}

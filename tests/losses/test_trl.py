@@ -220,8 +220,8 @@ def test_losses_on_the_whole_vocabulary_are_those_of_sdft(trl, beta):
 
 
 # SDFT's is sg[log p - log q] log p: a gradient, and a value without a meaning.
-# Two of ours have that gradient. Kills an advantage of the wrong sign, one that is
-# differentiated, and the neighbour's token.
+# Two of ours have that gradient. Kills an advantage of the wrong sign, one that
+# is differentiated, and the neighbour's token.
 @pytest.mark.parametrize(
   'objective',
   [losses.policy_gradient(losses.reinforce), losses.kl_estimate(losses.k2)],

@@ -222,10 +222,10 @@ def test_a_weight_is_a_constant(weight):
   np.testing.assert_allclose(got, total * FORWARD, atol=1e-6)
 
 
-# A weight, or an advantage, that was made by something else that learns. Kills a
-# gradient through the product, which the stats' own stop would hide above.
+# A weight or an advantage that depends on another trained value. Kills a
+# gradient through the product, which the stop of the stats would hide above.
 @pytest.mark.parametrize('how', ['weight', 'advantage'])
-def test_what_a_weight_or_credit_closes_over_learns_nothing(how):
+def test_what_a_weight_or_advantage_closes_over_learns_nothing(how):
   def total(scale):
     scaled = lambda stats: scale * stats.student_entropy
     if how == 'weight':
@@ -246,7 +246,7 @@ def test_what_a_weight_or_credit_closes_over_learns_nothing(how):
 
 
 # Kills a mark that is lost by a partial, and a quantile over a chunk.
-def test_what_each_weight_looks_at():
+def test_what_each_weight_reads():
   partial = functools.partial
   for weight, reads in [
     (losses.uniform, 'token'),

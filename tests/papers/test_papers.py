@@ -76,7 +76,7 @@ def equal(got, want, **tolerance):
 # Rows of a group need not be neighbours. Kills statistics of another group, of
 # masked slots and of rows that do not count, a mean over rows' means, a
 # sample's deviation, and NaN at rest.
-def test_standardized_credits_have_mean_0_and_deviation_1_in_a_group():
+def test_whitened_advantages_have_mean_0_and_deviation_1_in_a_group():
   group = np.array([7, 3, 7, 7])[:, None] * np.ones(MASK.shape, int)
   want = np.zeros(MASK.shape)
   for number in (3, 7):

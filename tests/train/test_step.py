@@ -12,6 +12,7 @@ import pytest
 from jopd import losses, sharding
 from jopd.models import lora
 from jopd.models.decoder import DecoderConfig, make_model
+from jopd.papers import scope
 from jopd.train import teacher_sync
 from jopd.train.state import init_state, state_shardings
 from jopd.train.step import Batch, Reduction, make_learn, make_teach
