@@ -45,7 +45,6 @@ from jopd.losses.gradient_check import (
 )
 from jopd.losses.kl_estimators import k1, k2, k3
 from jopd.losses.objectives import (
-  TokenBatch,
   divergence,
   kl_estimate,
   negative_log_likelihood,
@@ -59,6 +58,7 @@ from jopd.losses.terms import Term, distill_loss, term_masks, term_reads
 from jopd.losses.token_stats import (
   Reads,
   Row,
+  TokenBatch,
   TokenStats,
   group_reward_stats,
   reads,

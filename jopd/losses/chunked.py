@@ -1,12 +1,12 @@
 """The loss from hidden states, chunk by chunk: [B, T, V] never exists.
 
-Each chunk of tokens gets its logits from the heads, its loss, and at once its
-gradient, and then the logits are dropped. The gradient is taken in the forward
-pass, so the only residuals are the two gradients themselves, and no logits are
-computed twice: possible because the reduction is linear, its weights known.
+Each chunk of tokens gets its logits from the heads, its loss and its gradient,
+and then the logits are dropped. The gradient is taken in the forward pass, so
+the only residuals are the two gradients, and no logits are computed twice. This
+is possible because the aggregation is linear and its weights are known.
 
-Weights and advantages that look beyond their token are known only when all tokens
-have been seen. With such ones a first pass collects the stats of every token.
+Weights and advantages that read beyond their token need the stats of all tokens
+first. For them there is a first pass that collects the stats.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,6 @@ from jaxtyping import ScalarLike as Scalar
 from jopd.losses.aggregation import token_mean
 from jopd.losses.distributions import log_probs
 from jopd.losses.kernel import Shared, Tokens, collect_chunks, sum_chunks
-from jopd.losses.objectives import TokenBatch
 from jopd.losses.targets import teacher
 from jopd.losses.terms import (
   Term,
@@ -33,7 +32,7 @@ from jopd.losses.terms import (
   term_reads,
   term_stats,
 )
-from jopd.losses.token_stats import Row
+from jopd.losses.token_stats import Row, TokenBatch
 
 
 def distill_loss_chunked(
@@ -73,7 +72,7 @@ def distill_loss_chunked(
     sampler_logp: [B, T] their log-probs when they were sampled; None for a
       dataset's.
     terms: the terms, by name.
-    mask: [B, T], True counts. Anything may stand elsewhere, NaN too.
+    mask: [B, T], True counts. Other places may hold anything, NaN too.
     reduce: (per_token, mask, count) -> scalar, linear in per_token.
     count: the denominator of `reduce`, of the whole batch: micro-batches that
       share one count add up. By term where terms learn from different rows.
@@ -83,20 +82,19 @@ def distill_loss_chunked(
     vocab_size: static; the logits of ids from here on are -inf, so padding ids
       get no mass from any side and gradient 0. Default: the rows of the
       smallest head.
-    rollout_logp: [B, T] of the tokens under the student of that time, at
-      temperature 1 and without a filter; for the metric `logp_difference` alone.
+    rollout_logp: [B, T] of the tokens under the student that sampled them, at
+      temperature 1 and without a filter; for the metric `logp_difference`.
     stats_target: the target that stats (for weights and metrics) compare with.
       Not called when there is no teacher.
-    stats_rows: Row -> [*B] bool, the rows whose tokens the stats among the
-      metrics speak of. None: all.
+    stats_rows: Row -> [*B] bool, the rows of the stats among the metrics. None:
+      all.
     with_stats: whether the metrics hold the token stats.
-    row: Row of [B], for the weights, advantages and terms that ask for what is
-      known of a row; None if nothing is.
+    row: Row of [B], for the weights, advantages and terms that read it.
 
   Returns:
     (loss, metrics). metrics[name] = (sum, count) over the live tokens, for each
-    field of TokenStats that speaks of the token itself and, without its
-    coefficient, over its own tokens, each term: 'loss/<name>'.
+    field of TokenStats that is of the token itself, and for each term
+    'loss/<name>', without its coefficient, over its tokens.
 
   Gradients: to student_hidden and student_head, in their dtypes, and to nothing
     else; those of the head are accumulated in float32. Reverse mode, first
@@ -214,7 +212,7 @@ def _make_chunk_loss(make_batch, terms, stats_target, stats_rows, with_stats):
       own = narrowed(tokens.mask, stats_rows, tokens.row)
       metrics |= blank(stats['']._asdict(), own)
       metrics |= _ratios(stats[''], own)
-      # Of rows, which weigh alike; or of interest to some weights alone.
+      # Of whole rows, or only for some weights.
       for name in ('mask', 'margin', 'in_top', *Row._fields):
         del metrics[name]
     return loss, {k: jnp.sum(x) for k, x in metrics.items() if x is not None}
@@ -223,10 +221,10 @@ def _make_chunk_loss(make_batch, terms, stats_target, stats_rows, with_stats):
 
 
 def _ratios(stats, mask):
-  """How much what was sampled counts for the student, p / mu, and its square.
+  """The importance p / mu and its square.
 
-  Of their means, the first one squared over the second is the effective share
-  of the sample.
+  The squared mean of the first over the mean of the second is the effective
+  share of the sample.
   """
   if stats.sampler_logp is None:
     return {}
@@ -236,7 +234,7 @@ def _ratios(stats, mask):
 
 
 def _check(models, terms, chunk_tokens, vocab_size):
-  """Refuses, at trace time, what cannot be meant; returns the rows to keep."""
+  """Refuses wrong arguments at trace time; returns the rows to keep."""
   if not terms:
     raise ValueError('expected at least one term, got none')
   if chunk_tokens < 1:

@@ -1,4 +1,4 @@
-"""Logits to log-probs, and the few things every loss asks of them."""
+"""Log-probs of logits, and what every loss takes from them."""
 
 import math
 
@@ -124,9 +124,9 @@ def top_indices(logp: Float[Array, '*B V'], k: int) -> Int[Array, '*B K']:
     group = jax.lax.top_k(jnp.max(groups, axis=1), k)[1]
     group = jnp.broadcast_to(group[:, None], (len(rows), size, k))
     ids = group + groups.shape[2] * jnp.arange(size)[None, :, None]
-    found = jnp.take_along_axis(groups, group, axis=2)
-    ids, found = (x.reshape(len(rows), -1) for x in (ids, found))
-    best = jax.lax.top_k(found, k)[1]
+    candidates = jnp.take_along_axis(groups, group, axis=2)
+    ids, candidates = (x.reshape(len(rows), -1) for x in (ids, candidates))
+    best = jax.lax.top_k(candidates, k)[1]
     index = jnp.take_along_axis(ids, best, axis=-1)
   return index.reshape(*logp.shape[:-1], k)
 

@@ -1,13 +1,13 @@
-"""What an objective teaches, found by enumerating a small vocabulary.
+"""Checks of the expected gradient of an objective, by enumeration.
 
-On the student's own tokens, descent follows the expected gradient in the long
-run, and with few tokens that can be computed: the sum over v of p_v times the
-gradient where v was sampled. Two of its values tell a loss from a slip: it must
-not vanish while student and teachers differ, and must vanish when the student
-is its target. An objective that reads rewards may move there, but only to where
-more is earned: every second token of the vocabulary gets a reward.
+Over the student's own tokens, descent follows the expected gradient, and on a
+small vocabulary that can be computed: the sum over v of p_v times the gradient
+where v was sampled. It must not vanish while student and teachers differ, and
+must vanish where the student is its target. An objective that reads rewards may
+move the student there, but only to where the reward is larger: every second
+token of the vocabulary has a reward.
 
-Not for imitation, whose tokens somebody else wrote.
+Not for imitation of tokens that the student did not sample.
 """
 
 from collections.abc import Callable, Collection
@@ -21,46 +21,47 @@ from jaxtyping import Array, Float
 
 from jopd.losses.advantages import reward
 from jopd.losses.distributions import log_probs, token_logp
-from jopd.losses.objectives import Objective, TokenBatch, policy_gradient
+from jopd.losses.objectives import Objective, policy_gradient
 from jopd.losses.surrogates import reinforce
 from jopd.losses.targets import teacher
 from jopd.losses.terms import Term, distill_loss
-from jopd.losses.token_stats import Row, group_reward_stats
+from jopd.losses.token_stats import Row, TokenBatch, group_reward_stats
 
 VOCAB = 16
 DRAWS = 8  # of the distributions, so that no accident decides
 NEAR = 1e-3  # nats between a student at rest and its target
-NOTHING = 1e-5  # sound objectives teach 0.01 and more, rounding is 1e-7
-MOVED = 1e-2  # as a share of what the objective teaches elsewhere
+ZERO = 1e-5  # gradients of sound objectives are 0.01 and more, rounding is 1e-7
+MOVED = 1e-2  # as a share of the gradient elsewhere
+# Each program runs once, so most of the time goes into compiling.
+_QUICK = {'xla_backend_optimization_level': 0}
 
-_TEACHES_NOTHING = {
+_NO_GRADIENT = {
   'divergence': (
-    'its gradient is zero whatever the teacher says, as where one category'
-    " alone is renormalised (raise k, or take tail='bucket') and where the"
-    ' target is the student itself'
+    'its gradient is zero whatever the teacher is, as with one category'
+    " renormalised (raise k, or set tail='bucket') and with the student as its"
+    ' own target'
   ),
   'kl_estimate': (
-    'the expected gradient of its penalty is zero, as that of the log-ratio,'
+    'the expected gradient of its estimator is zero, as that of the log-ratio,'
     ' which does not contain the teacher; use k2, or policy_gradient with'
     ' log_ratio'
   ),
   'policy_gradient': (
-    'its advantage is the same for every token at its place, as a KL is, and so'
-    ' its expected gradient is zero; match that divergence instead, or use'
-    ' log_ratio'
+    'its advantage is the same for every token of a place, as a KL is; use'
+    ' that divergence as objective, or the advantage log_ratio'
   ),
 }
 _MOVES = {
   'divergence': (
-    'a sum over part of the vocabulary pushes mass out of its support, or into'
+    'a sum over part of the vocabulary pushes mass out of its support or into'
     " it; use stop_gradient_reverse_kl or tail='bucket'"
   ),
-  'kl_estimate': "its penalty's derivative is not zero there; use k2",
-  'policy_gradient': 'its advantage favours some tokens there; use log_ratio',
+  'kl_estimate': "its estimator's derivative is not zero there; use k2",
+  'policy_gradient': 'its advantage prefers some tokens there; use log_ratio',
 }
-_ALONE = (
-  'with group_size 1 a response is only compared with itself: raise group_size,'
-  " or take the advantage 'reward'"
+_ONE_RESPONSE = (
+  'with group_size 1 a response is compared with itself: raise group_size, or'
+  " use the advantage 'reward'"
 )
 
 
@@ -72,25 +73,25 @@ def expected_gradients(
   vocab_size: int = VOCAB,
   group_size: int | None = None,
 ) -> tuple[Float[Array, 'S V'], Float[Array, 'S V']]:
-  """What an objective teaches: sum_v p_v grad objective(v), to the logits.
+  """The expected gradient, sum_v p_v grad objective(v), to the logits.
 
   Args:
     objective: TokenBatch -> [*B] losses.
-    target: what the objective pulls to, dict of [*B, V] -> [*B, V].
+    target: that of the objective, dict of [*B, V] -> [*B, V].
     roles: the teachers, by name; each has a distribution of its own.
     vocab_size: V, static; the cost grows with its square, and with groups with
       its cube.
     group_size: responses per prompt, of which two at most are enumerated; None
-      where nobody grades them. Every second token earns 1, the others 0.
+      without rewards. Every second token has reward 1, the others 0.
 
   Returns:
     Two [S, V] arrays over S draws of the distributions, nats per token: where
     the student and all teachers differ, and where the student is its target.
 
   Gradients: these are gradients.
-  Numerics: a student at its target is 1e-3 beside it, and the mean is taken
-    with its mirror image. What is left is 0 also where an objective has a kink
-    at its rest, as total variation, or divides by the spread of its advantages.
+  Numerics: the second is the mean of two students 1e-3 on either side of the
+    target, so that it is 0 also for objectives with a kink there, such as total
+    variation, and for those that divide by the spread of their advantages.
 
   Example: k2 descends the reverse KL, and rests where that is 0.
     >>> from jopd.losses import k2, kl_estimate
@@ -102,10 +103,7 @@ def expected_gradients(
     jax.grad(functools.partial(_expected_loss, objective, group_size))
   )
 
-  # It runs once, so that most of the time goes into compiling.
-  quick = {'xla_backend_optimization_level': 0}
-
-  @functools.partial(jax.jit, compiler_options=quick)
+  @functools.partial(jax.jit, compiler_options=_QUICK)
   def of_draws(student, noise, offset):
     # Near the student, or their likeliest tokens would hardly ever agree.
     teachers = {role: log_probs(student + x) for role, x in noise.items()}
@@ -134,26 +132,24 @@ def check_objective(
   group_size: int | None = None,
   demonstration: bool = False,
 ) -> None:
-  """Refuses an objective that teaches nothing, or the wrong thing.
+  """Refuses an objective without a gradient, or with a wrong one.
 
-  Nothing: its expected gradient over the student's own tokens is zero. Wrong:
-  it moves a student that equals its target, or where it reads rewards, does not
-  move it towards them. All are enumerated, not looked up by name, so they hold
-  for functions of your own.
+  Without: its expected gradient over the student's own tokens is zero. Wrong:
+  it moves a student that equals its target, or, if it reads rewards, does not
+  move it to larger ones.
 
   Args:
     objective: TokenBatch -> [*B] losses.
-    kind: 'divergence', 'kl_estimate' or 'policy_gradient'; what to say depends on it.
-    target: what the objective pulls to, dict of [*B, V] -> [*B, V].
-    roles: the teachers, by name. Without any there is nothing to equal, and the
-      objective may move.
+    kind: 'divergence', 'kl_estimate' or 'policy_gradient'; for the message.
+    target: that of the objective, dict of [*B, V] -> [*B, V].
+    roles: the teachers, by name. Without any there is no target to rest at.
     vocab_size: of the enumeration. For a support of k it must exceed k, unless
-      the k are the whole vocabulary in earnest too.
+      the k are the whole vocabulary in the run too.
     group_size: responses per prompt, for an objective that reads their rewards;
       None for others.
-    demonstration: True lets it move, for those who want to show it.
+    demonstration: True allows it to move a student at its target.
 
-  Raises: ValueError with the reason and the cure.
+  Raises: ValueError with the reason and what to change.
 
   Example: the bare log-ratio, differentiated as it stands.
     >>> from jopd.losses import kl_estimate
@@ -162,7 +158,7 @@ def check_objective(
     ...   kl_estimate(k1), kind='kl_estimate'
     ... )  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: it teaches nothing: the expected gradient of its penalty is ...
+    ValueError: it has no gradient: the expected gradient of its estimator ...
   """
   find = functools.partial(
     expected_gradients,
@@ -173,9 +169,9 @@ def check_objective(
   )
   gradients = find(objective)
   apart, at_rest = (jnp.max(jnp.abs(x), axis=1) for x in gradients)
-  if jnp.max(apart) < NOTHING:
-    why = _ALONE if group_size == 1 else _TEACHES_NOTHING[kind]
-    raise ValueError(f'it teaches nothing: {why}')
+  if jnp.max(apart) < ZERO:
+    why = _ONE_RESPONSE if group_size == 1 else _NO_GRADIENT[kind]
+    raise ValueError(f'it has no gradient: {why}')
   if demonstration:
     return
   if group_size:
@@ -188,7 +184,7 @@ def check_objective(
   if moved and roles:
     raise ValueError(
       f'it moves a student that equals its target: {_MOVES[kind]}, or set'
-      ' demonstration=True to run it all the same'
+      ' demonstration=True to run it anyway'
     )
 
 
@@ -199,19 +195,19 @@ def check_groups(
   roles: Collection[str] = ('teacher',),
   vocab_size: int = VOCAB,
 ) -> None:
-  """Refuses a term that compares responses and finds none to compare.
+  """Refuses a term that compares the responses to a prompt and has no pairs.
 
   Args:
-    term: that looks at the responses to a prompt.
-    groups: the sources of the responses to one prompt, as they may be.
+    term: that reads groups.
+    groups: possible response sources of one group, by index.
     roles: the teachers, by name.
     vocab_size: of the enumeration.
 
-  Raises: ValueError when its gradient vanishes on all groups.
+  Raises: ValueError when its gradient is zero on all groups.
   """
   rng = random.Random(0)
 
-  def taught(sources):
+  def largest_gradient(sources):
     # Of two prompts, so that every row is right once.
     source = jnp.array([*sources] * 2, jnp.int32)
     count = len(source)
@@ -233,31 +229,31 @@ def check_groups(
     def loss(logits):
       return distill_loss(
         batch._replace(student_logp=log_probs(logits)),
-        # Wherever its rows are, this is about the others of their group.
         {'term': term._replace(coef=1.0)},
         mask=jnp.ones((count, 2), bool),
         count=1,
         stats_target=lambda logps: next(iter(logps.values())),
       )
 
-    return jnp.max(jnp.abs(jax.grad(loss)(batch.student_logp)))
+    gradient = jax.jit(jax.grad(loss), compiler_options=_QUICK)
+    return jnp.max(jnp.abs(gradient(batch.student_logp)))
 
-  if all(taught(sources) < NOTHING for sources in groups):
+  if all(largest_gradient(sources) < ZERO for sources in groups):
     raise ValueError(
-      'it compares the responses to a prompt, and finds none to compare: name'
-      ' more of them in source and in on, or raise group_size'
+      'it compares the responses to a prompt and there are none to compare:'
+      ' raise group_size, or name more sources in response_source and rows'
     )
 
 
 def _check_ascent(at_rest, of_reward):
-  """Refuses gradients of [S, V] at rest that do not go with the reward's."""
+  """Refuses gradients of [S, V] at rest that do not raise the reward."""
   size = lambda x: jnp.linalg.norm(x, axis=1)
   along = jnp.sum(at_rest * of_reward[1], axis=1)
   if not jnp.all(along > MOVED * size(at_rest) * size(of_reward[1])):
     raise ValueError(
-      'it reads rewards, and does not raise them: a student that equals its'
-      ' target should go to where the expected reward rises; use'
-      ' group_advantage, or set demonstration=True to run it all the same'
+      'it reads rewards and does not raise them: at a student that equals its'
+      ' target, descent must raise the expected reward; use group_advantage, or'
+      ' set demonstration=True to run it anyway'
     )
 
 
@@ -265,25 +261,24 @@ def _at_target(target, student, teachers):
   """Log-probs of a student that equals its target; itself without a teacher."""
   if not teachers:
     return student
-  # The target may lean on the student, so to be it is to come to rest. Half
-  # steps do so also where the target recedes from the student.
-  step = lambda _, own: (own + target({'student': own} | teachers)) / 2
+  # The target may depend on the student: a fixed point, by half steps, which
+  # converge also where the target recedes from the student.
+  step = lambda _, p: (p + target({'student': p} | teachers)) / 2
   return jax.lax.fori_loop(0, 200, step, student)
 
 
 def _expected_loss(objective, group_size, student, teachers):
-  """The first token's loss, over all that the student might sample there.
+  """The expected loss of the first token over all that may be sampled there.
 
-  From [1 + V, V] logits, of a first token and of a second one after each first:
-  a row has two tokens, and there is a row for each first one, so that an advantage
-  may compare tokens of a row or of the batch, and look at what a token leads
-  to. In a group there is a row for each pair of them, of this response and of
-  another.
+  From [1 + V, V] logits, of a first token and of a second one after each first.
+  A row has two tokens, and there is a row for each first one, so that an
+  advantage may compare tokens of a row or of the batch, and read later tokens.
+  With groups there is a row for each pair of responses.
   """
   vocab = student.shape[-1]
-  members = 1 if group_size is None else min(group_size, 2)
-  axes = jnp.meshgrid(*[jnp.arange(vocab)] * members, indexing='ij')
-  group = jnp.stack(axes, axis=-1).reshape(-1, members)
+  responses = 1 if group_size is None else min(group_size, 2)
+  axes = jnp.meshgrid(*[jnp.arange(vocab)] * responses, indexing='ij')
+  group = jnp.stack(axes, axis=-1).reshape(-1, responses)
   first = group[:, 0]
 
   def rows(logits):

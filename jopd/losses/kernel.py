@@ -1,7 +1,7 @@
 """The loops of the chunked loss: over chunks, over blocks, over tiles.
 
-A chunk is what the matrix products see at once. Between them a dozen passes go
-over its logits, which on a CPU are made block by block, to stay in the cache.
+A chunk is the size of a matrix product. The dozen passes over its logits are
+made block by block on a CPU, to stay in the cache.
 
 A chunk function takes (logits, tokens, shared): the logits of every model at
 some tokens, [N, V], what else is known of those tokens, [N, ...], and what all
@@ -53,7 +53,7 @@ class Logits(NamedTuple):
 
 
 def collect_chunks(collect, size, hidden, head, tokens, shared):
-  """What `collect` gives of each token, [B, T]; zeros in chunks of no token.
+  """The results of `collect`, [B, T]; zeros in chunks without a live token.
 
   Args:
     collect: a chunk function that returns a tree of [N].
@@ -63,7 +63,7 @@ def collect_chunks(collect, size, hidden, head, tokens, shared):
     tokens: Tokens.
     shared: Shared.
 
-  Gradients: none are meant; stop those of hidden and head before.
+  Gradients: none; stop those of hidden and head before.
   """
 
   def of_chunk(i):
@@ -71,17 +71,18 @@ def collect_chunks(collect, size, hidden, head, tokens, shared):
     rows = _logits(chunk, head, chunk_tokens, shared), chunk_tokens
     return _by_blocks(lambda *xs: ((), collect(*xs, shared)), rows)[1], start
 
-  def visit(i, found):
+  def visit(i, collected):
     new, start = of_chunk(i)
 
     def put(x, old):
-      # The columns of an overlapping chunk that are not its own are blank, see
-      # _cut; an earlier chunk knew better.
-      own = start + jnp.arange(size) >= i * size
-      x = jnp.where(own[None, :], x.reshape(-1, size), _slice(old, start, size))
+      # A chunk is blank where it overlaps an earlier one, see _cut.
+      new_columns = start + jnp.arange(size) >= i * size
+      x = jnp.where(
+        new_columns[None, :], x.reshape(-1, size), _slice(old, start, size)
+      )
       return jax.lax.dynamic_update_slice_in_dim(old, x, start, axis=1)
 
-    return jax.tree.map(put, new, found)
+    return jax.tree.map(put, new, collected)
 
   zeros = jax.tree.map(
     lambda x: jnp.zeros(tokens.mask.shape, x.dtype),
@@ -98,9 +99,9 @@ def sum_chunks(chunk_loss, size, hidden, head, tokens, shared):
     chunk_loss: a chunk function that returns (loss, metrics), all scalars.
     size: columns per chunk.
     hidden: [B, T, D] of the student. Gradient flows.
-    head: [V, D] of the student. Gradient flows, where anybody asks for it: a
-      head that nothing differentiated depends on, as of a frozen model with
-      adapters, costs neither the product nor the memory.
+    head: [V, D] of the student. Gradient flows. A head that is not
+      differentiated, as of a frozen model with adapters, costs neither the
+      product nor the memory.
     tokens: Tokens.
     shared: Shared.
 
@@ -168,7 +169,7 @@ def _sum_chunks_backward(chunk_loss, size, gradients, cotangents):
   """Scales the gradients."""
   del chunk_loss, size
   scale = cotangents[0]
-  if isinstance(scale, SymbolicZero):  # somebody differentiates a metric
+  if isinstance(scale, SymbolicZero):  # a metric is differentiated
     scale = jnp.zeros((), scale.dtype)
   # In float32: a scale rounded to bfloat16 would bias every entry alike.
   d_hidden, d_head = jax.tree.map(
@@ -217,8 +218,8 @@ def _add_product(d_head, d_logits, chunk):
     def visit(i, d_head):
       # The last tile is moved to be whole; what it repeats must not count.
       start = jnp.minimum(i * size, vocab - size)
-      own = start + jnp.arange(size) >= i * size
-      tile = jnp.where(own[None, :], _slice(d_logits, start, size), 0)
+      new_rows = start + jnp.arange(size) >= i * size
+      tile = jnp.where(new_rows[None, :], _slice(d_logits, start, size), 0)
       old = _slice(d_head, start, size, axis=0)
       new = at_once(old, tile, chunk)
       return jax.lax.dynamic_update_slice_in_dim(d_head, new, start, axis=0)
@@ -248,13 +249,13 @@ def _for_live_chunks(visit, carry, size, mask):
 
 def _cut(i, size, hidden, tokens):
   """Chunk i of hidden and tokens, [B * size, ...], blank where not live."""
-  # The last chunk starts early enough to be whole. It then overlaps the one
-  # before, and the tokens that are not its own are not live in it.
+  # The last chunk starts early enough to be whole. Tokens of the one before are
+  # not live in it.
   length = tokens.mask.shape[1]
   start = jnp.minimum(i * size, length - size)
   chunk = jax.tree.map(lambda x: _slice(x, start, size), (hidden, tokens))
-  own = start + jnp.arange(size) >= i * size
-  chunk = blank(chunk, chunk[1].mask & own[None, :])
+  new_columns = start + jnp.arange(size) >= i * size
+  chunk = blank(chunk, chunk[1].mask & new_columns[None, :])
   # Flat, because matrix products on [B, size] by V would transpose the logits.
   return *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk), start
 

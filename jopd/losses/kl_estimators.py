@@ -1,10 +1,10 @@
-"""Penalties on the one sampled token, differentiated as they stand.
+"""KL estimates from the sampled token, differentiated as they are.
 
 Each takes (student_logp, target_logp) of the sampled token, both [*B], and
 returns [*B] in nats. Their expectations under the student estimate the reverse
 KL, but their gradients are of different divergences, because the gradient of an
 estimator is not an estimator of the gradient: k2 descends the reverse KL, k3
-the forward one, k1 nothing at all.
+the forward KL, k1 nothing.
 """
 
 import jax
@@ -17,11 +17,11 @@ from jopd.losses.distributions import finite
 def k1(
   student_logp: Float[Array, '*B'], target_logp: Float[Array, '*B']
 ) -> Float[Array, '*B']:
-  """The log-ratio log p - log q: a value to read, nothing to descend.
+  """The log-ratio log p - log q: for its value, not for its gradient.
 
   The plain estimate of the reverse KL. As the advantage of a policy gradient
-  (`advantages.log_ratio`) it is exact; differentiated as a penalty it teaches
-  nothing, only pushes down whatever was sampled.
+  (`advantages.log_ratio`) it is exact; differentiated it pushes down whatever
+  was sampled, and teaches nothing.
 
   Args:
     student_logp: [*B] log-prob of the sampled token. Gradient flows.
@@ -52,7 +52,7 @@ def k2(
     target_logp: [*B] the target's. Constant.
 
   Returns:
-    [*B] penalties, nats, >= 0. A biased estimate of the reverse KL.
+    [*B] nats, >= 0. A biased estimate of the reverse KL.
 
   Gradients: log(p / q) grad log p; its expectation over tokens sampled from the
     student is exactly the gradient of KL(student || target).
@@ -69,7 +69,7 @@ def k2(
 def k3(
   student_logp: Float[Array, '*B'], target_logp: Float[Array, '*B']
 ) -> Float[Array, '*B']:
-  """The penalty q/p - 1 - log(q/p); follows forward KL, not reverse.
+  """The estimate q/p - 1 - log(q/p); follows forward KL, not reverse.
 
   Its value is the low-variance estimate of the reverse KL; its gradient is that
   of the other direction. Use `k2` to descend the reverse KL.
@@ -79,7 +79,7 @@ def k3(
     target_logp: [*B] the target's. Constant.
 
   Returns:
-    [*B] penalties, nats, >= 0.
+    [*B] nats, >= 0.
 
   Gradients: (1 - q / p) grad log p; its expectation over tokens sampled from
     the student is exactly the gradient of KL(target || student).

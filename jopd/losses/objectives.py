@@ -1,9 +1,8 @@
-"""What a term of the loss charges each token: a TokenBatch to [*B] losses.
+"""Objectives: (TokenBatch) -> [*B], the loss of each token.
 
-There are five ways to make an objective: `divergence` (a divergence between
-distributions), `kl_estimate` (a penalty on the sampled token), `policy_gradient` (a
-advantage on it), `negative_log_likelihood` (imitation of it) and `preference` (of
-one response over another). Hyper-parameters are bound with `functools.partial`.
+`divergence` compares distributions, `kl_estimate` and `policy_gradient` read
+the sampled token, `negative_log_likelihood` imitates it, and `preference`
+compares two responses. Bind hyper-parameters with `functools.partial`.
 """
 
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from jopd.losses import old_policies
 from jopd.losses.advantages import log_ratio
@@ -21,37 +20,16 @@ from jopd.losses.supports import full
 from jopd.losses.targets import teacher
 from jopd.losses.token_stats import (
   Reads,
-  Row,
+  TokenBatch,
   TokenStats,
+  batch_stats,
   group_sum,
   reads,
   reads_of,
   row_sum,
   same_group,
-  token_stats,
+  target_logp,
 )
-
-
-class TokenBatch(NamedTuple):
-  """What an objective sees of each token; *B is [B, T] or any part of it.
-
-  Attributes:
-    student_logp: [*B, V] log-probs, float32, temperature applied.
-    logps: the same of each teacher, by name. May be empty.
-    token: [*B] the sampled ids.
-    sampler_logp: [*B] their log-probs when they were sampled.
-    rollout_logp: [*B] the same under the student of that time, temperature 1
-      and no filter; None if it was not recorded.
-    row: Row of [*B], that of each token; None if nothing is known.
-  """
-
-  student_logp: Float[Array, '*B V']
-  logps: dict[str, Float[Array, '*B V']]
-  token: Int[Array, '*B']
-  sampler_logp: Float[Array, '*B'] | None
-  rollout_logp: Float[Array, '*B'] | None = None
-  row: Row | None = None
-
 
 Objective = Callable[[TokenBatch], Float[Array, '*B']]
 
@@ -59,13 +37,13 @@ Objective = Callable[[TokenBatch], Float[Array, '*B']]
 class WithAdvantage(NamedTuple):
   """An objective that reads an advantage of each token: see `policy_gradient`.
 
-  Callable like any other. The advantage can also be taken first, over the whole
-  batch, and handed to the loss later, chunk by chunk.
+  Callable like any other. The chunked loss computes the advantage first, over
+  the whole batch, and passes it to the loss chunk by chunk.
 
   Attributes:
     loss: (TokenBatch, advantage) -> [*B] losses.
     advantage: TokenStats -> [*B], or a tree of such arrays.
-    target: which distribution the stats that the advantage reads compare with.
+    target: the distribution that the stats of the advantage compare with.
     reads: what advantage and old policy read.
   """
 
@@ -102,8 +80,8 @@ def divergence(
 
   @reads('token')
   def objective(batch):
-    target_logp = _target_logp(batch, target)
-    return divergence(*support(batch.student_logp, target_logp))
+    target_side = target_logp(batch, target)
+    return divergence(*support(batch.student_logp, target_side))
 
   return objective
 
@@ -111,7 +89,7 @@ def divergence(
 def kl_estimate(
   estimator: Callable, *, target: Callable = teacher
 ) -> Objective:
-  """A penalty on the sampled token alone, differentiated as it stands.
+  """An estimate of the KL from the sampled token, differentiated as it is.
 
   Args:
     estimator: (student_logp, target_logp), [*B] -> [*B]: `k2` or `k3`.
@@ -120,15 +98,15 @@ def kl_estimate(
   Returns:
     An objective.
 
-  Gradients: see `penalties`; unbiased only for tokens sampled from the student.
+  Gradients: see `kl_estimators`; unbiased only for tokens sampled from the
+    student.
   """
 
   @reads('token')
   def objective(batch):
-    target_logp = _target_logp(batch, target)
     return estimator(
       token_logp(batch.student_logp, batch.token),
-      token_logp(target_logp, batch.token),
+      token_logp(target_logp(batch, target), batch.token),
     )
 
   return objective
@@ -141,23 +119,24 @@ def policy_gradient(
   old_policy: Callable[[TokenStats], Float[Array, '*B']] = old_policies.student,
   target: Callable = teacher,
 ) -> WithAdvantage:
-  """A policy gradient on the sampled token, with an advantage read from its stats.
+  """A policy gradient on the sampled token, with an advantage of its stats.
 
   Args:
     surrogate: (student_logp, old_logp, advantage), [*B] -> [*B].
-    advantage: TokenStats -> [*B]. Constant. May look along the row or over the
-      whole batch, see `stats.reads`.
-    old_policy: TokenStats -> [*B], the log-prob that the ratio is taken to, of each
-      token by itself. `old_policies.student`: ratio 1, for one update per rollout.
-      `old_policies.sampler`: importance weighting, for several.
+    advantage: TokenStats -> [*B]. Constant. May read the row or the whole
+      batch, see `reads`.
+    old_policy: TokenStats -> [*B], the log-prob that the ratio is taken to, of
+      each token by itself. `old_policies.student`: ratio 1, for one update per
+      rollout. `old_policies.sampler`: importance weighting, for several.
     target: as in `divergence`; what the stats compare with.
 
   Returns:
     An objective.
 
   Gradients: with `log_ratio`, the expectation is exactly that of the full
-    reverse KL at each token: anchored to the student for tokens sampled from
-    it, to the sampler (and `reinforce`) for those of any policy that covers it.
+    reverse KL at each token: with the student as old policy for tokens sampled
+    from it, with the sampler (and `reinforce`) for those of any policy that
+    covers it.
   """
 
   def loss(batch, advantage):
@@ -195,16 +174,16 @@ def preference(
   """The better of two responses to a prompt, -log sigmoid(m): DPO.
 
   m = beta [log p(y+) / q(y+) - log p(y-) / q(y-)], sums over all tokens, q the
-  target, which need not read what the student reads. Every pair of a group
-  counts, and of the pairs the mean. Meant for the reduction `fixed_length` of
+  target, which need not read what the student reads. The loss is the mean
+  over the pairs of a group. Meant for the aggregation `fixed_length` of
   length 1: then the value is the mean over rows of their group's loss, nats.
   `token_mean` differs by one factor, `sequence_mean` makes short rows weigh
   more.
 
   Args:
     beta: > 0, how far the student may go from the target for a preference.
-    by: what makes a response the better one. 'source': that the student did
-      not write it. 'reward': that it has the larger one.
+    by: which response is better. 'source': the one that the student did not
+      write. 'reward': the one with the larger reward.
     target: as in `divergence`; the reference.
 
   Returns:
@@ -212,8 +191,8 @@ def preference(
 
   Gradients: a policy gradient with the advantage +-beta sigmoid(-m): of both
     responses, to the log-probs of all their tokens.
-  Numerics: rows without another to be compared with add 0.
-  Raises: ValueError when beta is not above 0, or by is none of the two.
+  Numerics: rows without a pair add 0.
+  Raises: ValueError when beta is not above 0, or by is neither.
   References: Rafailov et al., Direct Preference Optimization, arXiv 2305.18290,
     eq. 7. With a context teacher as the reference, and its own response
     preferred to the student's: PBSD, arXiv 2605.05040, as known from notes;
@@ -255,31 +234,6 @@ def preference(
   return WithAdvantage(loss, pairs, target, reads_of(pairs))
 
 
-def _target_logp(batch: TokenBatch, target: Callable):
-  """What the student is pulled to, as a constant."""
-  own = {'student': batch.student_logp}
-  return jax.lax.stop_gradient(target(own | batch.logps))
-
-
-def batch_stats(
-  batch: TokenBatch, target: Callable, mask: Bool[Array, '*B'] | None = None
-) -> TokenStats:
-  """The stats of a batch against a target, or without one if no teacher is.
-
-  Gradients: none; stats are constants.
-  """
-  target_logp = _target_logp(batch, target) if batch.logps else None
-  return token_stats(
-    batch.student_logp,
-    target_logp,
-    batch.token,
-    batch.sampler_logp,
-    rollout_logp=batch.rollout_logp,
-    mask=mask,
-    row=batch.row,
-  )
-
-
 @reads('group', reward=lambda *, by, **_: by == 'reward')
 def _preferred(
   stats: TokenStats, *, beta: float, by: str
@@ -292,8 +246,8 @@ def _preferred(
     by: 'source' or 'reward', what makes one row better than another.
 
   Returns:
-    Two [B, T]: what each token says of the loss, so that every row has all of
-    it; the derivative to the log-prob of each token, times the rows of a group.
+    Two [B, T]: the loss of the row's group, spread over its tokens; and the
+    derivative to the log-prob of each token, times the rows of a group.
   """
   same = same_group(stats)
   ratio = row_sum(stats, stats.student_logp - stats.target_logp)

@@ -1,4 +1,4 @@
-"""On which of the V categories the two sides are compared, and the tail's fate.
+"""Supports: which categories are compared, and what becomes of the others.
 
 A support maps two [*B, V] arrays of log-probs to two [*B, K'] arrays.
 """
@@ -39,8 +39,8 @@ def top_k(
 ) -> Pair:
   """The k likeliest tokens of one side or both, and what becomes of the rest.
 
-  For when the target's full distribution is not at hand, or to reproduce a
-  paper; `full` is exact and costs no more. The sides decide the support:
+  For a target of which only the top K are known, or to reproduce a paper;
+  `full` is exact and costs no more. `of` decides the support:
 
     'student', 'target': its k likeliest.
     'union': of the two, in 2k slots: the student's k, then the target's. The
@@ -48,7 +48,7 @@ def top_k(
     'intersection': of the two, in the student's k slots; those of tokens that
       the target did not choose are empty.
 
-  The tail decides what the loss can see:
+  `tail` decides what the loss reads of the rest:
 
     'drop': the log-probs as they are, summing to less than one. Not a
       divergence: use one with a repair, such as `generalized_reverse_kl`.

@@ -1,9 +1,9 @@
 """From an advantage to a loss whose gradient is a policy gradient.
 
 Each takes (student_logp, old_logp, advantage), all [*B] on the sampled token,
-and returns [*B]. Gradient flows to student_logp only. The old_policy is the policy
-that the probability ratio is taken to, see `old policies`: the student itself (ratio
-1), the sampler (importance weighting), or what lies between it and a teacher.
+and returns [*B]. Gradient flows to student_logp only. old_logp is that of the
+old policy, see `old_policies`: the student itself (ratio 1) or the sampler
+(importance weighting).
 """
 
 import jax
@@ -21,21 +21,20 @@ def reinforce(
 ) -> Float[Array, '*B']:
   """The policy gradient, -advantage * exp(student_logp - old_logp).
 
-  Written as a ratio rather than -advantage * student_logp: anchored to the student
-  the gradient is the same to the last bit of mathematics, and the value is
-  -advantage, which for `log_ratio` estimates the reverse KL and can be read.
-  Anchored to the sampler it is the importance-weighted policy gradient.
+  With the student as old policy the gradient is that of -advantage *
+  student_logp, and the value is -advantage, which for `log_ratio` estimates the
+  reverse KL. With the sampler it is the importance-weighted policy gradient.
 
   Args:
     student_logp: [*B] log-prob of the sampled token. Gradient flows.
-    old_logp: [*B] the old_policy's log-prob of it. Constant.
+    old_logp: [*B] the old policy's log-prob of it. Constant.
     advantage: [*B] how good it was, higher is better. Constant.
 
   Returns:
     [*B] losses.
 
-  Gradients: -advantage * ratio * grad log p; unbiased for the expected advantage when
-    tokens come from the old_policy.
+  Gradients: -advantage * ratio * grad log p; unbiased for the expected
+    advantage when tokens are sampled from the old policy.
   Numerics: the ratio is unbounded; see `ppo_clip`.
 
   Example:
@@ -58,12 +57,12 @@ def ppo_clip(
 ) -> Float[Array, '*B']:
   """PPO's pessimistic clip, -min(r c, clip(r, 1 - low, 1 + high) c).
 
-  For several updates on one batch of rollouts, anchored to the sampler.
-  Anchored to the student the ratio is 1 and it is `reinforce`.
+  For several updates on one batch of rollouts, with the sampler as old policy.
+  With the student the ratio is 1 and it is `reinforce`.
 
   Args:
     student_logp: [*B] log-prob of the sampled token. Gradient flows.
-    old_logp: [*B] the old_policy's log-prob of it. Constant.
+    old_logp: [*B] the old policy's log-prob of it. Constant.
     advantage: [*B] how good it was, higher is better. Constant.
     low: how far below 1 the ratio may fall before a bad token is left alone.
     high: how far above 1 it may rise before a good token is left alone.

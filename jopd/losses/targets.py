@@ -1,4 +1,4 @@
-"""Which distribution the student is pulled to.
+"""Targets: the distribution that the student is pulled to.
 
 A target maps log-probs by name to one [*B, V] array. The names are those of the
 teachers and 'student', the student itself as a constant.

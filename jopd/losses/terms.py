@@ -12,14 +12,16 @@ from jaxtyping import Array, Bool, Float
 from jaxtyping import ScalarLike as Scalar
 
 from jopd.losses.aggregation import token_mean
-from jopd.losses.objectives import (
-  Objective,
-  TokenBatch,
-  WithAdvantage,
-  batch_stats,
-)
+from jopd.losses.objectives import Objective, WithAdvantage
 from jopd.losses.targets import teacher
-from jopd.losses.token_stats import Reads, Row, TokenStats, reads_of
+from jopd.losses.token_stats import (
+  Reads,
+  Row,
+  TokenBatch,
+  TokenStats,
+  batch_stats,
+  reads_of,
+)
 from jopd.losses.weights import uniform
 
 
@@ -30,10 +32,9 @@ class Term(NamedTuple):
     objective: TokenBatch -> [*B] losses.
     weight: TokenStats -> [*B], how much each token counts; a constant to the
       gradient.
-    coef: a number or a traced scalar. A schedule hands in a new value at each
-      step without a retrace.
-    rows: Row -> [*B] bool, the rows that it learns from; see `rows_where`. It is
-      divided by their tokens alone. None: all that count.
+    coef: a number or a traced scalar, so that a schedule does not retrace.
+    rows: Row -> [*B] bool, the rows that it learns from, see `rows_where`; the
+      denominator counts their tokens alone. None: all rows.
   """
 
   objective: Objective
@@ -43,12 +44,12 @@ class Term(NamedTuple):
 
 
 class Factors(NamedTuple):
-  """What the stats decide of a term at each token; constants.
+  """What a term takes from the stats, constants.
 
   Attributes:
     weight: [*B], multiplies the loss.
-    advantage: [*B], or a tree of these, for an objective that is `WithAdvantage`; None
-      for others.
+    advantage: [*B], or a tree of these, if the objective is `WithAdvantage`;
+      else None.
   """
 
   weight: Float[Array, '*B']
@@ -63,7 +64,7 @@ def term_stats(
 ) -> dict[str, TokenStats]:
   """All stats that the terms' weights and advantages read.
 
-  Those for the weights are called '', those for an advantage like its term.
+  The key '' is for the weights, the name of a term for its advantage.
   """
   with_advantage = {
     name: term.objective.target
@@ -91,7 +92,7 @@ def narrowed(
     where: Row -> bool, which rows; None for all.
     row: Row of [B], or of the shape of the mask.
 
-  Raises: ValueError when some rows are asked for, and nothing is known of any.
+  Raises: ValueError when there is a `where` and no row.
   """
   if where is None:
     return mask
@@ -106,7 +107,7 @@ def term_factors(
   stats: Mapping[str, TokenStats],
   masks: Mapping[str, Bool[Array, '*B']],
 ) -> dict[str, Factors]:
-  """The weights and advantages of each term from its stats, 0 off its tokens."""
+  """Weights and advantages of each term from its stats, 0 off its tokens."""
 
   def one(name, term):
     mask = masks[name]
@@ -120,15 +121,15 @@ def term_factors(
 
 
 def count_of(count, name: str) -> Scalar:
-  """The denominator of one term, of one for all or of one for each."""
+  """The denominator of a term; `count` is one for all, or one for each."""
   return count[name] if isinstance(count, Mapping) else count
 
 
 def term_reads(term: Term) -> Reads:
-  """What a term reads: its weight, and its objective with what that is of."""
+  """What the weight and the objective of a term read."""
   objective = reads_of(term.objective)
   if not isinstance(term.objective, WithAdvantage):
-    # An objective sees tokens, whatever it was declared with.
+    # Without an advantage an objective reads single tokens.
     objective = objective._replace(scope='token')
   return reads_of(term.weight) | objective
 
@@ -192,7 +193,7 @@ def distill_loss(
   Args:
     batch: TokenBatch of [B, T, ...].
     terms: the terms, by name.
-    mask: [B, T], True counts. Anything may stand elsewhere, NaN too.
+    mask: [B, T], True counts. Other places may hold anything, NaN too.
     reduce: (per_token, mask, count) -> scalar, linear in per_token.
     count: the denominator of `reduce`, of the whole batch: micro-batches that
       share one count add up. By term where terms learn from different rows.

@@ -113,6 +113,27 @@ class TokenStats(NamedTuple):
     return self.target_logp - self.student_logp
 
 
+class TokenBatch(NamedTuple):
+  """What an objective reads of each token; *B is [B, T] or any part of it.
+
+  Attributes:
+    student_logp: [*B, V] log-probs, float32, temperature applied.
+    logps: the same of each teacher, by name. May be empty.
+    token: [*B] the sampled ids.
+    sampler_logp: [*B] their log-probs when they were sampled.
+    rollout_logp: [*B] the same under the student of that time, temperature 1
+      and no filter; None if it was not recorded.
+    row: Row of [*B], that of each token; None is unknown.
+  """
+
+  student_logp: Float[Array, '*B V']
+  logps: dict[str, Float[Array, '*B V']]
+  token: Int[Array, '*B']
+  sampler_logp: Float[Array, '*B'] | None
+  rollout_logp: Float[Array, '*B'] | None = None
+  row: Row | None = None
+
+
 def stat_named(stats: TokenStats, of: str) -> Float[Array, '*B']:
   """One of the scalars, by its name; ValueError when it is not there."""
   fields = stats._asdict().items()
@@ -374,6 +395,30 @@ def _on_shared(student_logp, target_logp, shared):
   advantage = gap / bounded(mass)
   advantage += jnp.log(bounded(mass) / bounded(target_mass))
   return mass, jnp.where(none, 0.0, advantage) / count
+
+
+def target_logp(batch: TokenBatch, target: Callable) -> Float[Array, '*B V']:
+  """The target's log-probs, of teachers and 'student'; no gradient."""
+  student = {'student': batch.student_logp}
+  return jax.lax.stop_gradient(target(student | batch.logps))
+
+
+def batch_stats(
+  batch: TokenBatch, target: Callable, mask: Bool[Array, '*B'] | None = None
+) -> TokenStats:
+  """The stats of a batch; without a teacher those of a target are None.
+
+  Gradients: none; stats are constants.
+  """
+  return token_stats(
+    batch.student_logp,
+    target_logp(batch, target) if batch.logps else None,
+    batch.token,
+    batch.sampler_logp,
+    rollout_logp=batch.rollout_logp,
+    mask=mask,
+    row=batch.row,
+  )
 
 
 def live_rows(stats: TokenStats) -> Bool[Array, ' B']:

@@ -1,4 +1,4 @@
-"""Where a setting may lie; said when a recipe is built."""
+"""Checks of settings."""
 
 import jax
 
@@ -6,11 +6,11 @@ import jax
 def check_range(interval: str, **settings) -> None:
   """Refuses settings outside an interval, such as '(0, 1]' or '[0, inf)'.
 
-  A traced value, as a schedule hands in, passes: what it is will be known when
-  the program runs. A recipe calls with what it is first and last.
+  A traced value, such as that of a schedule, passes; a run checks its first and
+  last values when it is built.
 
   Args:
-    interval: its ends, in brackets that say whether they belong to it.
+    interval: its ends, in round brackets where they are excluded.
     settings: name -> number.
 
   Raises: ValueError for the first setting outside, or NaN.

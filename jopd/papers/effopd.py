@@ -141,7 +141,7 @@ def line_search(
 
 
 def extrapolate(params: dict, origin: dict, distance) -> dict:
-  """params + distance * (params - origin), of attention and MLPs alone.
+  """Params + distance * (params - origin), of attention and MLPs alone.
 
   Embeddings, heads and norms stay, and so does every one that has not moved.
 

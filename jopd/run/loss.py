@@ -118,6 +118,11 @@ def make_loss(
       term_reads = losses.term_reads(term)
       _check_reads(spec, term_reads, settings, sources)
       _check_old_policy(spec, first, settings.num_minibatches, off_policy)
+      if term_reads.scope == 'group':
+        small = min(gradient_check.VOCAB, vocab_size)
+        losses.check_groups(
+          term, rows.source_indices, roles=roles, vocab_size=small
+        )
       if any(map(is_own, spec.functions())):
         check_term(spec, first, roles, sources.group_size, vocab_size)
       reads |= term_reads

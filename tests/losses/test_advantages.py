@@ -200,8 +200,8 @@ def test_advantages_nest_from_the_inside_out():
 
 
 # The chunked loss takes one pass for 'token' and whole rows for 'row', and a
-# recipe refuses 'batch' in gradient accumulation. Kills a partial or a nested advantage
-# that loses its mark, and one that takes the outer mark alone.
+# run refuses 'batch' with gradient accumulation. Kills a partial or a nested
+# advantage that loses its declaration, and one that takes the outer one alone.
 def test_what_each_advantage_reads():
   partial = functools.partial
   to_come = partial(losses.discounted_return, gamma=0.5)

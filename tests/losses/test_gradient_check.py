@@ -141,22 +141,22 @@ def test_an_accident_of_rounding_does_not_decide():
     (
       'policy_gradient',
       reinforce(lambda stats: -stats.reverse_kl),
-      'teaches nothing: its advantage is the same for every token at its place',
+      'no gradient: its advantage is the same for every token of a place',
     ),
     (
       'policy_gradient',
       reinforce(lambda stats: -stats.student_logp),
-      'moves a student that equals its target: its advantage favours some tokens',
+      'moves a student that equals its target: its advantage prefers some',
     ),
     (
       'kl_estimate',
       losses.kl_estimate(lambda p, q: p - q),
-      'teaches nothing: the expected gradient of its penalty is zero',
+      'has no gradient: the expected gradient of its estimator is zero',
     ),
     (
       'kl_estimate',
       losses.kl_estimate(lambda p, q: jnp.square(p) + q),
-      "moves a student that equals its target: its penalty's derivative",
+      "moves a student that equals its target: its estimator's derivative",
     ),
     (
       'divergence',
@@ -166,11 +166,11 @@ def test_an_accident_of_rounding_does_not_decide():
     (
       'divergence',
       losses.divergence(lambda p, q: jnp.sum(jnp.exp(q) * q, axis=-1)),
-      'teaches nothing: its gradient is zero whatever the teacher says',
+      'has no gradient: its gradient is zero whatever the teacher is',
     ),
   ],
 )
-def test_functions_of_your_own_are_judged_alike(kind, objective, reason):
+def test_functions_of_a_users_own_are_checked_alike(kind, objective, reason):
   with pytest.raises(ValueError, match=reason):
     losses.check_objective(objective, kind=kind)
 
@@ -183,13 +183,13 @@ def test_what_a_demonstration_may_do():
   check(entropy, roles=())
   nothing = reinforce(lambda stats: stats.student_entropy)
   for options in ({'demonstration': True}, {'roles': ()}):
-    with pytest.raises(ValueError, match='teaches nothing'):
+    with pytest.raises(ValueError, match='has no gradient'):
       check(nothing, **options)
 
 
 # Kills: one distribution for all roles, with which a target that leans on the
 # wrong one would look sound.
-def test_each_teacher_says_something_else():
+def test_each_teacher_has_its_own_distribution():
   def of(role):
     target = functools.partial(losses.teacher, role=role)
     objective = losses.divergence(losses.reverse_kl, target=target)
@@ -222,7 +222,7 @@ def test_a_student_at_rest_is_its_target(weights):
   np.testing.assert_allclose(at_rest, 0, atol=1e-5)
 
 
-EARNED = np.arange(V) % 2  # by a token, in the probe
+EARNED = np.arange(V) % 2  # by a token, in the enumeration
 
 
 def of_reward(p):
@@ -261,9 +261,9 @@ def modulated(stats):
   return advantage * jnp.exp(jnp.sign(advantage) * losses.log_ratio(stats))
 
 
-# Only what a token leads to, nothing of itself. Kills a probe in which what
-# comes next does not depend on the first token: it would find nothing taught.
-def test_a_credit_of_what_comes_later_alone_passes():
+# The advantages of later tokens alone. Kills an enumeration in which what comes
+# next does not depend on the first token: it would find no gradient.
+def test_an_advantage_of_later_tokens_alone_passes():
   later = lambda stats: jnp.roll(losses.log_ratio(stats), -1, axis=-1)
   losses.check_objective(reinforce(later), kind='policy_gradient', vocab_size=V)
 
@@ -295,14 +295,14 @@ def test_objectives_that_raise_the_reward_pass(roles):
 @pytest.mark.parametrize(
   'advantage, group_size, reason',
   [
-    (lambda stats: -stats.reward, 4, 'reads rewards, and does not raise them'),
-    (lambda stats: stats.group_std, 4, 'reads rewards, and does not raise'),
+    (lambda stats: -stats.reward, 4, 'reads rewards and does not raise them'),
+    (lambda stats: stats.group_std, 4, 'reads rewards and does not raise'),
     (
       lambda stats: 0 * stats.reward,
       4,
-      'teaches nothing: its advantage is the',
+      'has no gradient: its advantage is the',
     ),
-    (losses.group_advantage, 1, 'teaches nothing: with group_size 1 a respon'),
+    (losses.group_advantage, 1, 'has no gradient: with group_size 1 a respon'),
   ],
 )
 def test_objectives_that_do_not_raise_the_reward_are_refused(

@@ -284,5 +284,5 @@ def test_groups_without_pairs_are_refused(sources, rows, fine):
   if fine:
     losses.check_groups(term, sources)
     return
-  with pytest.raises(ValueError, match='finds none to compare'):
+  with pytest.raises(ValueError, match='there are none to compare'):
     losses.check_groups(term, sources)

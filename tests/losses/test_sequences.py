@@ -169,8 +169,8 @@ def expected(name, end):
   return mean, np.einsum('y,yiv->', chances, (grads - mean) ** 2)
 
 
-# By finite differences of the enumerated KL, not by the formula. Kills advantages
-# that are summed in the other direction, not at all, or past a response's end;
+# By finite differences of the enumerated KL, not by the formula. Kills
+# advantages that are summed in the other direction, not at all, or past a response's end;
 # a discount of the first token; a loss that averages along the row.
 @pytest.mark.parametrize('end', ENDS)
 def test_all_advantages_to_come_descend_the_kl_of_the_sequence(end):
@@ -184,8 +184,8 @@ def test_all_advantages_to_come_descend_the_kl_of_the_sequence(end):
   assert np.abs(coupling(end, 1.0)).max() > 0.1 * np.abs(exact).max()
 
 
-# Kills a discount that starts at gamma instead of 1, and an own advantage that is
-# counted with those to come.
+# Kills a discount that starts at gamma instead of 1, and an advantage of the
+# token itself that is counted with later ones.
 @pytest.mark.parametrize('end', ENDS)
 @pytest.mark.parametrize('gamma', [0, 0.5])
 def test_discounts_keep_their_share_of_the_coupling(gamma, end):
@@ -207,9 +207,8 @@ def test_objectives_of_the_token_level_hold_the_prefixes_fixed(end):
   np.testing.assert_allclose(forward, want, atol=1e-5)
 
 
-# A centered advantage has mean 0 at every prefix, so a later one does not tell a
-# token where it led: their sum teaches the token level, whatever gamma, and is
-# noisier. Kills an advantage that is centered on something other than its own
+# A centered advantage has mean 0 at every prefix, whatever led there: the sum
+# teaches the token level, whatever gamma, and is noisier. Kills an advantage that is centered on something other than its own
 # prefix, and the belief that centering is free under a discount.
 @pytest.mark.parametrize('end', ENDS)
 def test_centering_later_advantages_takes_the_coupling_away(end):
