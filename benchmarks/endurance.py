@@ -85,7 +85,7 @@ def main():
     rows = [{'prompt': numbers(), 'answer': '0'} for _ in range(512)]
     data.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     built = build.build(get_config(args.steps, data))
-    run = built.run._replace(stop=look)
+    run = built.run._replace(should_stop=look)
     pipeline.train(run, built.stages, built.params, pathlib.Path(folder, 'run'))
   names = ('mebibytes', 'arrays', 'compilations')
   places = {'at_a_tenth': seen[args.steps // 10], 'at_the_end': seen[-1]}

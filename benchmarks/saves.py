@@ -64,14 +64,14 @@ def measure(folder, args):
       manifest.describe = lambda *_: {'files': {}}
       files.sync = lambda path: None
     start = time.perf_counter()
-    checkpoints.save(step, state, {})
+    checkpoints.save(step, state)
     seconds[kind].append(time.perf_counter() - start)
     manifest.describe, files.sync = whole
   result = {
     f'save_{kind}': statistics.median(taken[1:])  # the first one warms up
     for kind, taken in seconds.items()
   }
-  checkpoints.save(step + 1, state, {}, force=True)
+  checkpoints.save(step + 1, state, force=True)
   start = time.perf_counter()
   steps, damaged = examine(folder)
   result['verify'] = time.perf_counter() - start

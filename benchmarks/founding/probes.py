@@ -13,9 +13,9 @@ from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.stop_criteria import make_stops
 from jopd.run import build
 from jopd.run.components import make_examples
-from jopd.train.state import init_state, state_shardings
 from jopd.train import steps
 from jopd.train.rollout_batch import cut_to_buckets
+from jopd.train.state import init_state, state_shardings
 from jopd.train.teachers import freeze
 
 

@@ -353,7 +353,7 @@ def read_number(value, place: str):
   if not hasattr(value, 'items'):
     return value
   if 'schedule' in value:
-    function = schedule(value)
+    function = schedule(dict(value))
     return Scalar(place, lambda step, controlled: float(function(step)))
   if set(value) == {'controlled'}:
     name = value['controlled']
