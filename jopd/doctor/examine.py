@@ -16,6 +16,9 @@ from jopd.doctor.stage import Examination
 from jopd.models import hf, hub
 from jopd.run import build
 from jopd.run.components import make_examples, student_context
+from jopd.run.loss import TermSpec, check_term, read_terms
+from jopd.run.response_sources import make_rows, members
+from jopd.train.callbacks.base import initial_scalars
 from jopd.train.stage import Run, Stage
 
 _log = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ def examine(
   built = build.build(config)
   for stage in built.stages:
     findings += examine_data(config, stage, built.run)
+    findings += check_gradients(config, stage, built.run)
     if stage.teachers.models:
       params, missing = _weights(built, stage, workdir)
       if missing:
@@ -78,18 +82,55 @@ def examine_stage(
     params: model name -> parameters on the mesh, at the start of the stage.
     prompts: most prompts to take; rounded to what the mesh divides.
   """
-  settings = config[stage.name]
-  support = support_of(settings)
+  terms = _read_terms(config, stage)
+  support = support_of(terms, run.vocab_size)
   examination = Examination(
     stage, run, params, prompts=prompts, support=support and support[1]
   )
   return judge_stage(
     examination.observe(),
     stage=stage,
-    settings=settings,
+    terms=terms,
     vocab_size=run.vocab_size,
     response_tokens=run.max_new_tokens,
   )
+
+
+def check_gradients(config, stage: Stage, run: Run) -> list[Finding]:
+  """The gradient check of each term of a stage, on a small vocabulary."""
+  settings, findings = config[stage.name], []
+  scalars = stage.loss.scalars(0, initial_scalars(stage, run))
+  for name, term in _read_terms(config, stage).items():
+    reason = ''
+    try:
+      check_term(
+        term,
+        scalars,
+        tuple(settings.teachers),
+        settings.group_size,
+        run.vocab_size,
+      )
+    except ValueError as error:
+      reason = str(error)
+    text = f'failures of term {name} on a small vocabulary'
+    findings.append(
+      judge(
+        'gradient check',
+        bool(reason),
+        text,
+        stage=stage.name,
+        term=name,
+        reason=reason,
+      )
+    )
+  return findings
+
+
+def _read_terms(config, stage: Stage) -> dict[str, TermSpec]:
+  """The terms of the loss of a stage, names resolved."""
+  settings = config[stage.name]
+  section = settings.loss.to_dict()
+  return read_terms(section, make_rows(members(settings), section))
 
 
 def _compare_models(config) -> list[Finding]:

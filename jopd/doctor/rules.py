@@ -1,12 +1,13 @@
 """From the observations of a stage to findings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import math
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jopd import losses
 from jopd.doctor.findings import (
   CHECKS,
   COLD,
@@ -23,31 +24,40 @@ from jopd.doctor.stage import (
   remaining_headroom,
 )
 from jopd.losses.token_stats import TOP
-from jopd.run.loss import OFF_POLICY
+from jopd.run.loss import OFF_POLICY, TermSpec
 
 _NEGLIGIBLE = 0.01  # nats per token
 _MIN_HEADROOM = 0.1  # below it the remaining fraction means nothing
 
 
-def support_of(settings) -> tuple[str, int] | None:
-  """The term of a stage with the smallest support, and its k; None for all ids.
+def support_of(
+  terms: Mapping[str, TermSpec], vocab_size: int
+) -> tuple[str, int] | None:
+  """The term with the smallest support, and its size; None if all are full.
 
   Args:
-    settings: a stage of the config.
+    terms: of a stage, of `run.loss.read_terms`.
+    vocab_size: V.
   """
-  supports = []
-  for name, term in settings.loss.items():
-    support = term.get('support', 'full')
-    if not isinstance(support, str) and 'k' in support:
-      supports.append((support['k'], name))
-  return min(supports)[::-1] if supports else None
+  sizes = []
+  for name, term in terms.items():
+    support = term.objective.settings.get('support')
+    if support is None:
+      continue
+    size = support.settings.get('k')
+    if size is None:
+      logp = jax.ShapeDtypeStruct((vocab_size,), jnp.float32)
+      size = jax.eval_shape(support.bind(), logp, logp)[0].shape[-1]
+    if size < vocab_size:
+      sizes.append((size, name))
+  return min(sizes)[::-1] if sizes else None
 
 
 def judge_stage(
   observed: Observations,
   *,
   stage,
-  settings,
+  terms: Mapping[str, TermSpec],
   vocab_size: int,
   response_tokens: int,
 ) -> list[Finding]:
@@ -56,7 +66,7 @@ def judge_stage(
   Args:
     observed: what `Examination.observe` returned.
     stage: a `train.stage.Stage`.
-    settings: its section of the config.
+    terms: of its loss, of `run.loss.read_terms`.
     vocab_size: of the tokenizer.
     response_tokens: the length limit of a response.
   """
@@ -84,9 +94,9 @@ def judge_stage(
       findings += _judge_student(judged._replace(prefix=''))
     findings += _judge_teacher(judged)
     findings += _judge_tokens(judged)
-    findings += _judge_support(judged, settings)
+    findings += _judge_support(judged, terms)
     findings += _judge_privilege(judged)
-  return [*findings, *_judge_loss(judged._replace(prefix=''), settings)]
+  return [*findings, *_judge_loss(judged._replace(prefix=''), terms)]
 
 
 class _Judge(NamedTuple):
@@ -230,11 +240,11 @@ def _judge_tokens(judged: _Judge) -> Iterator[Finding]:
   )
 
 
-def _judge_support(judged: _Judge, settings) -> Iterator[Finding]:
+def _judge_support(judged: _Judge, terms) -> Iterator[Finding]:
   readings = judged.teacher.on_support
   if readings is None:
     return
-  term, k = support_of(settings)
+  term, k = support_of(terms, judged.names['vocab_size'])
   masses = judged.mean(readings.student_mass), judged.mean(readings.target_mass)
   yield judged(
     'support mass',
@@ -264,9 +274,9 @@ def _judge_privilege(judged: _Judge) -> Iterator[Finding]:
   )
 
 
-def _judge_loss(judged: _Judge, settings) -> Iterator[Finding]:
+def _judge_loss(judged: _Judge, terms) -> Iterator[Finding]:
   for term, gradient in judged.observed.gradients.items():
-    if getattr(losses, str(settings.loss[term].objective), None) in OFF_POLICY:
+    if terms[term].objective.function in OFF_POLICY:
       continue
     text = f'norm of the gradient of term {term}'
     yield judged('gradient', gradient.norm, text, term=term)

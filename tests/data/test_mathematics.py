@@ -14,7 +14,6 @@ import pytest
 from jopd.data import sources
 from jopd.data.filtering import RejectedRows, RowFilter
 from jopd.data.sources import tables
-from jopd.run import resolve
 
 
 def write(path, rows):
@@ -220,7 +219,7 @@ def test_openthoughts_takes_a_domain_and_its_thoughts(tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['parquet', 'jsonl'])
-def test_a_missing_column_is_told_with_those_found(tmp_path, suffix):
+def test_a_missing_column_is_named_with_those_present(tmp_path, suffix):
   path = write(tmp_path / f'test.{suffix}', [dict(Problem='p', Answer='1')])
   with pytest.raises(
     ValueError, match='has no column problem, answer, solution; it has Answer, '
@@ -228,7 +227,7 @@ def test_a_missing_column_is_told_with_those_found(tmp_path, suffix):
     select(sources.math500(path=str(path)))
 
 
-def test_files_that_are_not_there_are_told(tmp_path):
+def test_missing_and_broken_files_are_named(tmp_path):
   with pytest.raises(ValueError, match='file like main/train-'):
     sources.gsm8k(path=str(tmp_path))
   broken = tmp_path / 'test.jsonl'
@@ -282,11 +281,11 @@ def test_without_a_network_the_error_says_what_to_do():
   # The tests are offline, and nothing is in the cache. Kills: a stack of
   # errors of the hub's client.
   with pytest.raises(ValueError, match='hf download --repo-type=dataset') as e:
-    resolve.make_examples('amc')
+    sources.amc()
   assert "'math-ai/amc23' is no folder here" in str(e.value)
 
 
-def test_a_name_of_the_hub_is_asked_for_its_files_only(tmp_path, monkeypatch):
+def test_only_the_files_of_a_dataset_are_downloaded(tmp_path, monkeypatch):
   import huggingface_hub
 
   asked = []

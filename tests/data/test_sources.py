@@ -248,7 +248,7 @@ def test_jsonl_reads_prompts_and_chats(tmp_path):
   assert fourth.columns == dict(messages=[user, reply], id='x', more=[1])
 
 
-def test_jsonl_reads_the_fields_it_is_told(tmp_path):
+def test_jsonl_reads_the_named_fields(tmp_path):
   path = _write(
     tmp_path / 'a.jsonl', [{'question': 'q', 'gold': 'g', 'solution': 's'}]
   )

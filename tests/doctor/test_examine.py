@@ -8,7 +8,12 @@ import scripted
 import tiny
 
 from jopd.data.tokenizer import builtin_tokenizer, train_tokenizer
-from jopd.doctor.examine import compare_tokenizers, examine, examine_data
+from jopd.doctor.examine import (
+  check_gradients,
+  compare_tokenizers,
+  examine,
+  examine_data,
+)
 
 
 def test_rows_of_a_stage():
@@ -31,6 +36,21 @@ def test_rows_of_a_stage():
     'demonstrations',
     'ok',
   )
+
+
+def test_the_gradients_of_every_term_are_checked():
+  # Kills: a loss of jopd's that moves a student which equals its teacher, and
+  # a check that ends with the first term.
+  case = scripted.case(scripted.student, scripted.teacher)
+  config = case.config.copy_and_resolve_references()
+  biased = dict(name='top_k', k=2, of='target', tail='drop')
+  config.distil.loss.biased = config.distil.loss.match.to_dict() | dict(
+    support=biased
+  )
+  findings = check_gradients(config, case.stage, case.run)
+  assert [f.status for f in findings] == ['refuse', 'ok']  # by name
+  assert findings[0].fix.startswith('config.distil.loss.biased: ')
+  assert 'support' in findings[0].fix
 
 
 def test_what_a_stage_to_come_will_make_is_not_judged():

@@ -2,13 +2,14 @@
 
 import types
 
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 from jopd.doctor.rules import judge_stage, support_of
 from jopd.doctor.stage import GradedResponses, Observations, TeacherObservations
 from jopd.doctor.token_statistics import Readings, TermGradient
+from jopd.run.loss import read_terms
+from jopd.run.response_sources import make_rows
 
 ROWS, STEPS = 100, 4
 MASK = np.ones((ROWS, STEPS), bool)
@@ -66,6 +67,10 @@ HEALTHY = Observations(
 TERM = dict(objective='divergence', divergence='reverse_kl')
 
 
+def read(**terms):
+  return read_terms(terms, make_rows({('student',): 1.0}, terms))
+
+
 def judged(observed, student='s', **terms):
   """Check -> finding; the last one of those that are there per teacher."""
   names = {role: role[0] for role in observed.teachers}
@@ -77,7 +82,7 @@ def judged(observed, student='s', **terms):
   findings = judge_stage(
     observed,
     stage=stage,
-    settings=ConfigDict({'loss': terms or {'match': TERM}}),
+    terms=read(**(terms or {'match': TERM})),
     vocab_size=1000,
     response_tokens=64,
   )
@@ -261,7 +266,16 @@ def test_findings_name_the_teacher_if_there_are_several():
 
 
 def test_the_support_of_a_stage():
-  settings = lambda **terms: ConfigDict({'loss': terms})
-  of = lambda k: TERM | dict(support=dict(name='top_k', k=k))
-  assert support_of(settings(a=TERM, b=TERM | dict(support='full'))) is None
-  assert support_of(settings(a=of(64), b=of(8), c=TERM)) == ('b', 8)
+  with_support = lambda **support: TERM | dict(support=support)
+  top = lambda k: with_support(name='top_k', k=k)
+  full = read(a=TERM, b=TERM | dict(support='full'))
+  assert support_of(full, 1000) is None
+  assert support_of(read(a=top(64), b=top(8), c=TERM), 1000) == ('b', 8)
+
+  # Kills: a user's support that counts as the whole vocabulary, as its size
+  # has another name.
+  def first(student_logp, target_logp, *, count):
+    return student_logp[..., :count], target_logp[..., :count]
+
+  own = read(a=with_support(name=first, count=5))
+  assert support_of(own, 1000) == ('a', 5)

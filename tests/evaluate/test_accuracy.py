@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopd import sharding
+from jopd import rewards, sharding
 from jopd.data.batching import PromptBatch
 from jopd.data.examples import Example
 from jopd.evaluate.accuracy import make_evaluate, statistics
@@ -38,6 +38,7 @@ def make_prompts(count):
     response=np.zeros((count, 0), np.int32),
     response_length=np.zeros(count, np.int32),
     examples=[Example(str(i), [], answer=str(RIGHT)) for i in range(count)],
+    messages=[[]] * count,
   )
 
 
@@ -68,7 +69,9 @@ def evaluate(script, count, *, batch_size, samples, **settings):
   run = make_evaluate(
     script,
     Words(),
-    lambda text, example: float(text.split()[0] == example.answer),
+    lambda response, example: rewards.Reward(
+      float(response.text.split()[0] == example.answer)
+    ),
     make_prompts(count),
     batch_size=batch_size,
     samples=samples,
@@ -212,9 +215,9 @@ def respond(batch_size, devices):
   )
   graded = []
 
-  def grade(text, example):
-    graded.append((example.id, text))
-    return float(len(text.split()) % 2)
+  def grade(response, example):
+    graded.append((example.id, response.text))
+    return rewards.Reward(float(len(response.text.split()) % 2))
 
   run = make_evaluate(
     partial(generate, stops=make_stops(range(8))),
@@ -242,7 +245,7 @@ def test_only_a_full_reward_counts_as_right():
   run = make_evaluate(
     Script([[RIGHT, RIGHT]]),
     Words(),
-    lambda text, example: 0.5,
+    lambda response, example: rewards.Reward(0.5),
     make_prompts(2),
     **dict(batch_size=2, samples=0),
   )

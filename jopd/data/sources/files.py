@@ -117,7 +117,7 @@ def tfds(
       builder = read_only_builder.builder_from_files(
         str(name_or_dir), data_dir=data_dir
       )
-  except ValueError as error:  # not found, or not even a name
+  except ValueError as error:  # missing, or not a name
     raise ValueError(unprepared) from error
   try:
     table = builder.as_data_source(split=split)

@@ -132,11 +132,11 @@ def _jsonl(file: Path, columns: list[str], once) -> list[dict | Rejected]:
   return rows
 
 
-def _check_columns(where, columns: list[str], found) -> None:
-  if not isinstance(found, list | dict):
+def _check_columns(where, columns: list[str], present) -> None:
+  if not isinstance(present, list | dict):
     raise ValueError(f'{where} is no JSON object')
-  if missing := [name for name in columns if name not in found]:
+  if missing := [name for name in columns if name not in present]:
     raise ValueError(
       f'{where} has no column {", ".join(missing)}; it has'
-      f' {", ".join(sorted(found))}'
+      f' {", ".join(sorted(present))}'
     )
