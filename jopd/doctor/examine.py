@@ -16,8 +16,9 @@ from jopd.doctor.stage import Examination
 from jopd.models import hf, hub
 from jopd.run import build
 from jopd.run.components import make_examples, student_context
+from jopd.run.config import ConfigError, error_context
 from jopd.run.loss import TermSpec, check_term, read_terms
-from jopd.run.response_sources import make_rows, members
+from jopd.run.sources import make_sources
 from jopd.train.callbacks.base import initial_scalars
 from jopd.train.stage import Run, Stage
 
@@ -50,7 +51,7 @@ def examine(
     ValueError, FileNotFoundError: a setting is wrong, as for `build`.
   """
   if prompts < 1:
-    raise ValueError(f'prompts must be at least 1, got {prompts}')
+    raise ConfigError(f'--prompts must be at least 1, got {prompts}')
   findings = _compare_models(config)
   if worst(findings) == 'refuse':
     return findings
@@ -107,7 +108,7 @@ def check_gradients(config, stage: Stage, run: Run) -> list[Finding]:
         term,
         scalars,
         tuple(settings.teachers),
-        settings.group_size,
+        stage.rollouts.group_size,
         run.vocab_size,
       )
     except ValueError as error:
@@ -129,26 +130,27 @@ def check_gradients(config, stage: Stage, run: Run) -> list[Finding]:
 def _read_terms(config, stage: Stage) -> dict[str, TermSpec]:
   """The terms of the loss of a stage, names resolved."""
   settings = config[stage.name]
-  section = settings.loss.to_dict()
-  return read_terms(section, make_rows(members(settings), section))
+  return read_terms(settings.loss.to_dict(), make_sources(settings))
 
 
 def _compare_models(config) -> list[Finding]:
   """Compares the tokenizers of all models that have a folder."""
-  folders = {
-    name: hub.find(spec.path, spec.get('revision'))
-    for name, spec in config.models.items()
-    if 'path' in spec
-  }
+  folders = {}
+  for name, spec in config.models.items():
+    if 'path' in spec:
+      with error_context(f'config.models.{name}'):
+        folders[name] = hub.find(spec.path, spec.get('revision'))
   if config.tokenizer not in ('', 'builtin'):
-    folder = hub.find(config.tokenizer)
+    with error_context('config.tokenizer'):
+      folder = hub.find(config.tokenizer)
     if folder not in folders.values():
       folders = {'config.tokenizer': folder, **folders}
   if len(folders) < 2:
     return []
-  return compare_tokenizers(
-    folders, template_kwargs=config.chat_template_kwargs.to_dict()
-  )
+  with error_context('config.models'):
+    return compare_tokenizers(
+      folders, template_kwargs=config.chat_template_kwargs.to_dict()
+    )
 
 
 def compare_tokenizers(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from jopd.run.config import did_you_mean
+from jopd.run.config import ConfigError, did_you_mean
 
 
 class Chip(NamedTuple):
@@ -54,7 +54,7 @@ def find(topology: str) -> tuple[list[jax.Device], Chip | None]:
     Devices for a mesh, and their chip; None if it is unknown, as for a CPU.
     Programs can be compiled for devices that are not here, but not run.
 
-  Raises: ValueError when there is no such topology, or no compiler for it.
+  Raises: ConfigError when there is no such topology, or no compiler for it.
   """
   if not topology:
     devices = jax.devices()
@@ -62,7 +62,7 @@ def find(topology: str) -> tuple[list[jax.Device], Chip | None]:
   name, _, shape = topology.partition(':')
   tpus = [n for n, chip in CHIPS.items() if chip.clock]
   if name not in tpus or not shape:
-    raise ValueError(
+    raise ConfigError(
       f"--topology={topology}: expected a TPU and a shape, such as 'v5p:4x4x4'"
       f'{did_you_mean(name, tpus)}'
     )
@@ -80,7 +80,7 @@ def find(topology: str) -> tuple[list[jax.Device], Chip | None]:
   try:
     devices = topologies.get_topology_desc(topology, 'tpu', **host).devices
   except (ImportError, RuntimeError, ValueError) as error:
-    raise ValueError(
+    raise ConfigError(
       f'--topology={topology}: {_first_line(error)}; the compiler comes with'
       " pip install 'jopd[tpu]', shapes are those of Google's documentation"
     ) from error

@@ -83,14 +83,12 @@ def measure(
   rows = prompts * stage.rollouts.group_size // stage.update.num_minibatches
   batch = inputs.batch(stage, run, rows, widths)
   models = {r: run.models[name] for r, name in stage.teachers.models.items()}
-  hidden = {}
   if models:
     program = compiled('teacher', programs.teach, teachers, batch)
     yield program.phase(
       'teacher', stage.update.num_minibatches, held, (batch, waiting)
     )
-    hidden = program.results
-    batch = inputs.with_hidden(batch, hidden)
+    batch = inputs.with_hidden(batch, program.results)
   args = state, teacher_heads(stage, run, frozen), batch, frozen.base
   args += (inputs.scalars(stage, run),)
   program = compiled('learner', programs.learn, *args)
@@ -114,7 +112,7 @@ def measure(
     'learner',
     stage.update.num_minibatches,
     held,
-    (hidden, batch),
+    batch,
     useful=useful,
     turns=-(-run.max_new_tokens // size),
   )

@@ -79,9 +79,7 @@ def report(
   Returns:
     The path of the page.
 
-  Raises:
-    FileNotFoundError: a folder without metrics.jsonl.
-    ValueError: no run, or a file that cannot be read.
+  Raises: WrongInputError if there is no run, or a file is missing or damaged.
   """
   read = read_runs(runs)
   name = 'report' if len(read) == 1 else 'comparison'

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jopd.train.errors import WrongInputError
 from jopd.train.metrics import gap_recovery
 
 Row = Mapping[str, Any]
@@ -65,12 +66,11 @@ class Gap(NamedTuple):
 def read_runs(folders: Sequence[str | os.PathLike]) -> list[Run]:
   """Reads run folders; their names are as short as possible and differ.
 
-  Raises:
-    ValueError: no folder is named, or a metrics.jsonl has no or broken rows.
-    FileNotFoundError: a folder has no metrics.jsonl.
+  Raises: WrongInputError if there is no folder, or a metrics.jsonl is missing,
+    has no rows or broken rows.
   """
   if not folders:
-    raise ValueError('expected at least one run folder, got none')
+    raise WrongInputError('expected at least one run folder, got none')
   paths = [pathlib.Path(folder).resolve() for folder in folders]
   names = [path.name for path in paths]
   if len(set(names)) < len(names):
@@ -204,13 +204,13 @@ def _curve(
 def _read_run(folder: pathlib.Path, name: str) -> Run:
   metrics = folder / 'metrics.jsonl'
   if not metrics.is_file():
-    raise FileNotFoundError(
+    raise WrongInputError(
       f'{metrics}: not found; expected the folder that `jopd train` was given '
       'as --workdir'
     )
   rows = _read_rows(metrics)
   if not rows:
-    raise ValueError(f'{metrics}: has no complete row; no step was logged yet')
+    raise WrongInputError(f'{metrics}: has no complete row yet')
   if (timings := folder / 'timings.jsonl').is_file():
     rows += _read_rows(timings)
   summary = _read_object(folder / 'summary.json')
@@ -230,7 +230,7 @@ def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
       if place == len(lines):  # empty, or still being written
         break
-      raise ValueError(
+      raise WrongInputError(
         f'{path}:{place}: expected a JSON object with stage, step and kind, '
         f'got {line[:60]!r}; repair or delete the line'
       ) from error
@@ -243,7 +243,7 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
   try:
     value = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
-    raise ValueError(f'{path}: is not JSON ({error})') from error
+    raise WrongInputError(f'{path}: is not JSON ({error})') from error
   if not isinstance(value, dict):
-    raise ValueError(f'{path}: expected a JSON object, got {value!r:.60}')
+    raise WrongInputError(f'{path}: expected a JSON object, got {value!r:.60}')
   return value

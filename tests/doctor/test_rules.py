@@ -9,7 +9,7 @@ from jopd.doctor.rules import judge_stage, support_of
 from jopd.doctor.stage import GradedResponses, Observations, TeacherObservations
 from jopd.doctor.token_statistics import Readings, TermGradient
 from jopd.run.loss import read_terms
-from jopd.run.response_sources import make_rows
+from jopd.run.sources import Sources
 
 ROWS, STEPS = 100, 4
 MASK = np.ones((ROWS, STEPS), bool)
@@ -68,7 +68,7 @@ TERM = dict(objective='divergence', divergence='reverse_kl')
 
 
 def read(**terms):
-  return read_terms(terms, make_rows({('student',): 1.0}, terms))
+  return read_terms(terms, Sources({('student',): 1.0}))
 
 
 def judged(observed, student='s', **terms):

@@ -8,6 +8,7 @@ from jopd.compilation import Program
 from jopd.plan import inputs
 from jopd.run import build
 from jopd.train import pipeline
+from jopd.train.steps import teacher_heads
 
 POLICY = dict(
   objective='policy_gradient',
@@ -60,9 +61,11 @@ def planned():
     config.max_prompt_tokens,
     config.distil.max_teacher_prompt_tokens,
   )
+  frozen = inputs.frozen(stage, built.run, built.params)
   return dict(
     state=inputs.state(stage, built.run, built.params),
-    frozen=inputs.frozen(stage, built.run, built.params),
+    frozen=frozen,
+    heads=teacher_heads(stage, built.run, frozen),
     prompts=inputs.prompts(stage, built.run, config.distil.batch_size, own),
     batch=inputs.batch(
       stage, built.run, 8, {'': own, 'teacher': longer, 'own': own}
@@ -79,15 +82,15 @@ def _same(planned, seen):
 
 # Kills: a plan of another program than the one that runs.
 def test_learner_and_teacher_read_what_was_planned(seen, planned):
-  state, frozen, _, batch, base, controlled = seen['distil: learner']
-  assert base is None and controlled == {}
+  state, heads, batch, base, scalars = seen['distil: learner']
+  assert base is None and scalars == {}
   _same(planned['state'], state)
-  _same(planned['frozen'].teachers, frozen)
-  _same(planned['batch'], batch)
-  _same(
-    planned['frozen'].teachers | planned['state'].followers,
-    seen['distil: teacher'][0],
-  )
+  _same(planned['heads'], heads)
+  hidden = {role: x.hidden for role, x in batch.teachers.items()}
+  _same(inputs.with_hidden(planned['batch'], hidden), batch)
+  teachers, scored = seen['distil: teacher']
+  _same(planned['frozen'].teachers | planned['state'].teachers, teachers)
+  _same(planned['batch'], scored)
 
 
 def test_the_sampler_reads_what_was_planned(seen, planned):

@@ -15,6 +15,7 @@ from jopd.plan import decoding
 from jopd.plan.phases import measure
 from jopd.plan.plan import SIZES, without_weights
 from jopd.run import build, overrides
+from jopd.run.config import ConfigError
 
 FILE = """
 import tiny
@@ -170,5 +171,5 @@ def test_a_config_of_sizes_stays_as_it_is():
 def test_a_model_without_a_config_is_refused(tmp_path):
   config = tiny.get_config()
   config.models.teacher = dict(path=str(tmp_path))
-  with pytest.raises(FileNotFoundError, match=r'config\.json'):
+  with pytest.raises(ConfigError, match=r'models\.teacher: .*config\.json'):
     without_weights(config)

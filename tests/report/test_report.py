@@ -11,6 +11,7 @@ import pytest
 
 from jopd.report import charts, panels, runs
 from jopd.report.report import report
+from jopd.train.errors import WrongInputError
 
 ALL = {chart.name for chart in charts.CHARTS}
 
@@ -204,24 +205,24 @@ def test_a_line_still_being_written_is_ignored_and_a_broken_one_named(tmp_path):
   (run,) = runs.read_runs([path.parent])
   assert len(run.rows) == whole.count('\n') + 1  # and the one of timings.jsonl
   path.write_text('{"stage": "opd", "st\n' + whole)
-  with pytest.raises(ValueError, match=r'metrics.jsonl:1: expected a JSON'):
+  with pytest.raises(WrongInputError, match=r'jsonl:1: expected a JSON'):
     report([path.parent])
 
 
 def test_nothing_to_draw_is_one_clear_line(tmp_path):
   # Kills: an empty page, and a traceback from deep inside.
-  with pytest.raises(FileNotFoundError, match=r'metrics.jsonl: not found'):
+  with pytest.raises(WrongInputError, match=r'metrics.jsonl: not found'):
     report([tmp_path])
   (tmp_path / 'metrics.jsonl').write_text('{"torn": ')
-  with pytest.raises(ValueError, match=r'has no complete row'):
+  with pytest.raises(WrongInputError, match=r'has no complete row'):
     report([tmp_path])
-  with pytest.raises(ValueError, match=r'at least one run'):
+  with pytest.raises(WrongInputError, match=r'at least one run'):
     report([])
   (tmp_path / 'metrics.jsonl').write_text(
     '{"stage": "a", "step": 1, "kind": "train"}\n'
   )
   (tmp_path / 'summary.json').write_text('[1]')
-  with pytest.raises(ValueError, match=r'summary.json: expected a JSON object'):
+  with pytest.raises(WrongInputError, match=r'summary.json: expected a JSON'):
     report([tmp_path])
 
 
