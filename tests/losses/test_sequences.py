@@ -170,8 +170,8 @@ def expected(name, end):
 
 
 # By finite differences of the enumerated KL, not by the formula. Kills
-# advantages that are summed in the other direction, not at all, or past a response's end;
-# a discount of the first token; a loss that averages along the row.
+# advantages that are summed in the other direction, not at all, or past the end
+# of a response; a discount of the first token; a mean along the row.
 @pytest.mark.parametrize('end', ENDS)
 def test_all_advantages_to_come_descend_the_kl_of_the_sequence(end):
   exact = finite_differences(lambda x: sequence_kl(x, end), STUDENT)
@@ -208,8 +208,9 @@ def test_objectives_of_the_token_level_hold_the_prefixes_fixed(end):
 
 
 # A centered advantage has mean 0 at every prefix, whatever led there: the sum
-# teaches the token level, whatever gamma, and is noisier. Kills an advantage that is centered on something other than its own
-# prefix, and the belief that centering is free under a discount.
+# teaches the token level, whatever gamma, and is noisier. Kills an advantage
+# that is centered on something other than its own prefix, and the belief that
+# centering is free under a discount.
 @pytest.mark.parametrize('end', ENDS)
 def test_centering_later_advantages_takes_the_coupling_away(end):
   _, own = expected('centered', end)
