@@ -174,14 +174,13 @@ def check_objective(
     raise ValueError(f'it has no gradient: {why}')
   if demonstration:
     return
-  if group_size:
+  # The median, for next to a kink the rounding of one draw may decide.
+  moved = jnp.median(at_rest) > MOVED * jnp.max(apart)
+  if moved and group_size:
     _check_ascent(
       gradients[1], find(policy_gradient(reinforce, advantage=reward))
     )
-    return
-  # The median, for next to a kink the rounding of one draw may decide.
-  moved = jnp.median(at_rest) > MOVED * jnp.max(apart)
-  if moved and roles:
+  elif moved and roles:
     raise ValueError(
       f'it moves a student that equals its target: {_MOVES[kind]}, or set'
       ' demonstration=True to run it anyway'

@@ -1,6 +1,7 @@
 """From the section `loss` of a stage to the loss: read once, before `jit`."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+import inspect
 import numbers
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from jopd import losses
 from jopd.losses import gradient_check
-from jopd.run.config import ConfigError, error_context
+from jopd.run.config import ConfigError, error_context, refuse_unknown
 from jopd.run.resolve import (
   Resolved,
   Scalar,
@@ -19,7 +20,7 @@ from jopd.run.resolve import (
   read_number,
   read_spec,
 )
-from jopd.run.sources import Sources
+from jopd.run.sources import STUDENT, Sources
 from jopd.train.stage import Aggregation, Loss
 
 # Objectives of responses that the student did not write.
@@ -111,19 +112,17 @@ def make_loss(
   for name, spec in specs.items():
     with error_context(f'loss.{name}'):
       first = scalars(0, controlled)
+      _check_traced(spec, first, roles, vocab_size)
       for values in (first, scalars(last, controlled)):
         _run_on_shapes(spec.build(values), roles, vocab_size)
-      _check_traced(spec, first, roles, vocab_size)
       term = spec.build(first)
       term_reads = losses.term_reads(term)
       _check_reads(spec, term_reads, settings, sources)
       _check_old_policy(spec, first, settings.num_minibatches, off_policy)
-      if term_reads.scope == 'group':
-        small = min(gradient_check.VOCAB, vocab_size)
-        losses.check_groups(
-          term, rows.source_indices, roles=roles, vocab_size=small
-        )
-      if any(map(is_own, spec.functions())):
+      # A weight takes no part in the check, and an objective of a user's own may
+      # be for responses of another policy.
+      own = any(map(is_own, spec.objective.functions()))
+      if own and not spec.is_objective:
         check_term(spec, first, roles, sources.group_size, vocab_size)
       reads |= term_reads
   return Loss(
@@ -162,6 +161,8 @@ def _read_term(name: str, settings: Mapping, sources: Sources) -> TermSpec:
   function, own = find('objective', settings['objective'])
   own |= {n: x for n, x in settings.items() if n not in _COMMON}
   is_objective = is_own(function)
+  known = inspect.signature(function).parameters
+  refuse_unknown(settings, {*_COMMON, *known}, f'a {function.__name__} term')
   coef = read_number(settings.get('coef', 1.0), f'{name}.coef')
   if not isinstance(coef, numbers.Real | Scalar):
     raise ConfigError(f'coef must be a number, or follow a schedule: {coef!r}')
@@ -225,7 +226,8 @@ def check_term(
     return
   small = min(gradient_check.VOCAB, vocab_size)
   build = lambda: _small(spec, vocab_size, small).build(scalars)
-  rewards = min(group_size, 2) if losses.term_reads(build()).reward else None
+  reads = losses.reads_of(build().objective)
+  rewards = min(group_size, 2) if reads.reward else None
   target = spec.objective.settings.get('target')
   key = (repr(spec.objective), tuple(sorted(roles)), small, rewards)
   if key in _CHECKED:
@@ -285,6 +287,13 @@ def _check_reads(
       'it compares the responses to a prompt, and group_size is 1: set'
       ' group_size to 2 or more'
     )
+  by_source = spec.objective.settings.get('by', 'source') == 'source'
+  if spec.objective.function is losses.preference and by_source:
+    if not any({STUDENT} < {*group} for group in sources.groups):
+      raise ConfigError(
+        "it prefers other sources to 'student', and no group of response_source"
+        " has both: add one, or set by='reward'"
+      )
 
 
 def _check_old_policy(
@@ -342,7 +351,7 @@ def _check_traced(
 
   try:
     jax.eval_shape(traced, own)
-  except jax.errors.JAXTypeError as error:
+  except TypeError as error:  # of jax, where a number has to be known
     raise ConfigError(
       f'one of {", ".join(own)} decides a shape or a branch, which cannot'
       ' change while a program runs: give it as a number'

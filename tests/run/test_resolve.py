@@ -84,7 +84,9 @@ def test_every_argument_of_a_source_is_a_setting(tmp_path):
 def test_a_source_of_a_users_own_returns_rows():
   # Kills: an iterator without a length, and columns that are dropped.
   def rows(*, count):
-    yield from ({'prompt': str(i), 'answer': i, 'level': i} for i in range(count))
+    yield from (
+      {'prompt': str(i), 'answer': i, 'level': i} for i in range(count)
+    )
 
   first, second = make_examples(dict(name=rows, count=2))
   assert second.answer == '1' and second.columns['level'] == 1
@@ -104,7 +106,11 @@ def wrong_signature(stats, mask):
   'kind, spec, part',
   [
     ('divergence', 'reverse_lk', "no divergence 'reverse_lk'; did you mean"),
-    ('weight', 'unknown', "named 'package.module:unknown' or 'file.py:unknown'"),
+    (
+      'weight',
+      'unknown',
+      "named 'package.module:unknown' or 'file.py:unknown'",
+    ),
     ('support', 'topk', "did you mean 'top_k'?"),
     ('support', 'top_k', "top_k needs 'k'"),
     ('support', dict(name='top_k', kk=3), "did you mean 'k'?"),
@@ -126,7 +132,11 @@ def wrong_signature(stats, mask):
     ('weight', 'jopd.losses:wieght', "jopd.losses has no function 'wieght'"),
     ('weight', 'nowhere.py:weight', 'there is no file nowhere.py'),
     ('weight', wrong_signature, 'expected a function (stats, *, settings ...)'),
-    ('reward', own_weight, 'expected a function (response, example, *, settings'),
+    (
+      'reward',
+      own_weight,
+      'expected a function (response, example, *, settings',
+    ),
     (
       'weight',
       dict(name='gate', of='overlap', low=dict(schedule='linear_schedule')),
