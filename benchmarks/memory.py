@@ -41,6 +41,7 @@ from jopd.data.sources.tasks import running_sum
 from jopd.models import hf, lora
 from jopd.models.decoder import make_model
 from jopd.models.int8 import quantize_params
+from jopd.rollout.decode import make_policy
 from jopd.rollout.engine import make_generate
 from jopd.rollout.score import score
 from jopd.rollout.stop_criteria import make_stops
@@ -143,7 +144,7 @@ def compare(folder):
     running_sum(count=256, split='test'), tokenizer, max_prompt_tokens=32
   )
   generate = make_generate(
-    model, mesh, max_new_tokens=32, vocab_size=len(tokenizer)
+    make_policy(model, vocab_size=len(tokenizer)), mesh, max_new_tokens=32
   )
   stops = make_stops(hf.stop_ids(folder, tokenizer), tokenizer=tokenizer)
   rollout = generate(

@@ -51,6 +51,7 @@ import peers
 
 from jopd import sharding
 from jopd.models import hf
+from jopd.rollout.decode import make_policy as policy_of
 from jopd.rollout.engine import make_generate
 from jopd.rollout.score import score
 from jopd.rollout.stop_criteria import make_stops
@@ -223,16 +224,20 @@ def study_long_tail(model, params, rounds):
   limit = np.clip(limit, 1, case.new).astype(np.int32)
   prompt, length = make_prompts(case)
   key = jax.random.key(0)
-  refill, batch = (make_sampler(model, case, slots=n) for n in (SLOTS, None))
+  refill, batch = (
+    make_sampler(model, case, max_num_seqs=n) for n in (SLOTS, None)
+  )
   parts = [slice(i, i + SLOTS) for i in range(0, case.batch, SLOTS)]
 
   def continuous():
-    return jax.device_get(refill(params, prompt, length, key, limit=limit))
+    return jax.device_get(
+      refill(params, prompt, length, key, max_new_tokens=limit)
+    )
 
   def static():
     for at in parts:
       jax.device_get(
-        batch(params, prompt[at], length[at], key, limit=limit[at])
+        batch(params, prompt[at], length[at], key, max_new_tokens=limit[at])
       )
 
   functions = {'continuous': continuous, 'static': static}
@@ -271,10 +276,10 @@ def measure_mismatch(model, params, case):
   found = {}
   for name, options in {
     'float32': {},
-    'bfloat16': dict(compute_dtype=jnp.bfloat16),
+    'bfloat16': dict(dtype=jnp.bfloat16),
     'int8': dict(int8=True),
   }.items():
-    generate = make_sampler(model, case, **options)
+    generate = make_sampler(policy_of(model, **options), case)
     rollout = generate(params, *prompts, jax.random.key(0))
     gap = np.abs(np.asarray(rollout.logp - learner(params, rollout)))
     found[name] = dict(mean=float(gap.mean()), largest=float(gap.max()))
@@ -294,8 +299,7 @@ def count_recompilations(model, params, case):
     length[::-1],
     jax.random.key(1),
     stops=make_stops((2, 3)),
-    limit=np.arange(case.batch) + 1,
-    budget=case.batch,
+    max_new_tokens=np.arange(case.batch) + 1,
     temperature=0.7,
     top_k=20,
     top_p=0.9,

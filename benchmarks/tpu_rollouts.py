@@ -47,8 +47,9 @@ import jax.numpy as jnp
 from jopd import sharding
 from jopd.models.decoder import DecoderConfig, make_model
 from jopd.plan import hlo
+from jopd.rollout.decode import make_policy
 from jopd.rollout.sampler import Rollout, sample
-from jopd.rollout.sampling import sampling
+from jopd.rollout.sampling import make_sampling_params
 from jopd.rollout.stop_criteria import make_stops
 
 LENGTHS, QUICK = (256, 512), (640, 128)  # of prompts and responses
@@ -86,11 +87,10 @@ def make_inputs(model, mesh, rows, prompt):
   by_row = (
     array((rows, prompt), jnp.int32),
     array((rows,), jnp.int32),
-    jax.eval_shape(functools.partial(sampling, rows)),
-    array((rows,), jnp.int32),  # limit
+    jax.eval_shape(functools.partial(make_sampling_params, rows)),
   )
   by_row = jax.tree.map(place(sharding.batch_sharding(mesh)), by_row)
-  whole = array((2,), jnp.uint32), make_stops([0]), array((), jnp.int32)
+  whole = array((2,), jnp.uint32), make_stops([0])
   return params, *by_row, *jax.tree.map(place(sharding.replicated(mesh)), whole)
 
 
@@ -98,20 +98,18 @@ def compile_sampler(model, mesh, rows, inputs, new):
   """As `engine.make_generate` does it."""
   batch = sharding.batch_sharding(mesh)
 
-  def run(params, prompt, prompt_length, how, limit, key, stops, budget):
+  def run(params, prompt, prompt_length, sampling, key, stops):
     key = jax.random.wrap_key_data(key)
     return sample(
-      model,
+      make_policy(model, dtype=jnp.bfloat16),
       params,
       prompt,
       prompt_length,
       jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows)),
-      how=how,
+      sampling=sampling,
       stops=stops,
-      limit=limit,
       max_new_tokens=new,
       shards=sharding.batch_parts(mesh),
-      budget=budget,
     )
 
   out = dict.fromkeys(Rollout._fields, batch)

@@ -1,7 +1,9 @@
-"""Compiled programs that say when they compile, and how long it took."""
+"""Compiled programs that log when they compile, and the compilation cache."""
 
+from collections.abc import Callable
 import contextlib
 import hashlib
+import logging
 import os
 import pathlib
 import platform
@@ -10,38 +12,37 @@ import time
 import jax
 import jaxlib
 
+_log = logging.getLogger(__name__)
+
 
 class Program:
   """A jitted function, compiled ahead of its first call for each shape.
 
-  A run compiles each phase once; that every further compilation is announced
-  makes a shape that drifts visible.
+  Every compilation is logged: one that repeats reveals a shape that varies.
 
   Args:
     name: of the phase, for the message.
     function: pure, of arrays and pytrees of arrays.
-    say: takes a line of text.
-    clock: of `train.metrics`, charged with 'compile'.
+    clock: (phase) -> context manager, entered for 'compile'.
     jit_options: of `jax.jit`, for instance donate_argnums.
   """
 
   def __init__(
     self,
-    name,
-    function,
+    name: str,
+    function: Callable,
     *,
-    say=lambda line: None,
-    clock=lambda phase: contextlib.nullcontext(),
+    clock: Callable = lambda phase: contextlib.nullcontext(),
     **jit_options,
   ):
     self.name = name
     self.compilations = 0
-    self._say, self._clock = say, clock
+    self._clock = clock
     self._jitted = jax.jit(function, **jit_options)
     self._compiled = {}
 
   def trace(self, *args):
-    """What `jax.jit` traces for such arguments, which may be shapes."""
+    """`jax.jit(function).trace` of arguments, which may be shapes."""
     return self._jitted.trace(*args)
 
   def __call__(self, *args):
@@ -53,20 +54,17 @@ class Program:
         self._compiled[signature] = self._jitted.lower(*args).compile()
       self.compilations += 1
       seconds = time.perf_counter() - start
-      self._say(f'compiled {self.name} in {seconds:.1f} s')
+      _log.info('compiled %s in %.1f s', self.name, seconds)
     return self._compiled[signature](*args)
 
 
 def bucket(longest: int, most: int, sizes: int) -> int:
-  """The size that is compiled for: most, half of it, a quarter, and so on.
+  """The smallest of most, most / 2, most / 4, ... that is at least `longest`.
 
   Args:
-    longest: what it must hold.
-    most: the largest size.
-    sizes: how many there are.
-
-  Returns:
-    The smallest of the `sizes` that is at least `longest`.
+    longest: length that the bucket must hold.
+    most: the largest bucket.
+    sizes: number of buckets.
 
   Example:
     >>> [bucket(n, 100, 3) for n in (7, 25, 26, 51, 100)]
@@ -79,9 +77,9 @@ def bucket(longest: int, most: int, sizes: int) -> int:
 def cache_compilations() -> None:
   """Keeps compiled programs on disk, so that the next run starts sooner.
 
-  In JAX_COMPILATION_CACHE_DIR if that is set, else below ~/.cache/jopd: in a
-  folder per jaxlib and processor, as a program compiled for another may crash.
-  JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+  They are in JAX_COMPILATION_CACHE_DIR if that is set, else in ~/.cache/jopd in
+  a folder per jaxlib and processor, since a program compiled for another one
+  may crash. JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
   """
   if jax.config.jax_compilation_cache_dir is None:
     root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
@@ -93,7 +91,7 @@ def cache_compilations() -> None:
 
 
 def _processor() -> str:
-  """What the processor can do, as far as the system tells."""
+  """Model and features of the processor, where the system lists them."""
   try:
     lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
   except OSError:

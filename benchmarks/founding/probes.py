@@ -9,6 +9,7 @@ from jopd import sharding
 from jopd.data.batching import encode_batch
 from jopd.data.examples import Example
 from jopd.models import hf
+from jopd.rollout.decode import make_policy
 from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.stop_criteria import make_stops
 from jopd.run import build
@@ -32,7 +33,7 @@ def answers(
     hf.stop_ids(folder, tokenizer), strings=(), tokenizer=tokenizer
   )
   generate = make_generate(
-    model, mesh, max_new_tokens=12, vocab_size=len(tokenizer)
+    make_policy(model, vocab_size=len(tokenizer)), mesh, max_new_tokens=12
   )
   rollout = generate(
     params,

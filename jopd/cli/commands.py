@@ -20,7 +20,7 @@ from jopd.doctor.findings import as_json, page, worst
 from jopd.plan import table as plans
 from jopd.plan.plan import plan as make_plan
 from jopd.report.report import report as draw
-from jopd.rollout.sampling import sampling
+from jopd.rollout.sampling import make_sampling_params
 from jopd.run import build
 from jopd.run import config as configs
 from jopd.run.config import ConfigError
@@ -263,7 +263,7 @@ def sample(arguments, overrides) -> None:
 
 
 def _check_sample(arguments) -> dict:
-  """The settings of `sampling`; refuses flags that make no sense."""
+  """The settings of `make_sampling_params`; refuses flags that make no sense."""
   if (arguments.model is None) == (arguments.workdir is None):
     raise ConfigError('give one of --model=DIR and --workdir=DIR')
   if arguments.stage and not arguments.workdir:
@@ -277,9 +277,9 @@ def _check_sample(arguments) -> dict:
   if arguments.samples < 1 or arguments.max_tokens < 1:
     raise ConfigError('--samples and --max-tokens must be at least 1')
   _check_output(arguments.output)
-  names = ('loss_temperature', 'top_k', 'top_p', 'min_p')
+  names = ('temperature', 'top_k', 'top_p', 'min_p')
   how = {name: getattr(arguments, name) for name in names}
-  sampling(1, **how)
+  make_sampling_params(1, **how)
   return how
 
 

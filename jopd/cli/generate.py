@@ -1,6 +1,6 @@
 """The answers of one model folder to prompts, as `jopd sample` shows them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ from jopd.data.batching import PromptBatch, encode_batch
 from jopd.data.examples import Example
 from jopd.data.prompts import encode_prompt
 from jopd.models import hf, hub
-from jopd.models.api import Model
-from jopd.rollout.continuous_batching import BUDGET, LENGTH, STOP
+from jopd.rollout.continuous_batching import LENGTH, STOP
+from jopd.rollout.decode import Policy, make_policy
 from jopd.rollout.engine import decode, make_generate
 from jopd.rollout.stop_criteria import Stops, make_stops
 
@@ -22,23 +22,21 @@ from jopd.rollout.stop_criteria import Stops, make_stops
 # for: what ends early makes room for the next, but nothing is printed before
 # the call is over.
 _SLOTS, _ROWS = 64, 256
-_ENDS = {STOP: 'stop', LENGTH: 'length', BUDGET: 'budget'}
+_ENDS = {STOP: 'stop', LENGTH: 'length'}
 
 
-class Policy(NamedTuple):
+class Loaded(NamedTuple):
   """What answers, and what it is asked."""
 
   tokenizer: object
-  model: Model
+  policy: Policy
   params: dict  # on one device
   prompts: PromptBatch
   stops: Stops
   options: dict  # of `make_generate` and `make_stream`
 
 
-def _load(
-  folder: str, examples: Sequence[Example], arguments, say: Callable
-) -> Policy:
+def _load(folder: str, examples: Sequence[Example], arguments) -> Loaded:
   """All that can be wrong is found here, before the first answer."""
   folder = hub.find(folder)
   tokenizer = hf.load_tokenizer(folder)
@@ -63,11 +61,10 @@ def _load(
   options = dict(
     max_new_tokens=arguments.max_tokens,
     group_size=arguments.samples,
-    slots=_SLOTS,
-    vocab_size=len(tokenizer),
-    say=say,
+    max_num_seqs=_SLOTS,
   )
-  return Policy(tokenizer, model, params, prompts, stops, options)
+  policy = make_policy(model, vocab_size=len(tokenizer))
+  return Loaded(tokenizer, policy, params, prompts, stops, options)
 
 
 def _one_device():
@@ -80,8 +77,6 @@ def stream(
   examples: Sequence[Example],
   how: dict,
   arguments,
-  *,
-  say: Callable[[str], None],
 ) -> Iterator[str]:
   """The text of the answers to one example, while they are written.
 
@@ -90,12 +85,11 @@ def stream(
     examples: the one.
     how: settings of `sampling`.
     arguments: of the command: samples, max_tokens, stop, seed.
-    say: takes a line of text for the person who waits.
 
   Raises: ValueError, before there is any text.
   """
-  policy = _load(folder, examples, arguments, say)
-  written = make_stream(policy.model, _one_device(), **policy.options)
+  policy = _load(folder, examples, arguments)
+  written = make_stream(policy.policy, _one_device(), **policy.options)
   steps = written(
     policy.params,
     policy.prompts.prompt,
@@ -117,16 +111,14 @@ def answers(
   examples: Sequence[Example],
   how: dict,
   arguments,
-  *,
-  say: Callable[[str], None],
 ) -> Iterator[dict]:
   """The rows of --output: to each example as many as --samples says, in order.
 
   The arguments are those of `stream`; there may be many examples.
   """
-  policy = _load(folder, examples, arguments, say)
+  policy = _load(folder, examples, arguments)
   prompts = policy.prompts
-  generate = make_generate(policy.model, _one_device(), **policy.options)
+  generate = make_generate(policy.policy, _one_device(), **policy.options)
   size = min(max(1, _ROWS // arguments.samples), len(examples))
 
   def batches():
@@ -157,7 +149,7 @@ def _rows(asked, tokenizer, rollout) -> Iterator[dict]:
       prompt=example.messages[-1]['content'],
       response=texts[i],
       tokens=int(rollout.response_length[i]),
-      end=_ENDS[int(rollout.end[i])],
+      end=_ENDS[int(rollout.end_reason[i])],
       # Zero beyond the response.
       logp=float(rollout.logp[i].sum(dtype=np.float64)),
       sampler_logp=float(rollout.sampler_logp[i].sum(dtype=np.float64)),

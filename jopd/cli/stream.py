@@ -15,11 +15,11 @@ import numpy as np
 
 from jopd import sharding
 from jopd.compilation import Program
-from jopd.models.api import Model
-from jopd.rollout import continuous_batching as queue
-from jopd.rollout.continuous_batching import Plan
+from jopd.rollout import continuous_batching as batching
+from jopd.rollout.continuous_batching import DecodeShape
+from jopd.rollout.decode import Policy
 from jopd.rollout.sampler import advance, prefill
-from jopd.rollout.sampling import sampling
+from jopd.rollout.sampling import make_sampling_params
 from jopd.rollout.stop_criteria import Stops
 
 
@@ -32,16 +32,13 @@ class Written(NamedTuple):
 
 
 def make_stream(
-  model: Model,
+  policy: Policy,
   mesh: jax.sharding.Mesh,
   *,
   max_new_tokens: int,
   group_size: int = 1,
-  slots: int | None = None,
-  vocab_size: int | None = None,
-  compute_dtype=jnp.float32,
+  max_num_seqs: int | None = None,
   name: str = 'rollout',
-  **program_options,
 ) -> Callable[..., Iterator[Written]]:
   """A function from prompts to what has been answered, after every token.
 
@@ -50,68 +47,68 @@ def make_stream(
   everything else; it gives the same tokens.
 
   Args:
-    model: the policy.
+    policy: what is sampled from.
     mesh: where its parameters lie; each device does all of the work.
     max_new_tokens: most tokens of an answer, T.
     group_size: answers per prompt.
-    slots: rows decoded at a time. Default: all.
-    vocab_size: ids from here on are padding of the head, never picked.
-    compute_dtype: the policy's parameters are cast to it, once per call.
+    max_num_seqs: rows decoded at a time. Default: all.
     name: of the two programs, in messages.
-    program_options: of `Program`: say, clock.
 
   Returns:
     `stream(params, prompt [b, P], prompt_length [b], key, *, stops,
     **settings)`, an iterator of `Written`; the last one has every answer whole.
-    `stops` are of `make_stops`, and `settings` those of `sampling`, whose
-    ValueError comes with the first token.
+    `stops` are of `make_stops`, and `settings` of
+    `make_sampling_params`, whose ValueError comes with the first token.
   """
 
-  def plan_of(rows: int) -> Plan:
-    return Plan(rows, min(slots or rows, rows), 1, group_size, max_new_tokens)
+  def shape_of(rows: int) -> DecodeShape:
+    slots = min(max_num_seqs or rows, rows)
+    return DecodeShape(rows, slots, 1, group_size, max_new_tokens)
 
-  def begin(params, prompt, prompt_length, key, how, stops):
-    plan = plan_of(len(prompt) * group_size)
+  def begin(params, prompt, prompt_length, key, sampling, stops):
+    shape = shape_of(len(prompt) * group_size)
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))
     return prefill(
-      model,
-      plan,
+      policy,
+      shape,
       params,
       prompt,
       prompt_length,
-      row_keys(key, jnp.arange(plan.rows)),
-      how=how,
+      row_keys(key, jnp.arange(shape.rows)),
+      sampling=sampling,
       stops=stops,
-      limit=jnp.full(plan.rows, max_new_tokens),
-      cache_size=prompt.shape[1] + max_new_tokens,
-      vocab_size=vocab_size,
-      dtype=compute_dtype,
+      cache_length=prompt.shape[1] + max_new_tokens,
     )
 
   def proceed(work, state):
-    plan = plan_of(len(work.requests.limit))
-    state = advance(model, plan, work, state)
-    if plan.slots < plan.rows:
+    shape = shape_of(len(work.requests.token))
+    state = advance(policy, shape, work, state)
+    if shape.slots < shape.rows:
       state = lax.cond(
-        queue.ready(plan, state),
-        lambda s: queue.admit(plan, s, work.requests, work.store, plan.few),
+        batching.can_insert(shape, state),
+        lambda s: batching.insert(
+          shape, s, work.requests, work.prompt_cache, shape.insert_count
+        ),
         lambda s: s,
         state,
       )
-    done = queue.collect(plan, state)
-    written = Written(done.response, done.length, done.end)
-    return state, written, queue.unfinished(plan, state)
+    done = batching.collect(shape, state)
+    written = Written(done.response, done.length, done.end_reason)
+    return state, written, batching.unfinished(shape, state)
 
   everywhere = sharding.replicated(mesh)
-  program_options |= dict(out_shardings=everywhere)
-  first = Program(f'{name}: prompt', begin, **program_options)
-  then = Program(f'{name}: token', proceed, donate_argnums=1, **program_options)
+  first = Program(f'{name}: prompt', begin, out_shardings=everywhere)
+  then = Program(
+    f'{name}: token', proceed, donate_argnums=1, out_shardings=everywhere
+  )
 
   def stream(
     params, prompt, prompt_length, key, *, stops: Stops, **settings
   ) -> Iterator[Written]:
-    how = sampling(len(prompt) * group_size, **settings)
-    inputs = prompt, prompt_length, key, how, stops
+    sampling = make_sampling_params(
+      len(prompt) * group_size, max_new_tokens=max_new_tokens, **settings
+    )
+    inputs = prompt, prompt_length, key, sampling, stops
     work, state = first(params, *jax.device_put(inputs, everywhere))
     more = True
     while more:

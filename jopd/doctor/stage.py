@@ -102,7 +102,7 @@ def grade(
     )
   ]
   return GradedResponses(
-    response, length, rollout.end != STOP, np.array(rewards)
+    response, length, rollout.end_reason != STOP, np.array(rewards)
   )
 
 
@@ -269,13 +269,13 @@ class Examination:
     self._key = jax.random.fold_in(run.key, stage.index)
     names = {stage.student.model, *stage.teachers.models.values()}
     self._generate = {
-      name: run.make_generate(run.models[name], f'{name}: rollout')
+      name: run.make_generate(
+        run.make_policy(run.models[name]), f'{name}: rollout'
+      )
       for name in names
     }
     self._score = {
-      name: Program(
-        f'{name}: score', partial(score, run.models[name]), say=_log.info
-      )
+      name: Program(f'{name}: score', partial(score, run.models[name]))
       for name in names
     }
     self._controlled = initial_scalars(stage, run)
@@ -285,7 +285,8 @@ class Examination:
     stage, name = self._stage, self._stage.student.model
     read = self.prompts.prompt, self.prompts.prompt_length
     # As in the first step, but up to the length limit of the run.
-    sampling = stage.rollouts.sampling(0, self._controlled) | {'limit': None}
+    sampling = dict(stage.rollouts.sampling(0, self._controlled))
+    del sampling['max_new_tokens']
     greedy = self._grade(self._sample(name, *read, temperature=0.0))
     rollouts = [
       self._sample(name, *read, seed=seed, **sampling)
@@ -342,11 +343,11 @@ class Examination:
     head = self._run.models[name].head(self._params[name])
     return sharding.gather_width(self._run.mesh)(head)
 
-  def _sample(self, name, prompt, length, *, seed=0, limit=None, **settings):
+  def _sample(self, name, prompt, length, *, seed=0, **settings):
     """One response to each prompt, as a Rollout on the host."""
     key = jax.random.fold_in(self._key, seed)
     rollout = self._generate[name](
-      self._params[name], prompt, length, key, limit=limit, **settings
+      self._params[name], prompt, length, key, **settings
     )
     return sharding.local_rows(rollout)
 
@@ -363,9 +364,12 @@ class Examination:
       longer, lengths, prefix_length = add_prefix(
         prompt, length, responses, fraction
       )
-      limit = self._run.max_new_tokens - prefix_length
       rollout = self._sample(
-        name, longer, lengths, limit=limit, temperature=0.0
+        name,
+        longer,
+        lengths,
+        max_new_tokens=self._run.max_new_tokens - prefix_length,
+        temperature=0.0,
       )
       completed.append(
         self._grade(rollout, prefix=responses, prefix_length=prefix_length)

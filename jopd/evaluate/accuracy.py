@@ -91,7 +91,7 @@ def make_evaluate(
       reward(response, prompts.examples[i]).value
       for response, i in zip(graded, rows, strict=True)
     ]
-    measured = (rewards, rollout.response_length, rollout.end != STOP)
+    measured = (rewards, rollout.response_length, rollout.end_reason != STOP)
     if record:
       real = np.count_nonzero(places < count) * group
       for row, (response, *values) in enumerate(

@@ -68,7 +68,6 @@ class _ExtrapolateWeights(Callback):
       f'{setup.stage}: extrapolation',
       extrapolate,
       out_shardings=where,
-      say=_log.info,
       clock=setup.clock,
     )
 
@@ -79,7 +78,7 @@ class _ExtrapolateWeights(Callback):
   def after_step(self, context: StepContext) -> None:
     if context.step & (context.step - 1):  # no power of two
       return
-    params, limit = context.state.params, context.sampling['limit']
+    params, limit = context.state.params, context.sampling['max_new_tokens']
 
     def place(distance: float) -> dict:
       if not distance:

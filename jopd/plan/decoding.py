@@ -12,8 +12,9 @@ from jopd.models.architecture import DecoderConfig
 from jopd.models.decoder import make_model
 from jopd.plan import hlo, inputs
 from jopd.plan.program import Phase
-from jopd.rollout.continuous_batching import Plan
-from jopd.rollout.sampler import advance, cache_sizes, prefill
+from jopd.rollout.continuous_batching import DecodeShape
+from jopd.rollout.decode import make_policy
+from jopd.rollout.sampler import advance, cache_lengths, prefill
 from jopd.run.build import ways
 
 DEPTHS = (2, 4)  # at which deeper models are measured
@@ -79,47 +80,48 @@ def _between(few: Phase, many: Phase, more: float) -> Phase:
 
 
 def _decoding(
-  stage, run, model: Model, policy, asked, held, compiled
+  stage, run, model: Model, params, asked, held, compiled
 ) -> Iterator[Phase]:
   """The two compiled phases of a rollout."""
   shards = sharding.batch_parts(run.mesh)
   prompts, width = asked[0].shape
   rows = prompts * stage.rollouts.group_size
-  slots = min(stage.rollouts.decoding['slots'] or rows, rows)
+  slots = min(stage.rollouts.decoding['max_num_seqs'] or rows, rows)
   longest = run.max_new_tokens
-  plan = Plan(
+  shape = DecodeShape(
     rows // shards, slots // shards, shards, stage.rollouts.group_size, longest
   )
-  sizes = cache_sizes(width, longest)
+  sizes = cache_lengths(width, longest)
+  policy = make_policy(
+    model,
+    vocab_size=run.vocab_size,
+    dtype=stage.rollouts.decoding['dtype'],
+    int8=stage.rollouts.decoding['int8'],
+  )
 
-  def begin(params, prompt, prompt_length, how, limit, key, stops):
+  def begin(params, prompt, prompt_length, sampling, key, stops):
     key = jax.random.wrap_key_data(key)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
     return prefill(
-      model,
-      plan,
+      policy,
+      shape,
       params,
       prompt,
       prompt_length,
       keys,
-      how=how,
+      sampling=sampling,
       stops=stops,
-      limit=limit,
-      cache_size=sizes[-1],
-      vocab_size=run.vocab_size,
-      dtype=stage.rollouts.decoding['compute_dtype'],
-      int8=stage.rollouts.decoding['int8'],
+      cache_length=sizes[-1],
     )
 
-  first = compiled('prefill', jax.jit(begin), policy, *asked)
+  first = compiled('prefill', jax.jit(begin), params, *asked)
   yield first.phase('prefill', 1, held, asked)
   work, state = first.results
   token = jax.jit(
-    lambda work, state: advance(model, plan, work, state), donate_argnums=1
+    lambda work, state: advance(policy, shape, work, state), donate_argnums=1
   )
   then = compiled('decode', token, work, state)
-  [(params, head)] = work.weights
-  weights = dict(params)
+  weights = dict(work.weights.params)
   del weights['embed']  # a token reads one row of it; the head is apart
   cache = inputs.local_bytes(state.cache)
   yield then.phase(
@@ -127,7 +129,7 @@ def _decoding(
     -(-rows * longest // slots),
     held,
     (work, state),
-    least=inputs.local_bytes((weights, head)) + cache,
+    least=inputs.local_bytes((weights, work.weights.head)) + cache,
     # While the cache grows, the smaller one is still there.
     grown=cache * sizes[-2] / sizes[-1] if len(sizes) > 1 else 0,
   )

@@ -8,7 +8,7 @@ import numpy as np
 
 from jopd import losses, sharding
 from jopd.models import lora
-from jopd.rollout.sampling import sampling
+from jopd.rollout.sampling import make_sampling_params
 from jopd.train.callbacks.base import initial_scalars
 from jopd.train.rollout_batch import RolloutBatch, TeacherInput
 from jopd.train.stage import Run, Stage
@@ -112,8 +112,7 @@ def prompts(stage: Stage, run: Run, rows: int, width: int) -> tuple:
   by_row = (
     array((rows, width), jnp.int32),
     array((rows,), jnp.int32),
-    jax.eval_shape(partial(sampling, count)),
-    array((count,), jnp.int32),  # limit
+    jax.eval_shape(partial(make_sampling_params, count)),
   )
   key = array((2,), jnp.uint32)
   whole = key, jax.tree.map(np.asarray, run.stops)

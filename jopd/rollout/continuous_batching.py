@@ -1,69 +1,65 @@
-"""Rows in slots: who is being decoded, who waits, whose answer is done.
+"""Continuous batching: a slot whose response is complete takes the next row.
 
-There are C slots and B rows to answer. A slot whose row has ended takes the
-next one that waits, while the others go on. Everything is an array and runs
-inside `jit`. Where the batch lies on several devices, each part of it (a shard)
-has its own slots and its own queue, so that no row travels.
+B rows are answered in C slots. Everything is an array and runs inside `jit`.
+Where the batch is divided over devices, each part of it (a shard) has its own
+slots and its own queue, so that no row moves between devices.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jopd.models.api import KVCache
 from jopd.rollout.sampling import SampledToken, SamplingParams
 
-STOP, LENGTH, BUDGET = 1, 2, 3
-"""How a response ended: a stop token or string, its limit, everybody's."""
+STOP, LENGTH = 1, 2
+"""End reasons: a stop token or stop string; max_new_tokens."""
 
 
 class DecodeRequests(NamedTuple):
-  """What each row asks for; [B]."""
+  """What is decoded for each row; [B]."""
 
-  token: Array  # int32, the last of the prompt
-  position: Array  # int32, where it stands
-  key: Array  # the row's random key
-  how: SamplingParams
-  limit: Array  # int32, most tokens
+  token: Array  # int32, the last token of the prompt
+  position: Array  # int32, its position
+  key: Array  # random key of the row
+  sampling: SamplingParams
 
 
-class Answers(NamedTuple):
-  """What was answered; [B], or [C] while it is being written."""
+class Responses(NamedTuple):
+  """Responses; [B], or [C] while they are being decoded."""
 
   response: Array  # [B, T] int32
   length: Array  # [B] int32
   logp: Array  # [B, T]
   sampler_logp: Array  # [B, T]
-  end: Array  # [B] int32; 0 while it goes on
+  end_reason: Array  # [B] int32; 0 while the response is incomplete
 
 
 class Slots(NamedTuple):
   """The rows that are being decoded; [C]."""
 
-  row: Array  # int32, which of its shard's rows
-  live: Array  # bool; a slot that is not may be taken
-  token: Array  # int32, the one that the model reads next
-  position: Array  # int32, where that stands
-  text: Array  # int32, state of the search for stop strings
-  answer: Answers
+  row: Array  # int32, index among the rows of the shard
+  active: Array  # bool; a slot that is not active is free
+  token: Array  # int32, the token that the model reads next
+  position: Array  # int32, its position
+  stop_state: Array  # int32, state of the search for stop strings
+  responses: Responses
 
 
-class State(NamedTuple):
-  """What the loop carries."""
+class DecodeState(NamedTuple):
+  """The carry of the decoding loop."""
 
   slots: Slots
-  cache: tuple[KVCache, ...]  # of each model, [C, ...]
-  done: Answers  # [B]
-  waiting: Array  # [shards] int32, the first row that waits
-  spent: Array  # int32, tokens of all responses so far
+  cache: Any  # of the policy; arrays with a leading axis of C
+  finished: Responses  # [B]
+  next_row: Array  # [shards] int32, the first row without a slot
   steps: Array  # int32, decoding steps so far
 
 
-class Plan(NamedTuple):
-  """The sizes of a queue; static."""
+class DecodeShape(NamedTuple):
+  """The static sizes of a rollout."""
 
   rows: int  # of a shard
   slots: int  # of a shard
@@ -72,164 +68,158 @@ class Plan(NamedTuple):
   max_new_tokens: int
 
   @property
-  def few(self) -> int:
-    """How many are admitted together: admitting costs a little."""
+  def insert_count(self) -> int:
+    """Rows that are inserted together, since an insertion has a cost."""
     return max(1, self.slots // 16)
 
-  def each_shard(self, function: Callable, *args):
-    """function(*args) on every shard's part of arrays [shards * n, ...]."""
+  def map_shards(self, function: Callable, *args):
+    """function(*args) of every shard's part of arrays [shards * n, ...]."""
     split = lambda x: x.reshape(self.shards, -1, *x.shape[1:])
     join = lambda x: x.reshape(-1, *x.shape[2:])
     return jax.tree.map(join, jax.vmap(function)(*jax.tree.map(split, args)))
 
 
-def begin(plan: Plan, requests: DecodeRequests, cache: tuple) -> State:
-  """Every slot empty, every row waiting. The cache of each model has C rows."""
-  ids = jnp.zeros(plan.slots * plan.shards, jnp.int32)
+def init_state(shape: DecodeShape, cache) -> DecodeState:
+  """Every slot free, no row started. The cache has C rows."""
+  zeros = jnp.zeros(shape.slots * shape.shards, jnp.int32)
   slots = Slots(
-    row=ids + plan.rows,
-    live=ids > 0,
-    token=ids,
-    position=ids,
-    text=ids,
-    answer=_blank(len(ids), plan.max_new_tokens),
+    row=zeros + shape.rows,
+    active=zeros > 0,
+    token=zeros,
+    position=zeros,
+    stop_state=zeros,
+    responses=_empty(len(zeros), shape.max_new_tokens),
   )
-  done = _blank(len(requests.token), plan.max_new_tokens)
-  return State(
+  return DecodeState(
     slots=slots,
     cache=cache,
-    # Of a row that is never taken; every other one is overwritten.
-    done=done._replace(end=done.end + BUDGET),
-    waiting=jnp.zeros(plan.shards, jnp.int32),
-    spent=jnp.int32(0),
+    finished=_empty(shape.rows * shape.shards, shape.max_new_tokens),
+    next_row=jnp.zeros(shape.shards, jnp.int32),
     steps=jnp.int32(0),
   )
 
 
-def admit(
-  plan: Plan, state: State, requests: DecodeRequests, store: tuple, count: int
-) -> State:
-  """Puts ended answers away, and waiting rows in up to `count` slots a shard.
+def insert(
+  shape: DecodeShape,
+  state: DecodeState,
+  requests: DecodeRequests,
+  prompt_cache,
+  count: int,
+) -> DecodeState:
+  """Stores complete responses and puts waiting rows into free slots.
 
   Args:
-    plan: sizes.
+    shape: static sizes.
     state: before.
     requests: of all rows.
-    store: [b, K, P, N] keys and values of the prompts, of each model.
-    count: static.
+    prompt_cache: of the prompts; arrays [b, K, P, N].
+    count: static; the most slots of a shard that are filled.
   """
-  slots, cache, done, waiting = plan.each_shard(
-    lambda *shard: _admit(plan, count, *shard),
-    state.slots,
-    state.cache,
-    state.done,
-    state.waiting,
-    requests,
-    store,
+
+  def insert_shard(slots, cache, finished, next_row, requests, prompt_cache):
+    index = jnp.argsort(slots.active)[:count]  # free slots come first
+    free = ~slots.active[index]
+    old_row = jnp.where(free, slots.row[index], shape.rows)
+    old = jax.tree.map(lambda x: x[index], slots.responses)
+    finished = _scatter(finished, old_row, old)
+    row = next_row + jnp.arange(count)
+    filled = free & (row < shape.rows)
+    row = jnp.minimum(row, shape.rows - 1)
+    index = jnp.where(filled, index, shape.slots)
+    prompt = row // shape.group_size
+
+    def copy_prompt(old, prompts):
+      width = prompts.shape[2]
+      return old.at[index, :, :width].set(prompts[prompt], mode='drop')
+
+    new = Slots(
+      row=row,
+      active=filled,
+      token=requests.token[row],
+      position=requests.position[row],
+      stop_state=jnp.zeros_like(row),
+      responses=_empty(count, shape.max_new_tokens),
+    )
+    slots = _scatter(slots, index, new)
+    cache = jax.tree.map(copy_prompt, cache, prompt_cache)
+    return slots, cache, finished, next_row + jnp.sum(filled)
+
+  slots, cache, finished, next_row = shape.map_shards(
+    insert_shard,
+    *(state.slots, state.cache, state.finished, state.next_row),
+    *(requests, prompt_cache),
   )
-  return state._replace(slots=slots, cache=cache, done=done, waiting=waiting)
-
-
-def _admit(plan, count, slots, cache, done, waiting, requests, store):
-  """`admit` of one shard."""
-  chosen = jnp.argsort(slots.live)[:count]  # those that are free come first
-  free = ~slots.live[chosen]
-  old = jnp.where(free, slots.row[chosen], plan.rows)
-  done = _scatter(done, old, jax.tree.map(lambda x: x[chosen], slots.answer))
-  new = waiting + jnp.arange(count)
-  taken = free & (new < plan.rows)
-  new = jnp.minimum(new, plan.rows - 1)
-  fresh = Slots(
-    row=new,
-    live=taken,
-    token=requests.token[new],
-    position=requests.position[new],
-    text=jnp.zeros_like(new),
-    answer=_blank(count, plan.max_new_tokens),
-  )
-  into = jnp.where(taken, chosen, plan.slots)
-  prompt = new // plan.group_size
-
-  def copy(old, prompts):
-    width = prompts.shape[2]
-    return old.at[into, :, :width].set(prompts[prompt], mode='drop')
-
-  return (
-    _scatter(slots, into, fresh),
-    jax.tree.map(copy, cache, store),
-    done,
-    waiting + jnp.sum(taken),
+  return state._replace(
+    slots=slots, cache=cache, finished=finished, next_row=next_row
   )
 
 
-def collect(plan: Plan, state: State) -> Answers:
-  """The answers of all rows, those that are still in a slot too."""
-  put = lambda done, slots: _scatter(done, slots.row, slots.answer)
-  return plan.each_shard(put, state.done, state.slots)
+def collect(shape: DecodeShape, state: DecodeState) -> Responses:
+  """The responses of all rows, with those that are still in a slot."""
+  put = lambda finished, slots: _scatter(finished, slots.row, slots.responses)
+  return shape.map_shards(put, state.finished, state.slots)
 
 
-def ready(plan: Plan, state: State) -> Array:
-  """Whether some shard has a few rows waiting, or all, and slots for them."""
-  free = jnp.sum(~state.slots.live.reshape(plan.shards, -1), axis=1)
-  left = plan.rows - state.waiting
-  return jnp.any((left > 0) & (free >= jnp.minimum(plan.few, left)))
+def can_insert(shape: DecodeShape, state: DecodeState) -> Array:
+  """Whether a shard has free slots for `insert_count` rows, or all the rest."""
+  free = jnp.sum(~state.slots.active.reshape(shape.shards, -1), axis=1)
+  waiting = shape.rows - state.next_row
+  enough = free >= jnp.minimum(shape.insert_count, waiting)
+  return jnp.any((waiting > 0) & enough)
 
 
-def unfinished(plan: Plan, state: State) -> Array:
-  """Whether some row is being answered, or waits."""
-  return jnp.any(state.slots.live) | jnp.any(state.waiting < plan.rows)
+def unfinished(shape: DecodeShape, state: DecodeState) -> Array:
+  """Whether some row is being decoded or has no slot yet."""
+  return jnp.any(state.slots.active) | jnp.any(state.next_row < shape.rows)
 
 
-def asked(plan: Plan, state: State, requests: DecodeRequests) -> DecodeRequests:
+def slot_requests(
+  shape: DecodeShape, state: DecodeState, requests: DecodeRequests
+) -> DecodeRequests:
   """The requests of the rows in the slots; [C]."""
   take = lambda row, x: jax.tree.map(lambda x: x[row], x)
-  # An empty slot reads some row; nobody reads what it makes of it.
-  row = jnp.minimum(state.slots.row, plan.rows - 1)
-  return plan.each_shard(take, row, requests)
+  # Free slots get the request of some row. Their results are dropped.
+  row = jnp.minimum(state.slots.row, shape.rows - 1)
+  return shape.map_shards(take, row, requests)
 
 
-def write(
-  slots: Slots,
-  picked: SampledToken,
-  stopped: Array,
-  limit: Array,
-  exhausted: Array,
+def append(
+  slots: Slots, sampled: SampledToken, stopped: Array, max_new_tokens: Array
 ) -> Slots:
-  """Adds a token to the answer of every live slot, and ends some.
+  """Adds a token to every active slot, and frees those that are complete.
 
   Args:
     slots: before.
-    picked: [C] tokens.
-    stopped: [C] bool, whether a response is complete with it.
-    limit: [C] most tokens of the row.
-    exhausted: bool, whether no further token may be spent by anybody.
+    sampled: [C] tokens.
+    stopped: [C] bool, whether the token completes the response.
+    max_new_tokens: [C] of each row.
   """
-  live, answer = slots.live, slots.answer
-  # Of a slot that is not live, a column beyond the last: it is dropped.
-  column = jnp.where(live, answer.length, answer.response.shape[1])
+  active, responses = slots.active, slots.responses
+  # In a free slot the column is beyond the last one, and the write dropped.
+  column = jnp.where(active, responses.length, responses.response.shape[1])
   put = jax.vmap(lambda row, at, x: row.at[at].set(x, mode='drop'))
-  length = answer.length + live
-  end = jnp.where(length >= limit, LENGTH, jnp.where(exhausted, BUDGET, 0))
-  end = jnp.where(stopped, STOP, end)
-  end = jnp.where(live, end, answer.end)
+  length = responses.length + active
+  end_reason = jnp.where(length >= max_new_tokens, LENGTH, 0)
+  end_reason = jnp.where(stopped, STOP, end_reason)
+  end_reason = jnp.where(active, end_reason, responses.end_reason)
   return slots._replace(
-    live=live & (end == 0),
-    token=jnp.where(live, picked.token, slots.token),
-    position=slots.position + live,
-    answer=Answers(
-      put(answer.response, column, picked.token),
+    active=active & (end_reason == 0),
+    token=jnp.where(active, sampled.token, slots.token),
+    position=slots.position + active,
+    responses=Responses(
+      put(responses.response, column, sampled.token),
       length,
-      put(answer.logp, column, picked.logp),
-      put(answer.sampler_logp, column, picked.sampler_logp),
-      end,
+      put(responses.logp, column, sampled.logp),
+      put(responses.sampler_logp, column, sampled.sampler_logp),
+      end_reason,
     ),
   )
 
 
-def _blank(rows: int, tokens: int) -> Answers:
-  """Answers of no token."""
+def _empty(rows: int, tokens: int) -> Responses:
+  """Responses of no tokens."""
   logps, ids = jnp.zeros((rows, tokens)), jnp.zeros(rows, jnp.int32)
-  return Answers(logps.astype(jnp.int32), ids, logps, logps, ids)
+  return Responses(logps.astype(jnp.int32), ids, logps, logps, ids)
 
 
 def _scatter(into, index, values):

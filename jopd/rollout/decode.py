@@ -1,55 +1,87 @@
-"""Who writes a response: a model, or one with a second that has a say in it."""
+"""The policy that responses are sampled from, as functions of its weights."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jopd.models.api import KVCache, Model
 from jopd.models.int8 import Int8, dequantize, quantize, quantize_params
-from jopd.rollout.continuous_batching import Slots
-from jopd.rollout.sampling import SampledToken, SamplingParams, pick
+from jopd.rollout.sampling import SampledToken, SamplingParams, sample_token
 
 
-class MixingTeacher(NamedTuple):
-  """A model that reads along, and has a say in every token."""
+class Policy(NamedTuple):
+  """What the sampler needs of a model, or of several that act together.
 
-  model: Model
-  # (own, its) log-probs [B, V] -> those of what is sampled; see blends.py.
-  blend: Callable
+  A cache is any pytree of arrays [rows, K, length, N].
+
+  Attributes:
+    prepare: (params) -> weights. Called once per rollout.
+    prefill: (weights, prompt [b, P]) -> cache of length P.
+    init_cache: (rows, length) -> cache of zeros.
+    step: (weights, cache, token [C], position [C]) -> (logits [C, V] that are
+      sampled from, logp [C, V] that is recorded or None for that of the
+      logits, cache). All float32, before temperature.
+  """
+
+  prepare: Callable[[Any], Any]
+  prefill: Callable[[Any, Array], Any]
+  init_cache: Callable[[int, int], Any]
+  step: Callable[..., tuple[Array, Array | None, Any]]
 
 
 class Weights(NamedTuple):
-  """A model's parameters as decoding likes them."""
+  """Parameters in the form that decoding reads fastest."""
 
   params: dict  # one entry per layer; matrices may be `Int8`
   head: Array | Int8  # [V, D]
 
 
-def voices(model: Model, second: MixingTeacher | None) -> tuple[Model, ...]:
-  """The models that read every token: one or two."""
-  return (model,) if second is None else (model, second.model)
-
-
-def prepare_params(
-  model: Model, params, vocab_size, dtype, int8: bool
-) -> Weights:
-  """Parameters and head in a dtype, one layer apart from the other.
+def make_policy(
+  model: Model,
+  *,
+  vocab_size: int | None = None,
+  dtype: DTypeLike = jnp.float32,
+  int8: bool = False,
+) -> Policy:
+  """The policy of one model.
 
   Args:
-    model: whose they are.
-    params: its parameters.
-    vocab_size: static; rows of the head, or None for all.
-    dtype: static; of the floating arrays.
-    int8: static; whether matrices are rounded to eight bits.
+    model: `apply` runs with a cache; `head` gives the logits.
+    vocab_size: ids from here on are padding of the head, never sampled.
+    dtype: of the computation and the cache.
+    int8: rounds the matrices to eight bits; see `models.int8`.
   """
+
+  def prefill(weights: Weights, prompt: Array) -> KVCache:
+    params = dequantize(weights.params, dtype)
+    return model.apply(params, prompt, None, init_cache(*prompt.shape))[1]
+
+  def init_cache(rows: int, length: int) -> KVCache:
+    return model.init_cache(rows, length, dtype)
+
+  return Policy(
+    prepare=lambda params: prepare_params(
+      model, params, vocab_size, dtype, int8
+    ),
+    prefill=prefill,
+    init_cache=init_cache,
+    step=lambda weights, cache, token, position: decode_logits(
+      model, weights, cache, token, position, dtype
+    ),
+  )
+
+
+def prepare_params(model: Model, params, vocab_size, dtype, int8) -> Weights:
+  """Parameters and head in a dtype, with one entry per layer."""
   head = model.head(params)[:vocab_size]
   if int8:
     params = quantize_params(params, model.axes)
     head = quantize(head, shared=(1,))
-  # Sliced per layer here, once, and not at every token of the loop.
+  # Slicing layers here, once, spares a copy of all weights at every token.
   params = model.unstack(params)
   floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
   cast = lambda x: x.astype(dtype) if floating(x) else x
@@ -57,33 +89,31 @@ def prepare_params(
 
 
 def decode_logits(
-  model: Model, weights: Weights, cache: KVCache, slots: Slots
-) -> tuple[Array, KVCache]:
-  """A model's logits of the next token in every slot, and its cache after."""
-  # Here, and not before the loop: what each token reads is the eight bits.
-  params, head = dequantize(tuple(weights), cache[0][0].dtype)
-  hidden, cache = model.apply(
-    params, slots.token[:, None], slots.position, cache
-  )
+  model: Model, weights: Weights, cache: KVCache, token, position, dtype
+) -> tuple[Array, None, KVCache]:
+  """The `step` of the policy of one model."""
+  # Inside the loop, so that each token reads eight bits from memory.
+  params, head = dequantize(tuple(weights), dtype)
+  hidden, cache = model.apply(params, token[:, None], position, cache)
   logits = jnp.einsum(
     'bd,vd->bv', hidden[:, 0], head, preferred_element_type=jnp.float32
   )
-  return logits, cache
+  return logits, None, cache
 
 
-def choose(
-  logits: tuple[Array, ...],
-  keys: Array,
-  how: SamplingParams,
-  second: MixingTeacher | None,
+def sample_next(
+  logits: Array, logp: Array | None, keys: Array, sampling: SamplingParams
 ) -> SampledToken:
-  """A token per row; `pick` of the logits, or of the blend of two.
+  """`sample_token`, with the token's `logp` from another distribution if given.
 
-  Of a blend, `sampler_logp` is what was sampled, and `logp` the first model's.
+  Args:
+    logits: [C, V] that are sampled from.
+    logp: [C, V] of the distribution whose log-prob is recorded, or None.
+    keys: [C].
+    sampling: [C].
   """
-  if second is None:
-    return pick(*logits, keys, how)
-  own, other = map(jax.nn.log_softmax, logits)
-  picked = pick(second.blend(own, other), keys, how)
-  logp = jnp.take_along_axis(own, picked.token[:, None], axis=-1)[:, 0]
-  return picked._replace(logp=logp)
+  sampled = sample_token(logits, keys, sampling)
+  if logp is None:
+    return sampled
+  logp = jnp.take_along_axis(logp, sampled.token[:, None], axis=-1)[:, 0]
+  return sampled._replace(logp=logp)

@@ -1,5 +1,7 @@
 """Rollouts from host arrays: placement on the mesh around `sample`."""
 
+from collections.abc import Callable
+import contextlib
 from functools import partial
 import math
 
@@ -12,91 +14,74 @@ from jopd.compilation import Program, bucket
 from jopd.models.api import Model
 from jopd.rewards import Response
 from jopd.rollout.continuous_batching import STOP
-from jopd.rollout.decode import MixingTeacher
+from jopd.rollout.decode import Policy, make_policy
 from jopd.rollout.sampler import Rollout, sample
-from jopd.rollout.sampling import sampling
+from jopd.rollout.sampling import make_sampling_params
 from jopd.rollout.stop_criteria import Stops
 
 
 def make_generate(
-  model: Model,
+  policy: Policy | Model,
   mesh: jax.sharding.Mesh,
   *,
   max_new_tokens: int,
   group_size: int = 1,
-  slots: int | None = None,
-  vocab_size: int | None = None,
-  compute_dtype=jnp.float32,
-  int8: bool = False,
-  second: MixingTeacher | None = None,
-  buckets: int = 1,
+  max_num_seqs: int | None = None,
+  num_length_buckets: int = 1,
   name: str = 'rollout',
-  **program_options,
+  clock: Callable = lambda phase: contextlib.nullcontext(),
 ):
   """A function from prompts on the host to a rollout on the mesh.
 
   Args:
-    model: the policy.
-    mesh: the batch is split over its data axes.
-    max_new_tokens: slots of the response.
+    policy: what is sampled from; a model stands for `make_policy(model)`.
+    mesh: the batch is divided over its data axes.
+    max_new_tokens: most tokens of any response, T.
     group_size: responses per prompt.
-    slots: rows decoded at a time, over the whole mesh; see `sample`.
-    vocab_size: ids from here on are padding of the head, never picked.
-    compute_dtype: the policy's parameters are cast to it, once per call.
-    int8: whether its matrices are rounded to eight bits, once per call.
-    second: a model that has a say in every token, computed alike; then `params`
-      is a pair, its own after the policy's.
-    buckets: sizes that P is cut to where prompts are short; see `bucket`.
-    name: of the program, in messages.
-    program_options: of `Program`: say, clock.
+    max_num_seqs: rows decoded at a time, over the whole mesh; see `sample`.
+    num_length_buckets: lengths that P is cut to where prompts are short; see
+      `compilation.bucket`.
+    name: of the compiled program, in messages.
+    clock: (phase) -> context manager, entered for 'compile'.
 
   Returns:
     `generate(params, prompt [b, P], prompt_length [b], key, *, stops,
-    limit=None, budget=None, first_row=0, **settings)`: the rows are this
-    process's; `key` is one key, the same on each, from which row i of the
-    global batch gets `fold_in(key, first_row + i)`; `stops`, of `make_stops`,
-    end a response; `limit` is a number or [b * group_size], `budget` a number,
-    of all hosts' tokens; `settings` are those of `sampling`. Its attribute
-    `program` counts compilations.
+    max_new_tokens=None, first_row=0, **settings) -> Rollout`. The prompts are
+    those of this process. `key` is one key, the same in all processes: row i of
+    the global batch gets `fold_in(key, first_row + i)`. `max_new_tokens` is a
+    number or [b * group_size]; `settings` are those of `make_sampling_params`.
+    The attribute `program` counts compilations.
 
   Raises:
-    ValueError: slots cannot be divided over the mesh; and from `generate`, the
-      rows cannot, or a prompt's length, a limit or a setting is out of range.
+    ValueError: max_num_seqs cannot be divided over the mesh; and from
+      `generate`, the rows cannot, or a setting is out of range.
   """
+  if isinstance(policy, Model):
+    policy = make_policy(policy)
   rows, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
   shards = sharding.batch_parts(mesh)
-  check_slots(mesh, slots)
+  check_max_num_seqs(mesh, max_num_seqs)
+  most = max_new_tokens
 
-  def run(
-    params, prompt, prompt_length, key, first_row, how, stops, limit, budget
-  ):
-    count = len(limit)
+  def run(params, prompt, prompt_length, key, first_row, sampling, stops):
+    count = len(sampling.temperature)
     row_key = partial(jax.random.fold_in, jax.random.wrap_key_data(key))
-    row_keys = jax.vmap(row_key)(first_row + jnp.arange(count))
     return sample(
-      model,
+      policy,
       params,
       prompt,
       prompt_length,
-      row_keys,
-      how=how,
+      jax.vmap(row_key)(first_row + jnp.arange(count)),
+      sampling=sampling,
       stops=stops,
-      limit=limit,
-      max_new_tokens=max_new_tokens,
+      max_new_tokens=most,
       group_size=count // len(prompt),
-      slots=slots,
+      max_num_seqs=max_num_seqs,
       shards=shards,
-      budget=budget,
-      vocab_size=vocab_size,
-      dtype=compute_dtype,
-      int8=int8,
-      second=second,
     )
 
   fields = dict.fromkeys(Rollout._fields, rows) | {'slot_steps': replicated}
-  program = Program(
-    name, run, out_shardings=Rollout(**fields), **program_options
-  )
+  program = Program(name, run, clock=clock, out_shardings=Rollout(**fields))
 
   def generate(
     params,
@@ -105,54 +90,46 @@ def make_generate(
     key,
     *,
     stops: Stops,
-    limit=None,
-    budget=None,
+    max_new_tokens=None,
     first_row: int = 0,
     **settings,
   ) -> Rollout:
     count = len(prompt) * group_size
+    max_new_tokens = most if max_new_tokens is None else max_new_tokens
     sharding.check_batch(mesh, count * jax.process_count())
+    _check_range('max_new_tokens', max_new_tokens, most)
     _check_range('prompt_length', prompt_length, prompt.shape[1])
-    if buckets > 1:
+    if num_length_buckets > 1:
       longest = sharding.largest(prompt_length)
-      prompt = prompt[:, : bucket(longest, prompt.shape[1], buckets)]
-    # Fewer prompts than parts of the batch: some parts prefill the same one.
+      size = bucket(longest, prompt.shape[1], num_length_buckets)
+      prompt = prompt[:, :size]
+    # With fewer prompts than shards, several shards prefill the same prompt.
     copies = shards // math.gcd(len(prompt) * jax.process_count(), shards)
-    prompt, prompt_length = (
-      np.repeat(x, copies, axis=0) for x in (prompt, prompt_length)
+    prompts = [np.repeat(x, copies, axis=0) for x in (prompt, prompt_length)]
+    sampling = make_sampling_params(
+      count, max_new_tokens=max_new_tokens, **settings
     )
-    how = sampling(count, **settings)
-    budget = np.iinfo(np.int32).max if budget is None else budget
     return program(
       params,
-      *sharding.put((prompt, prompt_length), rows),
+      *sharding.put(prompts, rows),
       sharding.put(jax.random.key_data(key), replicated),
       sharding.put(np.int32(first_row), replicated),
-      sharding.put(jax.tree.map(np.asarray, how), rows),
+      sharding.put(jax.tree.map(np.asarray, sampling), rows),
       sharding.put(stops, replicated),
-      sharding.put(_limits(limit, max_new_tokens, count), rows),
-      sharding.put(np.int32(budget), replicated),
     )
 
   generate.program = program
   return generate
 
 
-def check_slots(mesh: jax.sharding.Mesh, slots: int | None) -> None:
-  """Raises ValueError when slots cannot be divided evenly over the mesh."""
+def check_max_num_seqs(mesh: jax.sharding.Mesh, max_num_seqs: int | None):
+  """Raises ValueError when the slots cannot be divided over the mesh."""
   parts = sharding.batch_parts(mesh)
-  if slots is not None and (slots < 1 or slots % parts):
+  if max_num_seqs is not None and (max_num_seqs < 1 or max_num_seqs % parts):
     raise ValueError(
-      f'slots must be a multiple of the {parts} parts that the mesh makes of a'
-      f' batch, got {slots}'
+      f'max_num_seqs must be a multiple of the {parts} parts of a batch on this'
+      f' mesh, got {max_num_seqs}'
     )
-
-
-def _limits(limit, most: int, count: int) -> np.ndarray:
-  """The most tokens of each row."""
-  limits = np.asarray(most if limit is None else limit, np.int32)
-  _check_range('limit', limits, most)
-  return np.broadcast_to(limits, count)
 
 
 def _check_range(name: str, values, most: int) -> None:
@@ -165,8 +142,8 @@ def responses(tokenizer, rollout, messages) -> list[Response]:
 
   Args:
     tokenizer: of transformers.
-    rollout: as in `decode`, with its `end` [B].
-    messages: B lists of chat messages, which the model read.
+    rollout: as in `decode`, with its `end_reason` [B].
+    messages: B lists of chat messages, the prompts.
   """
   return [
     Response(text, row[:n], prompt, 'stop' if end == STOP else 'length')
@@ -175,19 +152,18 @@ def responses(tokenizer, rollout, messages) -> list[Response]:
       rollout.response,
       rollout.response_length,
       messages,
-      rollout.end,
+      rollout.end_reason,
       strict=True,
     )
   ]
 
 
 def decode(tokenizer, rollout) -> list[str]:
-  """The text of each response, special tokens left out.
+  """The text of each response, without special tokens.
 
   Args:
     tokenizer: of transformers.
-    rollout: a `Rollout` on the host, or anything with its `response` [B, T]
-      and `response_length` [B].
+    rollout: on the host, with `response` [B, T] and `response_length` [B].
   """
   return tokenizer.batch_decode(
     [

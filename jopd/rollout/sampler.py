@@ -1,289 +1,211 @@
 """The compiled sampler: prefill, then a loop over response tokens."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Int, Key
 
-from jopd.models.api import KVCache, Model
-from jopd.models.int8 import dequantize
-from jopd.rollout import continuous_batching as queue
-from jopd.rollout.continuous_batching import DecodeRequests, Plan, State
-from jopd.rollout.decode import (
-  MixingTeacher,
-  Weights,
-  choose,
-  decode_logits,
-  prepare_params,
-  voices,
+from jopd.rollout import continuous_batching as batching
+from jopd.rollout.continuous_batching import (
+  DecodeRequests,
+  DecodeShape,
+  DecodeState,
 )
+from jopd.rollout.decode import Policy, sample_next
 from jopd.rollout.sampling import SamplingParams
 from jopd.rollout.stop_criteria import Stops, step
 
 
 class Rollout(NamedTuple):
-  """Prompts and what a policy answered; right-padded, lengths tell."""
+  """Prompts and sampled responses, right-padded."""
 
   prompt: Array  # [B, P] int32
   prompt_length: Array  # [B] int32
   response: Array  # [B, T] int32, 0 beyond the length
-  response_length: Array  # [B] int32, the stop token counts
-  logp: Array  # [B, T] of the raw model (temperature 1, unfiltered), nats
+  response_length: Array  # [B] int32, with the stop token
+  logp: Array  # [B, T] of the model at temperature 1, unfiltered, nats
   sampler_logp: Array  # [B, T] of the distribution that was sampled, nats
-  end: Array  # [B] int32: slots.STOP, LENGTH or BUDGET
-  slot_steps: Array  # int32: decoding steps times slots, busy or idle
+  end_reason: Array  # [B] int32: continuous_batching.STOP or LENGTH
+  slot_steps: Array  # int32: decoding steps times slots, active or free
 
 
 class DecodeInputs(NamedTuple):
-  """What the loop reads at every token and never changes."""
+  """The constants of the decoding loop."""
 
-  weights: tuple[Weights, ...]  # of the model, and of the second
-  store: tuple[KVCache, ...]  # of the prompts, of each; [b, K, P, N]
+  weights: Any  # of the policy
+  prompt_cache: Any  # arrays [b, K, P, N]
   requests: DecodeRequests
   stops: Stops
-  budget: Array | None
 
 
 def sample(
-  model: Model,
+  policy: Policy,
   params,
   prompt: Int[Array, 'b P'],
   prompt_length: Int[Array, 'b'],
   key: Key[Array, 'B'],
   *,
-  how: SamplingParams,
+  sampling: SamplingParams,
   stops: Stops,
-  limit: Int[Array, 'B'],
   max_new_tokens: int,
   group_size: int = 1,
-  slots: int | None = None,
+  max_num_seqs: int | None = None,
   shards: int = 1,
-  budget: Int[Array, ''] | None = None,
-  vocab_size: int | None = None,
-  dtype: DTypeLike | None = None,
-  int8: bool = False,
-  second: MixingTeacher | None = None,
 ) -> Rollout:
-  """Samples responses to each prompt, each until a stop or its limit.
+  """Samples a response to each row, up to a stop or its max_new_tokens.
 
-  One program per shape: compile it with `jax.jit` over everything but `model`
-  and the static arguments. Sampling settings, stop ids, limits and keys are
-  arrays, so changing them compiles nothing. A prompt is prefilled once for its
-  whole group, and without the vocabulary head. The cache is carried through the
-  loop in place; it grows as the longest response does.
-
-  With fewer slots than rows, a slot whose row has ended takes the next one
-  while the others go on, so that a few long responses do not idle the batch.
+  Compile it with `jax.jit` over everything but the policy and the static
+  arguments: sampling settings, stops and keys are arrays, so other values need
+  no new compilation. A prompt is prefilled once for its group, without the
+  vocabulary head. The cache is updated in place and grows with the longest
+  response.
 
   A row's tokens depend on its prompt, its key and the parameters, not on its
-  neighbours nor on the slots: the key of token t is `fold_in(key[b], t)`.
+  neighbours or slot: the key of token t is `fold_in(key[b], t)`.
 
   Args:
-    model: whose `apply` runs with a cache; its `head` gives the logits.
-    params: its parameters; with a second model a pair, those of it after them.
+    policy: what is sampled from.
+    params: of the policy.
     prompt: [b, P] token ids, right-padded.
-    prompt_length: [b] real tokens, at least 1 and at most P.
+    prompt_length: [b], 1 to P.
     key: [B] one typed key per row, B = b * group_size; row i * group_size + g
-      answers prompt i.
-    how: sampling settings per row, [B].
+      responds to prompt i.
+    sampling: settings per row, [B]; its max_new_tokens is at most T.
     stops: what ends a response.
-    limit: [B] most tokens of each response, 1 to max_new_tokens.
     max_new_tokens: static; most tokens of any response, T.
     group_size: static; responses per prompt.
-    slots: static; rows decoded at a time, a multiple of shards. Default: all.
-    shards: static; parts of the batch that lie on devices of their own. Each
-      has its own slots and its own queue.
-    budget: most tokens of all responses together, to within one per slot. Rows
-      that it cuts, or leaves empty, end with BUDGET; which, depends on slots.
-    vocab_size: static; ids from here on are padding of the head, never picked.
-    dtype: static; what the computation runs in. Default: that of the params.
-    int8: static; round the matrices to eight bits, see `models.int8`.
-    second: static; a model of the same vocabulary that reads the same tokens.
-      What `how` says is done to their blend.
+    max_num_seqs: static; rows decoded at a time, a multiple of shards. With
+      fewer than B, complete rows are replaced while the others continue.
+      Default: B.
+    shards: static; parts of the batch that are on different devices.
 
   Returns:
     A `Rollout` of B rows. `logp` is what `score` computes for the same tokens,
-    up to rounding; with int8, that of another model, which was sampled. With a
-    second model it is still that of the first, and `sampler_logp` the blend's.
+    up to rounding (with int8, for the rounded model).
   """
   rows = len(prompt) * group_size
-  slots = rows if slots is None else min(slots, rows)
-  plan = Plan(
+  slots = rows if max_num_seqs is None else min(max_num_seqs, rows)
+  shape = DecodeShape(
     rows // shards, slots // shards, shards, group_size, max_new_tokens
   )
-  sizes = cache_sizes(prompt.shape[1], max_new_tokens)
-  work, state = prefill(
-    model,
-    plan,
+  lengths = cache_lengths(prompt.shape[1], max_new_tokens)
+  inputs, state = prefill(
+    policy,
+    shape,
     params,
     prompt,
     prompt_length,
     key,
-    how=how,
+    sampling=sampling,
     stops=stops,
-    limit=limit,
-    cache_size=sizes[0],
-    budget=budget,
-    vocab_size=vocab_size,
-    dtype=dtype,
-    int8=int8,
-    second=second,
+    cache_length=lengths[0],
   )
-  for size in sizes:
-    state = state._replace(cache=_grow(state.cache, size))
-    state = _serve(model, plan, work, state, size, second)
+  for length in lengths:
+    state = state._replace(cache=_grow(state.cache, length))
+    state = _decode(policy, shape, inputs, state, length)
+  each_row = partial(jnp.repeat, repeats=group_size, axis=0)
   return Rollout(
-    _each(prompt, group_size),
-    _each(prompt_length, group_size),
-    *queue.collect(plan, state),
+    each_row(prompt),
+    each_row(prompt_length),
+    *batching.collect(shape, state),
     state.steps * slots,
   )
 
 
 def prefill(
-  model: Model,
-  plan: Plan,
+  policy: Policy,
+  shape: DecodeShape,
   params,
   prompt,
   prompt_length,
   key,
   *,
-  how: SamplingParams,
+  sampling: SamplingParams,
   stops: Stops,
-  limit,
-  cache_size: int,
-  budget=None,
-  vocab_size: int | None = None,
-  dtype: DTypeLike | None = None,
-  int8: bool = False,
-  second: MixingTeacher | None = None,
-) -> tuple[DecodeInputs, State]:
-  """What the loop of `sample` begins with; the arguments are those of it.
+  cache_length: int,
+) -> tuple[DecodeInputs, DecodeState]:
+  """The start of `sample`: the loop's constants, and its state with full slots.
 
-  Args:
-    plan: static.
-    cache_size: static; slots of the cache to begin with.
+  Args as those of `sample`; `shape` and `cache_length`, the initial length of
+  the cache, are static.
   """
-  models = voices(model, second)
-  params = (params,) if second is None else params
-  dtype = dtype or model.head(params[0]).dtype
-  each = zip(models, params, strict=True)
-  weights = tuple(
-    prepare_params(m, p, vocab_size, dtype, int8) for m, p in each
+  weights = policy.prepare(params)
+  # The loop begins with the last token of the prompt, which is read again.
+  token = jnp.take_along_axis(prompt, prompt_length[:, None] - 1, axis=1)[:, 0]
+  each_row = partial(jnp.repeat, repeats=shape.group_size, axis=0)
+  requests = DecodeRequests(
+    each_row(token), each_row(prompt_length - 1), key, sampling
   )
-  store = tuple(
-    m.apply(
-      dequantize(w.params, dtype),
-      prompt,
-      None,
-      m.init_cache(*prompt.shape, dtype),
-    )[1]
-    for m, w in zip(models, weights, strict=True)
+  inputs = DecodeInputs(
+    weights, policy.prefill(weights, prompt), requests, stops
   )
-  requests = _requests(prompt, prompt_length, key, how, limit, plan.group_size)
-  work = DecodeInputs(weights, store, requests, stops, budget)
-  rows = plan.slots * plan.shards
-  cache = tuple(m.init_cache(rows, cache_size, dtype) for m in models)
-  state = queue.begin(plan, requests, cache)
-  return work, queue.admit(plan, state, requests, store, plan.slots)
+  cache = policy.init_cache(shape.slots * shape.shards, cache_length)
+  state = batching.init_state(shape, cache)
+  return inputs, batching.insert(
+    shape, state, requests, inputs.prompt_cache, shape.slots
+  )
 
 
 def advance(
-  model: Model,
-  plan: Plan,
-  work: DecodeInputs,
-  state: State,
-  second: MixingTeacher | None = None,
-) -> State:
-  """One token more in every slot that is live."""
-  slots, asked = state.slots, queue.asked(plan, state, work.requests)
-  read = zip(voices(model, second), work.weights, state.cache, strict=True)
-  logits, cache = zip(
-    *(decode_logits(*one, slots) for one in read), strict=True
+  policy: Policy, shape: DecodeShape, inputs: DecodeInputs, state: DecodeState
+) -> DecodeState:
+  """Decodes one token in every active slot."""
+  slots = state.slots
+  requests = batching.slot_requests(shape, state, inputs.requests)
+  logits, logp, cache = policy.step(
+    inputs.weights, state.cache, slots.token, slots.position
   )
-  keys = jax.vmap(jax.random.fold_in)(asked.key, slots.answer.length)
-  picked = choose(logits, keys, asked.how, second)
-  text, stopped = step(work.stops, slots.text, picked.token)
-  spent = state.spent + jnp.sum(slots.live)
-  exhausted = jnp.bool_(False) if work.budget is None else spent >= work.budget
-  slots = slots._replace(text=text)
-  slots = queue.write(slots, picked, stopped, asked.limit, exhausted)
-  return state._replace(
-    slots=slots,
-    cache=cache,
-    # With nothing left to spend nobody is admitted any more.
-    waiting=jnp.where(exhausted, plan.rows, state.waiting),
-    spent=spent,
-    steps=state.steps + 1,
+  keys = jax.vmap(jax.random.fold_in)(requests.key, slots.responses.length)
+  sampled = sample_next(logits, logp, keys, requests.sampling)
+  stop_state, stopped = step(inputs.stops, slots.stop_state, sampled.token)
+  slots = slots._replace(stop_state=stop_state)
+  slots = batching.append(
+    slots, sampled, stopped, requests.sampling.max_new_tokens
   )
+  return state._replace(slots=slots, cache=cache, steps=state.steps + 1)
 
 
-def _serve(model, plan, work, state, size, second) -> State:
-  """Decodes until all is answered, or a row needs more than `size` slots."""
-  proceed = partial(advance, model, plan, work, second=second)
+def _decode(policy, shape, inputs, state, length) -> DecodeState:
+  """Decodes until all rows are complete or one needs a longer cache."""
+  proceed = partial(advance, policy, shape, inputs)
 
   def fits(state):
-    position = jnp.where(state.slots.live, state.slots.position, 0)
-    return jnp.max(position) < size
+    position = jnp.where(state.slots.active, state.slots.position, 0)
+    return jnp.max(position) < length
 
   def busy(state):
-    full = ~queue.ready(plan, state)
-    return jnp.any(state.slots.live) & full & fits(state)
+    full = ~batching.can_insert(shape, state)
+    return jnp.any(state.slots.active) & full & fits(state)
 
   def unfinished(state):
-    return queue.unfinished(plan, state) & fits(state)
+    return batching.unfinished(shape, state) & fits(state)
 
-  if plan.slots == plan.rows:  # nobody waits
-    return lax.while_loop(unfinished, proceed, state)
-  return lax.while_loop(
-    unfinished,
-    lambda state: queue.admit(
-      plan,
-      lax.while_loop(busy, proceed, state),
-      work.requests,
-      work.store,
-      plan.few,
-    ),
-    state,
-  )
+  def refill(state):
+    state = lax.while_loop(busy, proceed, state)
+    return batching.insert(
+      shape, state, inputs.requests, inputs.prompt_cache, shape.insert_count
+    )
+
+  body = proceed if shape.slots == shape.rows else refill
+  return lax.while_loop(unfinished, body, state)
 
 
-def _requests(
-  prompt, prompt_length, key, how, limit, group_size
-) -> DecodeRequests:
-  """The loop begins by reading a prompt's last token again."""
-  last = jnp.take_along_axis(prompt, prompt_length[:, None] - 1, axis=1)[:, 0]
-  return DecodeRequests(
-    _each(last, group_size),
-    _each(prompt_length - 1, group_size),
-    key,
-    how,
-    limit,
-  )
+def cache_lengths(prompt_tokens: int, max_new_tokens: int) -> list[int]:
+  """Lengths of the cache, from the first token to the last.
 
-
-def _each(prompts, group_size: int):
-  """[b, ...] -> [B, ...]: what is known of a prompt, for each of its rows."""
-  return jnp.repeat(prompts, group_size, axis=0)
-
-
-def cache_sizes(prompt_slots: int, max_new_tokens: int) -> list[int]:
-  """Slots of the cache, from the first token to the last.
-
-  Attention reads all slots that are there. Each size is one more copy of the
-  loop to compile, so there are few.
+  Attention reads the whole cache. Each length compiles the loop once more, so
+  there are few.
   """
   parts = (1,) if max_new_tokens <= 128 else (4, 2, 1)
-  return [prompt_slots + -(-max_new_tokens // part) for part in parts]
+  return [prompt_tokens + -(-max_new_tokens // part) for part in parts]
 
 
-def _grow(cache, size: int):
-  """The caches with more slots."""
-  more = size - jax.tree.leaves(cache)[0].shape[2]
+def _grow(cache, length: int):
+  """The cache with room for more tokens."""
+  more = length - jax.tree.leaves(cache)[0].shape[2]
   return jax.tree.map(
     lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), cache
   )

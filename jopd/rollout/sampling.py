@@ -1,7 +1,7 @@
-"""From next-token logits to a token: temperature, top-k, top-p, min-p, greedy.
+"""From logits to a token: temperature, top-k, top-p, min-p, greedy.
 
-Every setting is an array with one entry per row, so that a change of setting,
-or rows that differ in it, compile nothing.
+Every setting is an array with one entry per row. Rows may differ in them, and
+other values need no new compilation.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 import numpy as np
 
@@ -22,18 +23,20 @@ _PIVOTS = 3
 
 
 class SamplingParams(NamedTuple):
-  """How to sample: one entry per row, see `sampling`."""
+  """How each row is sampled; see `make_sampling_params`."""
 
   temperature: Array  # [B] float32; 0 is greedy
   top_k: Array  # [B] int32; 0 keeps every token
   top_p: Array  # [B] float32; 1 keeps every token
   min_p: Array  # [B] float32; 0 keeps every token
+  max_new_tokens: Array  # [B] int32
 
 
-def sampling(
+def make_sampling_params(
   batch: int,
   *,
-  temperature: float | np.ndarray = 1.0,
+  max_new_tokens: ArrayLike = 1,
+  temperature: ArrayLike = 1.0,
   top_k: int = 0,
   top_p: float = 1.0,
   min_p: float = 0.0,
@@ -42,19 +45,18 @@ def sampling(
 
   Args:
     batch: number of rows.
+    max_new_tokens: >= 1, or [batch] of these; most tokens of a response.
     temperature: >= 0, or [batch] of these; divides the logits; 0 is greedy.
-    top_k: >= 0; only the k likeliest tokens can be picked; 0 for all.
+    top_k: >= 0; only the k likeliest tokens are sampled; 0 for all.
     top_p: in (0, 1]; only the smallest set of likeliest tokens whose mass
-      reaches top_p can be picked.
+      reaches top_p is sampled.
     min_p: in [0, 1]; only tokens at least min_p times as likely as the
-      likeliest can be picked.
+      likeliest are sampled.
 
-  Returns:
-    A `SamplingParams` of [batch] arrays.
-
-  Raises:
-    ValueError: a setting is outside its range.
+  Raises: ValueError when a setting is outside its range.
   """
+  if not np.all(np.greater_equal(max_new_tokens, 1)):
+    raise ValueError(f'max_new_tokens must be >= 1; got {max_new_tokens}')
   if not np.all(np.greater_equal(temperature, 0)):
     raise ValueError(
       f'temperature must be >= 0 (0 is greedy); got {temperature}'
@@ -70,6 +72,7 @@ def sampling(
     jnp.full(batch, top_k, jnp.int32),
     jnp.full(batch, top_p, jnp.float32),
     jnp.full(batch, min_p, jnp.float32),
+    jnp.full(batch, max_new_tokens, jnp.int32),
   )
 
 
@@ -81,12 +84,12 @@ class SampledToken(NamedTuple):
   sampler_logp: Array  # [B] under the distribution that was sampled
 
 
-def pick(
-  logits: Float[Array, 'B V'], key: Key[Array, 'B'], how: SamplingParams
+def sample_token(
+  logits: Float[Array, 'B V'], key: Key[Array, 'B'], sampling: SamplingParams
 ) -> SampledToken:
   """One token per row, drawn from softmax(filter(logits / temperature)).
 
-  The filters follow the order of the field (transformers): temperature, then
+  The filters come in the order of transformers: temperature, then
   top-k, then top-p inside what top-k left, then min-p. Each keeps the tokens
   whose weight, exp(logit / temperature - the row's largest) in float32, is at
   least a cutoff, so tokens that tie with the last one kept are kept too.
@@ -98,57 +101,59 @@ def pick(
     logits: [B, V] of the next token, float32, at temperature 1.
     key: [B] one key per row; a row's token depends on its own key and logits
       only, so not on its neighbours in the batch.
-    how: [B] settings; see `sampling`.
+    sampling: [B] settings.
 
   Returns:
     `SampledToken`; log-probs in nats. A greedy row has sampler_logp 0.
 
   Gradients: none are meant; log-probs for a loss come from `score`.
-  Numerics: -inf logits are never picked while a finite one exists. Top-k is
+  Numerics: -inf logits are never sampled while a finite one exists. Top-k is
     exact. Top-p is that of float64 for a top_p that differs from the one given
     by less than 1e-5 * (1 - top_p) + 2e-8: the sum of the weights is rounded
-    to float32; those shut out are summed exactly, in integers.
+    to float32; those below the cutoff are summed exactly, in integers.
   """
-  greedy = how.temperature == 0
-  temperature = jnp.where(greedy, 1.0, how.temperature)
+  greedy = sampling.temperature == 0
+  temperature = jnp.where(greedy, 1.0, sampling.temperature)
   scaled = logits / temperature[:, None]
   peak = jnp.max(scaled, axis=-1)
   weight = jnp.exp(scaled - peak[:, None])
   total = jnp.sum(weight, axis=-1)
-  raw = lax.cond(
+  log_normalizer = lax.cond(
     jnp.any(temperature != 1),
     lambda: jax.nn.logsumexp(logits, axis=-1),
     lambda: peak + jnp.log(total),
   )
-  least = _smallest_kept(weight, total, how)
+  cutoff = _smallest_kept(weight, total, sampling)
   weight = lax.cond(
-    jnp.any(least > 0),
-    lambda: jnp.where(weight >= least[:, None], weight, 0.0),
+    jnp.any(cutoff > 0),
+    lambda: jnp.where(weight >= cutoff[:, None], weight, 0.0),
     lambda: weight,
   )
-  drawn, kept = _inverse_cdf(weight, key)
+  drawn, mass = _inverse_cdf(weight, key)
   token = lax.cond(
     jnp.any(greedy),
     lambda: jnp.where(greedy, _argmax(logits), drawn),
     lambda: drawn,
   )
   logit = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-  sampler_logp = logit / temperature - peak - jnp.log(kept)
+  sampler_logp = logit / temperature - peak - jnp.log(mass)
   return SampledToken(
     token=token,
-    logp=logit - raw,
+    logp=logit - log_normalizer,
     sampler_logp=jnp.where(greedy, 0.0, sampler_logp),
   )
 
 
 def _smallest_kept(
-  weight: Float[Array, 'B V'], total: Float[Array, 'B'], how: SamplingParams
+  weight: Float[Array, 'B V'],
+  total: Float[Array, 'B'],
+  sampling: SamplingParams,
 ) -> Float[Array, 'B']:
-  """The weight below which the filters shut a token out."""
+  """The weight below which the filters exclude a token."""
   nothing = jnp.zeros_like(total)
-  sampled = how.temperature != 0
-  top_k = jnp.where(sampled, how.top_k, 0)
-  top_p = jnp.where(sampled, how.top_p, 1.0)
+  sampled = sampling.temperature != 0
+  top_k = jnp.where(sampled, sampling.top_k, 0)
+  top_p = jnp.where(sampled, sampling.top_p, 1.0)
   cutoff = lax.cond(
     jnp.any(top_k > 0),
     lambda: _top_k_cutoff(weight, top_k),
@@ -159,11 +164,11 @@ def _smallest_kept(
     lambda: jnp.maximum(cutoff, _top_p_cutoff(weight, total, top_p, cutoff)),
     lambda: cutoff,
   )
-  return jnp.maximum(cutoff, how.min_p)
+  return jnp.maximum(cutoff, sampling.min_p)
 
 
 def _top_k_cutoff(weight, top_k):
-  """The weight of the token number `top_k`, or 0 where top_k is none."""
+  """The weight of the k-th likeliest token, or 0 where top_k is 0."""
   spare = jnp.where(top_k > 0, weight.shape[-1] - top_k, -1)
   return _cutoff(
     weight,
@@ -213,10 +218,10 @@ def _cutoff(
 ) -> Float[Array, 'B']:
   """The largest weight of a row such that what is smaller `fits`.
 
-  Each pass over the weights sums the price of those below a few pivots, for
-  all of them at once, and so narrows the interval that the cutoff is in. It
-  then shrinks to the smallest and largest weight that it holds: the search
-  ends when these are one, which needs no more passes where many tokens tie.
+  Each pass over the weights sums the price of those below a few pivots, and so
+  narrows the interval of the cutoff, which then shrinks to the smallest and
+  largest weight inside. The search ends when these are the same, so ties need
+  no further passes.
 
   Args:
     weight: [B, V] in [0, 1], with a 1 in every row.
@@ -292,9 +297,10 @@ def _first_beyond(weight, uniform):
   beyond = cumulative > uniform[:, None] * cumulative[:, -1:]
   # A parallel cumulative sum may step up by a rounding error at a zero weight.
   beyond &= weight > 0
-  found = jnp.argmax(beyond, axis=-1)
-  last = jnp.argmax(weight, axis=-1)
-  return jnp.where(jnp.any(beyond, axis=-1), found, last).astype(jnp.int32)
+  first = jnp.argmax(beyond, axis=-1)
+  likeliest = jnp.argmax(weight, axis=-1)
+  index = jnp.where(jnp.any(beyond, axis=-1), first, likeliest)
+  return index.astype(jnp.int32)
 
 
 def _argmax(logits: Float[Array, 'B V']) -> Int[Array, 'B']:

@@ -288,10 +288,10 @@ def _evaluator(config, run: Run, prompts: batching.PromptBatch, *, record=None):
   @cache
   def of(name: str):
     generate = run.make_generate(
-      run.models[name],
+      run.make_policy(run.models[name]),
       f'{name}: evaluation',
       group_size=1 + config.eval.samples,
-      slots=config.eval.batch_size,
+      max_num_seqs=config.eval.batch_size,
     )
     return make_evaluate(
       generate,

@@ -12,7 +12,7 @@ from jopd.data.examples import Example
 from jopd.models.decoder import REMAT
 from jopd.models.lora import Lora
 from jopd.rewards import Response
-from jopd.rollout.sampling import sampling
+from jopd.rollout.sampling import make_sampling_params
 from jopd.run import config as defaults
 from jopd.run.config import (
   SPECS,
@@ -50,7 +50,9 @@ def check(config) -> None:
   with error_context('config.eval'):
     _check_least(config.eval, 1, 'prompts', 'batch_size')
     _check_least(config.eval, 0, 'samples')
-    sampling(1, temperature=config.eval.temperature, top_p=config.eval.top_p)
+    make_sampling_params(
+      1, temperature=config.eval.temperature, top_p=config.eval.top_p
+    )
   with error_context('config.checkpoint'):
     _check_least(config.checkpoint, 1, 'every', 'keep')
   if not 0 <= config.max_bad_row_fraction <= 1:

@@ -21,8 +21,8 @@ from jopd.data.filtering import RejectedRows, RowFilter
 from jopd.data.prompts import check_boundary, encode_prompt
 from jopd.losses import reads_of
 from jopd.models.lora import Lora, adapter_axes
-from jopd.rollout.engine import check_slots
-from jopd.rollout.sampling import sampling as check_sampling
+from jopd.rollout.engine import check_max_num_seqs
+from jopd.rollout.sampling import make_sampling_params
 from jopd.run.checks import check_answer, check_positions
 from jopd.run.config import (
   ConfigError,
@@ -253,9 +253,9 @@ def make_rollouts(
     group_size=sources.group_size,
     sampling=_make_sampling(settings, run, controlled),
     decoding=dict(
-      slots=settings.max_num_seqs or None,
+      max_num_seqs=settings.max_num_seqs or None,
       int8=int8,
-      compute_dtype=jnp.dtype(dtype or config.compute_dtype),
+      dtype=jnp.dtype(dtype or config.compute_dtype),
     ),
     mixing=_make_mixing(settings, run, sources),
     filter=keep,
@@ -275,11 +275,11 @@ def _make_sampling(settings, run: Run, controlled: Mapping) -> Callable:
       name: x.value(step, controlled) if isinstance(x, Scalar) else x
       for name, x in numbers.items()
     }
-    limit = round(now.pop('max_new_tokens', 0))
+    max_new_tokens = run.max_new_tokens
     if numbers.get('max_new_tokens', 0):
-      limit = min(run.max_new_tokens, max(1, limit))
-    now['top_k'] = round(now.get('top_k', 0))
-    return now | dict(limit=limit or None)
+      max_new_tokens = min(max_new_tokens, max(1, round(now['max_new_tokens'])))
+    top_k = round(now.get('top_k', 0))
+    return now | dict(top_k=top_k, max_new_tokens=max_new_tokens)
 
   with error_context('rollout'):
     for name, value in numbers.items():
@@ -292,9 +292,7 @@ def _make_sampling(settings, run: Run, controlled: Mapping) -> Callable:
         ' max_response_tokens'
       )
     for step in (0, settings.steps - 1):
-      values = sampling(step, controlled)
-      del values['limit']
-      check_sampling(1, **values)
+      make_sampling_params(1, **sampling(step, controlled))
   return sampling
 
 
@@ -627,7 +625,7 @@ def _check_sizes(settings, run: Run, sources: Sources) -> None:
   with error_context('batch_size'):
     sharding.check_batch(run.mesh, total // parts)
   with error_context('max_num_seqs'):
-    check_slots(run.mesh, settings.max_num_seqs or None)
+    check_max_num_seqs(run.mesh, settings.max_num_seqs or None)
 
 
 def _check_same_shapes(run: Run, name: str, other: str) -> None:

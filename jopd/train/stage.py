@@ -13,6 +13,7 @@ from jopd import losses
 from jopd.data.batching import PromptBatch, PromptIterator
 from jopd.models.api import Model
 from jopd.models.lora import Lora
+from jopd.rollout.decode import Policy, make_policy
 from jopd.rollout.engine import make_generate
 from jopd.rollout.sampler import Rollout
 from jopd.rollout.stop_criteria import Stops
@@ -58,20 +59,23 @@ class Run(NamedTuple):
   clock: Clock
   should_stop: Callable[[], int] = lambda: 0
 
+  def make_policy(self, model: Model, **options) -> Policy:
+    """`rollout.decode.make_policy` with the vocabulary and dtype of the run."""
+    defaults = dict(vocab_size=self.vocab_size, dtype=self.compute_dtype)
+    return make_policy(model, **(defaults | options))
+
   def make_generate(
-    self, model: Model, name: str, **options
+    self, policy: Policy, name: str, **options
   ) -> Callable[..., Rollout]:
-    """The engine of a model under the limits and stops of this run."""
+    """`rollout.make_generate` with the lengths and stops of the run."""
     generate = make_generate(
-      model,
+      policy,
       self.mesh,
       max_new_tokens=self.max_new_tokens,
-      vocab_size=self.vocab_size,
-      buckets=self.num_length_buckets,
+      num_length_buckets=self.num_length_buckets,
       name=name,
-      say=_log.info,
       clock=self.clock,
-      **{'compute_dtype': self.compute_dtype, **options},
+      **options,
     )
     return partial(generate, stops=self.stops)
 
@@ -141,7 +145,7 @@ class Rollouts(NamedTuple):
     group_size: responses per prompt.
     sampling: (step, scalars) -> settings of the sampler: max_new_tokens,
       temperature, top_k, top_p, min_p.
-    decoding: options of `rollout.make_generate`: max_num_seqs, precision.
+    decoding: max_num_seqs, and dtype and int8 of `rollout.make_policy`.
     mixing: role of one teacher -> (student_logp, teacher_logp) -> logp [B, V]
       that is sampled from; empty for plain sampling.
     filter: (rewards, lengths, end reasons) -> keep; see `train/filters.py`.

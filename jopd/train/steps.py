@@ -16,9 +16,9 @@ from jopd.losses import Row, group_reward_stats, rows_where
 from jopd.models import lora
 from jopd.rewards import Response
 from jopd.rollout.continuous_batching import STOP
-from jopd.rollout.decode import MixingTeacher
 from jopd.rollout.engine import decode
 from jopd.rollout.score import score
+from jopd.rollout.teacher_mixing import mix_policies
 from jopd.train.learner import (
   cast,
   make_gradients,
@@ -70,7 +70,7 @@ def make_programs(stage: Stage, run: Run, shardings: TrainState) -> Programs:
   student = run.models[stage.student.model]
   teachers = {r: run.models[n] for r, n in stage.teachers.models.items()}
   update, adapters = stage.update, stage.student.lora
-  program = partial(Program, say=_log.info, clock=run.clock)
+  program = partial(Program, clock=run.clock)
   split_into = dict(
     parts=update.gradient_accumulation_steps, rows_together=update.rows_together
   )
@@ -134,19 +134,20 @@ def make_programs(stage: Stage, run: Run, shardings: TrainState) -> Programs:
 
 def _samplers(stage: Stage, run: Run, models) -> dict[str, Callable]:
   """Source -> generate, of all sources that are models."""
-  mixing = {
-    role: MixingTeacher(models[role], mix)
-    for role, mix in stage.rollouts.mixing.items()
-  }
+  decoding = dict(stage.rollouts.decoding)
+  max_num_seqs = decoding.pop('max_num_seqs')
   names = [name for name in stage.rollouts.sources if name != 'dataset']
+  policies = {n: run.make_policy(models[n], **decoding) for n in names}
+  for role, mix in stage.rollouts.mixing.items():
+    teacher = run.make_policy(models[role], **decoding)
+    policies['student'] = mix_policies(policies['student'], teacher, mix)
   suffix = lambda name: f' of {name}' if len(names) > 1 else ''
   return {
     name: run.make_generate(
-      models[name],
+      policies[name],
       f'{stage.name}: rollout{suffix(name)}',
       group_size=stage.rollouts.sources[name],
-      second=next(iter(mixing.values()), None) if name == 'student' else None,
-      **stage.rollouts.decoding,
+      max_num_seqs=max_num_seqs,
     )
     for name in names
   }
@@ -234,7 +235,7 @@ def rollout_step(
         response_length=rollout.response_length,
         sampler_logp=rollout.sampler_logp,
         rollout_logp=rollout.logp,
-        end_reason=rollout.end,
+        end_reason=rollout.end_reason,
       )
   fields = interleave(writers, parts)
   if 'student' not in writers:

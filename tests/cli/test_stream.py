@@ -8,7 +8,8 @@ from jopd import sharding
 from jopd.cli.stream import Written, make_stream, texts
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models.decoder import DecoderConfig, make_model
-from jopd.rollout.continuous_batching import BUDGET, STOP
+from jopd.rollout.continuous_batching import LENGTH, STOP
+from jopd.rollout.decode import make_policy
 from jopd.rollout.engine import make_generate
 from jopd.rollout.stop_criteria import make_stops
 
@@ -33,9 +34,9 @@ TOKENIZER = builtin_tokenizer()
 # away before they are read, rows that wait and are never admitted, answers that
 # only come when they are whole, and a second compilation for the second token.
 @pytest.mark.parametrize('slots', [None, 4])
-def test_it_is_what_generate_answers_token_by_token(slots):
-  said = []
-  options = dict(max_new_tokens=12, group_size=3, slots=slots)
+def test_it_is_what_generate_answers_token_by_token(slots, caplog):
+  caplog.set_level('INFO', 'jopd.compilation')
+  options = dict(max_new_tokens=12, group_size=3, max_num_seqs=slots)
   settings = dict(stops=make_stops((3, 9)), temperature=1.5)
   call = (
     MODEL.init(jax.random.key(0)),
@@ -44,7 +45,7 @@ def test_it_is_what_generate_answers_token_by_token(slots):
     jax.random.key(7),
   )
   generate = make_generate(MODEL, ONE, **options)
-  stream = make_stream(MODEL, ONE, say=said.append, **options)
+  stream = make_stream(make_policy(MODEL), ONE, **options)
   whole = jax.device_get(generate(*call, **settings))
   steps = list(stream(*call, **settings))
   before = np.zeros(6, np.int32)
@@ -57,8 +58,9 @@ def test_it_is_what_generate_answers_token_by_token(slots):
     before = step.length
   assert steps[0].length.sum() == (slots or 6)
   np.testing.assert_array_equal(steps[-1].length, whole.response_length)
-  np.testing.assert_array_equal(steps[-1].end, whole.end)
-  assert len(said) == 2  # the prompt, and a token
+  np.testing.assert_array_equal(steps[-1].end, whole.end_reason)
+  # The whole rollout, the prompt, and a token.
+  assert len(caplog.records) == 3
 
 
 def written(*rows):
@@ -106,7 +108,7 @@ def test_special_tokens_are_left_out():
 def test_answers_follow_one_another():
   a, b = TOKENIZER.encode('1 2')
   steps = [
-    written(([a], 0), ([b], STOP), ([], BUDGET)),
+    written(([a], 0), ([b], STOP), ([], LENGTH)),
     written(([a, a], 0), ([b], STOP), ([a], 0)),
     written(([a, a, b], STOP), ([b], STOP), ([a, b], 0)),
     written(([a, a, b], STOP), ([b], STOP), ([a, b, b], STOP)),

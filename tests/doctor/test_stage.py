@@ -154,7 +154,7 @@ def rollout(texts, ends):
   return Rollout(**blank)._replace(
     response=response,
     response_length=np.array([len(row) for row in rows], np.int32),
-    end=np.array(ends),
+    end_reason=np.array(ends),
   )
 
 

@@ -59,7 +59,7 @@ class Script:
     rollout = Rollout(
       *(rows[:, None], np.ones_like(rows), response, length),
       *(np.zeros((len(rows), LIMIT), np.float32),) * 2,
-      end=np.where(length < LIMIT, STOP, LENGTH),
+      end_reason=np.where(length < LIMIT, STOP, LENGTH),
       slot_steps=np.int32(0),
     )
     return jax.tree.map(jnp.asarray, rollout)
@@ -211,7 +211,7 @@ def respond(batch_size, devices):
   params = MODEL.init(jax.random.key(0))
   shardings = sharding.param_shardings(mesh, MODEL.axes, params)
   generate = make_generate(
-    MODEL, mesh, max_new_tokens=8, group_size=3, slots=batch_size
+    MODEL, mesh, max_new_tokens=8, group_size=3, max_num_seqs=batch_size
   )
   graded = []
 

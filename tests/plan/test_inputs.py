@@ -94,9 +94,9 @@ def test_learner_and_teacher_read_what_was_planned(seen, planned):
 
 
 def test_the_sampler_reads_what_was_planned(seen, planned):
-  params, prompt, length, key, _, how, stops, limit, _ = seen['distil: rollout']
+  params, prompt, length, key, _, sampling, stops = seen['distil: rollout']
   _same(planned['state'].params, params)
-  _same(planned['prompts'], (prompt, length, how, limit, key, stops))
+  _same(planned['prompts'], (prompt, length, sampling, key, stops))
 
 
 def test_bytes_are_those_of_one_device(planned):

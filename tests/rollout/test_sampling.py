@@ -5,9 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopd.rollout.sampling import SamplingParams, _smallest_kept, pick, sampling
+from jopd.rollout.sampling import (
+  SamplingParams,
+  _smallest_kept,
+  make_sampling_params,
+  sample_token,
+)
 
-_pick = jax.jit(pick)
+_pick = jax.jit(sample_token)
 
 
 def _logits(seed, batch, vocab, scale=2.0):
@@ -56,7 +61,7 @@ def test_frequencies_match_the_float64_distribution(setting):
   picked = _pick(
     jnp.broadcast_to(logits, (draws, vocab)),
     jax.random.split(jax.random.key(2), draws),
-    sampling(draws, **dict(zip(NAMES, setting, strict=True))),
+    make_sampling_params(draws, **dict(zip(NAMES, setting, strict=True))),
   )
   counts = np.bincount(np.asarray(picked.token), minlength=vocab)
   assert counts[p == 0].sum() == 0
@@ -72,7 +77,7 @@ def test_frequencies_match_the_float64_distribution(setting):
 # Kills: recording the filtered log-prob as the model's.
 def test_logp_is_the_raw_model_whatever_the_filters():
   logits = _logits(3, 64, 50)
-  how = sampling(64, temperature=0.5, top_k=3, top_p=0.9)
+  how = make_sampling_params(64, temperature=0.5, top_k=3, top_p=0.9)
   picked = _pick(logits, jax.random.split(jax.random.key(0), 64), how)
   want = jax.nn.log_softmax(logits)[jnp.arange(64), picked.token]
   np.testing.assert_allclose(picked.logp, want, atol=1e-6)
@@ -84,7 +89,7 @@ def test_temperature_zero_is_argmax_and_certain():
   picked = _pick(
     logits,
     jax.random.split(jax.random.key(0), 16),
-    sampling(16, temperature=0.0),
+    make_sampling_params(16, temperature=0.0),
   )
   np.testing.assert_array_equal(picked.token, jnp.argmax(logits, -1))
   np.testing.assert_array_equal(picked.sampler_logp, 0)
@@ -120,7 +125,7 @@ VOCABS = (7, 1021, 4096)  # the second is prime
 def test_top_k_keeps_those_of_a_sort(vocab):
   logits = _shapes_of_rows(vocab)
   for top_k in (1, 2, 6, vocab // 2, vocab - 1, vocab, 10 * vocab):
-    how = sampling(len(logits), top_k=top_k)
+    how = make_sampling_params(len(logits), top_k=top_k)
     weight, cutoff = map(np.asarray, _weights_and_cutoff(logits, how))
     want = np.sort(weight, axis=-1)[:, -min(top_k, vocab)]
     np.testing.assert_array_equal(
@@ -137,7 +142,7 @@ def test_top_k_keeps_those_of_a_sort(vocab):
 def test_top_p_keeps_those_of_a_float64_sort(vocab, top_k):
   logits = _shapes_of_rows(vocab)
   for top_p in (1e-9, 0.01, 0.5, 0.9, 0.95, 0.999, 1 - 1e-5, 1 - 1e-7):
-    how = sampling(len(logits), top_p=top_p, top_k=top_k)
+    how = make_sampling_params(len(logits), top_p=top_p, top_k=top_k)
     weight, cutoff = map(np.asarray, _weights_and_cutoff(logits, how))
     top_p = float(np.float32(top_p))
     within = 1e-5 * (1 - top_p) + 2e-8
@@ -155,7 +160,7 @@ def test_top_p_keeps_those_of_a_float64_sort(vocab, top_k):
 # Kills: a probability threshold that is not relative to the likeliest.
 def test_min_p_is_a_share_of_the_likeliest():
   logits = jnp.log(jnp.array([[0.4, 0.25, 0.2, 0.1, 0.05]]))
-  how = sampling(1, min_p=0.45)  # of 0.4: 0.18
+  how = make_sampling_params(1, min_p=0.45)  # of 0.4: 0.18
   weight, cutoff = _weights_and_cutoff(logits, how)
   assert (weight >= cutoff[:, None]).tolist() == [[True] * 3 + [False] * 2]
 
@@ -195,7 +200,7 @@ def test_neighbours_do_not_matter():
 def test_one_row_filtered_leaves_the_others_alone():
   logits = _logits(5, 2, 300)
   keys = jax.random.split(jax.random.key(6), 2)
-  plain = _pick(logits, keys, sampling(2))
+  plain = _pick(logits, keys, make_sampling_params(2))
   mixed = SamplingParams(
     jnp.ones(2), jnp.array([0, 4]), jnp.array([1.0, 0.5]), jnp.zeros(2)
   )
@@ -212,11 +217,11 @@ def test_settings_are_data_and_compile_nothing():
   @jax.jit
   def counted(*args):
     traces.append(0)
-    return pick(*args)
+    return sample_token(*args)
 
   logits, keys = _logits(0, 3, 20), jax.random.split(jax.random.key(0), 3)
   for setting in [*SETTINGS, (0.0, 0, 1.0, 0.0)]:
-    how = sampling(3, **dict(zip(NAMES, setting, strict=True)))
+    how = make_sampling_params(3, **dict(zip(NAMES, setting, strict=True)))
     counted(logits, keys, how)
   assert len(traces) == 1
 
@@ -225,7 +230,7 @@ def test_settings_are_data_and_compile_nothing():
 def test_impossible_tokens_are_never_picked():
   logits = jnp.full((20_000, 101), -jnp.inf).at[:, ::10].set(1e4)
   keys = jax.random.split(jax.random.key(8), 20_000)
-  picked = _pick(logits, keys, sampling(20_000))
+  picked = _pick(logits, keys, make_sampling_params(20_000))
   assert set(np.unique(picked.token)) == set(range(0, 101, 10))
   np.testing.assert_allclose(picked.sampler_logp, -np.log(11), atol=1e-5)
 
@@ -245,4 +250,4 @@ def test_impossible_tokens_are_never_picked():
 )
 def test_settings_out_of_range_are_refused(setting, message):
   with pytest.raises(ValueError, match=message):
-    sampling(2, **setting)
+    make_sampling_params(2, **setting)

@@ -9,13 +9,13 @@ import pytest
 
 from jopd import sharding
 from jopd.models.decoder import DecoderConfig, make_model
-from jopd.rollout.decode import MixingTeacher
+from jopd.rollout.decode import make_policy
 from jopd.rollout.engine import make_generate
 from jopd.rollout.sampler import sample
-from jopd.rollout.sampling import sampling
+from jopd.rollout.sampling import make_sampling_params
 from jopd.rollout.score import score
 from jopd.rollout.stop_criteria import make_stops
-from jopd.rollout.teacher_mixing import mixed, speculative
+from jopd.rollout.teacher_mixing import mix_policies, mixed, speculative
 
 VOCAB, STEPS, BATCH = 62, 12, 8
 SMALL = dict(layers=1, embed=16, heads=2, kv_heads=2, head_dim=8, mlp=24)
@@ -24,6 +24,7 @@ STUDENT, TEACHER = (
   make_model(DecoderConfig(vocab_size=VOCAB, init_scale=0.4, **sizes))
   for sizes in (SMALL, LARGE)
 )
+POLICIES = make_policy(STUDENT), make_policy(TEACHER)
 STOPS = make_stops((3, 9))
 
 
@@ -78,7 +79,7 @@ def test_a_speculative_token_is_proposed_then_replaced(k):
 
 
 # Kills: NaN from log 0, which padding and certain models have.
-def test_tokens_that_cannot_be_stay_so():
+def test_impossible_tokens_stay_impossible():
   p = jnp.log(jnp.array([0.5, 0.5, 0.0, 0.0]))
   q = jnp.log(jnp.array([0.0, 1.0, 0.0, 0.0]))
   mix = jnp.exp(mixed(p, q, share=0.5))
@@ -93,17 +94,17 @@ def test_tokens_that_cannot_be_stay_so():
   [
     (partial(mixed, share=1.1), 'share must be in [0, 1], got 1.1'),
     (partial(mixed, share=-0.1), 'share must be in [0, 1], got -0.1'),
-    (partial(speculative, k=0), 'k must be from 1 to the 4 tokens, got 0'),
-    (partial(speculative, k=5), 'k must be from 1 to the 4 tokens, got 5'),
+    (partial(speculative, k=0), 'k must be in [1, 4], got 0'),
+    (partial(speculative, k=5), 'k must be in [1, 4], got 5'),
   ],
 )
-def test_what_cannot_be_is_refused(blend, part):
+def test_settings_out_of_range_are_refused(blend, part):
   with pytest.raises(ValueError) as error:
     blend(jnp.zeros(4), jnp.zeros(4))
   assert part in str(error.value)
 
 
-@partial(jax.jit, static_argnames=('k', 'slots', 'writer', 'steps'))
+@partial(jax.jit, static_argnames=('k', 'max_num_seqs', 'writer', 'steps'))
 def _sample(
   params,
   tokens,
@@ -112,38 +113,39 @@ def _sample(
   k=None,
   writer=0,
   steps=STEPS,
-  limit=None,
   stops=STOPS,
   **options,
 ):
   """Of the pair where there is a share or a k, else of one of the two."""
   rows = len(tokens)
   row_key = partial(jax.random.fold_in, jax.random.key(5))
-  second = (
-    None if k is share is None else MixingTeacher(TEACHER, _blend(share, k))
-  )
+  policy = POLICIES[writer]
+  if k is not None or share is not None:
+    policy = mix_policies(*POLICIES, _mix(share, k))
   return sample(
-    (STUDENT, TEACHER)[writer],
+    policy,
     params,
     tokens,
     lengths,
     jax.vmap(row_key)(jnp.arange(rows)),
     stops=stops,
-    limit=jnp.full(rows, steps) if limit is None else limit,
     max_new_tokens=steps,
-    second=second,
     **options,
   )
 
 
-def _blend(share, k):
+def _mix(share, k):
   # A share may be traced, so that all of them are one program.
   return partial(speculative, k=k) if k else partial(mixed, share=share)
 
 
-def _run(params, prompts, temperature=1.0, **options):
-  how = sampling(len(prompts[0]), temperature=temperature)
-  return _sample(params, *prompts, how=how, **options)
+def _run(params, prompts, temperature=1.0, limit=None, **options):
+  sampling = make_sampling_params(
+    len(prompts[0]),
+    temperature=temperature,
+    max_new_tokens=options.get('steps', STEPS) if limit is None else limit,
+  )
+  return _sample(params, *prompts, sampling=sampling, **options)
 
 
 def _scored(model, params, rollout):
@@ -180,7 +182,7 @@ def test_recorded_logps_are_what_score_and_the_blend_compute(
   params, prompts, blend, temperature
 ):
   rollout = _run(params, prompts, temperature, **blend)
-  both = _blend(blend.get('share'), blend.get('k'))
+  both = _mix(blend.get('share'), blend.get('k'))
   _check_logps(params, rollout, both, temperature)
 
 
@@ -192,25 +194,25 @@ def test_both_caches_grow(params, prompts):
     params,
     (tokens[:4], lengths[:4]),
     k=3,
-    slots=2,
+    max_num_seqs=2,
     steps=160,
     limit=limit,
     stops=make_stops(()),
   )
   np.testing.assert_array_equal(rollout.response_length, limit)
-  _check_logps(params, rollout, _blend(None, 3))
+  _check_logps(params, rollout, _mix(None, 3))
 
 
 # Kills: keys that a blend spends, and sides that are exchanged.
 @pytest.mark.parametrize('share, writer', [(0.0, 0), (1.0, 1)])
-def test_at_its_ends_a_mixture_is_one_of_the_two(
+def test_a_mixture_with_share_0_or_1_is_one_of_the_models(
   params, prompts, share, writer
 ):
   both = _run(params, prompts, share=share)
   alone = _run(params[writer], prompts, writer=writer)
   np.testing.assert_array_equal(both.response, alone.response)
   np.testing.assert_allclose(both.sampler_logp, alone.logp, atol=3e-5)
-  np.testing.assert_array_equal(both.end, alone.end)
+  np.testing.assert_array_equal(both.end_reason, alone.end_reason)
 
 
 def _same(one, other):
@@ -223,9 +225,9 @@ def _same(one, other):
 
 # Kills: a second cache that is not admitted with its row, or keeps a trace of
 # the former one.
-def test_rows_do_not_know_their_slots(params, prompts):
+def test_rows_do_not_depend_on_their_slots(params, prompts):
   whole = _run(params, prompts, k=3)
-  _same(_run(params, prompts, k=3, slots=3), whole)
+  _same(_run(params, prompts, k=3, max_num_seqs=3), whole)
 
 
 # Kills: two models whose parts do not meet on the devices of a mesh.
@@ -235,8 +237,8 @@ def test_the_mesh_does_not_change_the_tokens(params, prompts):
     jax.device_put(own, sharding.param_shardings(mesh, model.axes, own))
     for model, own in zip((STUDENT, TEACHER), params, strict=True)
   )
-  second = MixingTeacher(TEACHER, _blend(0.3, None))
-  generate = make_generate(STUDENT, mesh, max_new_tokens=STEPS, second=second)
+  policy = mix_policies(*POLICIES, _mix(0.3, None))
+  generate = make_generate(policy, mesh, max_new_tokens=STEPS)
   read = map(np.asarray, prompts)
   many = generate(placed, *read, jax.random.key(5), stops=STOPS)
   _same(jax.device_get(many), _run(params, prompts, share=0.3))

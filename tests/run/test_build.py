@@ -169,7 +169,7 @@ class TestModels:
     # Kills: finding out once the weights are there. 0 is all of the rows.
     config.distil.max_num_seqs = 12
     assert refused(config) == (
-      'config.distil: slots must be a multiple of the 8 parts that the mesh'
+      'config.distil: max_num_seqs must be a multiple of the 8 parts of a'
       ' makes of a batch, got 12'
     )
 

@@ -34,7 +34,7 @@ def measure_held_out(setup: Setup, *, every: int) -> Callback:
     def after_step(self, context: StepContext) -> None:
       if context.step % every == 0:
         shown = setup.measure(
-          setup.student(context.state), context.sampling['limit']
+          setup.student(context.state), context.sampling['max_new_tokens']
         )
         context.metrics.update({f'held_out/{n}': x for n, x in shown.items()})
 
@@ -63,7 +63,7 @@ def make_measure(
   """
   sharding.check_batch(run.mesh, len(prompts.examples))
   generate = run.make_generate(
-    run.models[student], f'{stage}: held-out rollout'
+    run.make_policy(run.models[student]), f'{stage}: held-out rollout'
   )
   rows = len(prompts.examples) // jax.process_count()
   first = jax.process_index() * rows
@@ -79,10 +79,10 @@ def make_measure(
           prompts.prompt_length[own],
           key,
           first_row=first,
-          limit=max_new_tokens,
+          max_new_tokens=max_new_tokens,
         )
       )
-      clipped = rollout.end != STOP
+      clipped = rollout.end_reason != STOP
       rewards = [
         run.reward(
           Response(text, ids[:length], messages, 'length' if cut else 'stop'),
