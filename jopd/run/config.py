@@ -221,8 +221,8 @@ def stage(**settings) -> ConfigDict:
   # 'fixed_staleness', 'replay_buffer', 'staged_curriculum', 'adaptive_kl',
   # 'log_samples', or a function (setup, *, settings) -> Callback of one's own,
   # 'package.module:function'; see train/callbacks. Where one controls a scalar,
-  # dict(controlled=NAME) may stand wherever a schedule may. They are called in
-  # this order.
+  # dict(controlled=NAME) may stand wherever a schedule may.
+
   config.callbacks = ConfigDict(type_safe=False)
   # The last examples of the stage's data, which are kept apart: not learnt
   # from, but answered and graded by callbacks.

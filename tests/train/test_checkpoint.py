@@ -27,15 +27,18 @@ def _state(step):
 
 
 def _open(folder, **options):
-  said = []
-  settings = dict(every=2, keep=2, fingerprint={'seed': 0}, say=said.append)
-  return Checkpoints(folder, **settings | options), said
+  settings = dict(every=2, keep=2, fingerprint={'seed': 0})
+  return Checkpoints(folder, **settings | options)
+
+
+def _with(resume):
+  return lambda: (resume, {})
 
 
 def _saved(folder, *steps):
-  checkpoints, _ = _open(folder)
+  checkpoints = _open(folder)
   for step in steps:
-    checkpoints.save(step, _state(step), {'batch': step})
+    checkpoints.save(step, _state(step), _with({'batch': step}))
   checkpoints.close()
 
 
@@ -79,20 +82,20 @@ HURT = {
 # whole, a damaged checkpoint that is deleted, or kept in the place of a good
 # one when the step comes again.
 @pytest.mark.parametrize('kind', HURT)
-def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path, kind):
+def test_the_newest_whole_checkpoint_is_restored(tmp_path, caplog, kind):
   _saved(tmp_path, 2, 4)
   HURT[kind](tmp_path / '4')
-  checkpoints, said = _open(tmp_path)
-  assert len(said) == 1
-  assert f'checkpoint {tmp_path}/4 is damaged: ' in said[0]
-  assert said[0].endswith('and step 2 is gone on from')
+  checkpoints = _open(tmp_path)
+  [line] = caplog.messages
+  assert f'checkpoint {tmp_path}/4 is damaged: ' in line
+  assert line.endswith('and step 2 is gone on from')
   step, state, iterator = _restored(checkpoints)
   assert (step, iterator) == (2, {'batch': 2})
   jax.tree.map(np.testing.assert_array_equal, state, _state(2))
-  checkpoints.save(4, _state(4), {'batch': 4})
+  checkpoints.save(4, _state(4), _with({'batch': 4}))
   checkpoints.close()
   assert _names(tmp_path) == ['2', '4', '4.damaged']
-  assert _restored(_open(tmp_path)[0])[0] == 4
+  assert _restored(_open(tmp_path))[0] == 4
 
 
 def test_strict_stops_and_touches_nothing(tmp_path):
@@ -103,24 +106,25 @@ def test_strict_stops_and_touches_nothing(tmp_path):
   assert _names(tmp_path) == ['2', '4']
 
 
-def test_without_a_whole_checkpoint_the_stage_begins_again(tmp_path):
+def test_without_a_whole_checkpoint_the_stage_begins_again(tmp_path, caplog):
   _saved(tmp_path, 2, 4)
   for step in ('2', '4'):
     _flip(tmp_path / step)
-  checkpoints, said = _open(tmp_path)
+  checkpoints = _open(tmp_path)
   assert checkpoints.restore(_state(0)) is None
+  said = caplog.messages
   assert len(said) == 2 and 'the beginning is gone on from' in said[0]
   assert _names(tmp_path) == ['2.damaged', '4.damaged']
 
 
 # Each is what a kill leaves: of Orbax, before the rename, during the removal.
 # Kills: half a save that is restored, and leftovers that fill the disk.
-def test_leftovers_are_not_checkpoints(tmp_path):
+def test_leftovers_are_not_checkpoints(tmp_path, caplog):
   _saved(tmp_path, 2)
   for name in ('.4.partial.orbax-checkpoint-tmp', '.4.partial', '.0.old'):
     (tmp_path / name / 'state').mkdir(parents=True)
-  checkpoints, said = _open(tmp_path, strict=True)
-  assert said == []
+  checkpoints = _open(tmp_path, strict=True)
+  assert caplog.messages == []
   assert _names(tmp_path) == ['2']
   assert _restored(checkpoints)[0] == 2
 
@@ -129,7 +133,7 @@ def test_leftovers_are_not_checkpoints(tmp_path):
 # checkpoints that then stay for ever.
 def test_what_is_too_many_goes_when_a_run_begins(tmp_path):
   _saved(tmp_path, 2, 4)
-  checkpoints, _ = _open(tmp_path, keep=1)
+  checkpoints = _open(tmp_path, keep=1)
   assert _names(tmp_path) == ['4']
   assert _restored(checkpoints)[0] == 4
 
@@ -139,7 +143,7 @@ def test_the_newest_are_kept(tmp_path, monkeypatch):
   _saved(tmp_path, 2, 3, 4, 6, 8)
   assert _names(tmp_path) == ['6', '8']
   _flip(tmp_path / '8')
-  checkpoints, _ = _open(tmp_path)
+  checkpoints = _open(tmp_path)
 
   def fail(*args):
     raise OSError(28, 'No space left on device')
@@ -147,12 +151,12 @@ def test_the_newest_are_kept(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(checkpoint.files, 'publish', fail)
     with pytest.raises(OSError, match='No space left'):
-      checkpoints.save(8, _state(8), {})
+      checkpoints.save(8, _state(8))
   checkpoints.close()
-  checkpoints, _ = _open(tmp_path)
+  checkpoints = _open(tmp_path)
   assert _restored(checkpoints)[0] == 6
   for step in (8, 10):
-    checkpoints.save(step, _state(step), {'batch': step})
+    checkpoints.save(step, _state(step), _with({'batch': step}))
   checkpoints.close()
   assert _names(tmp_path) == ['10', '8', '8.damaged']
 
@@ -168,8 +172,8 @@ def test_a_state_moves_to_another_mesh(tmp_path):
     where = state_shardings(mesh, where, state.params, TX, ['slow'])
     return jax.device_put(state, where), where
 
-  checkpoints, _ = _open(tmp_path)
-  checkpoints.save(2, placed(_state(2), data=2, fsdp=2, tensor=2)[0], {})
+  checkpoints = _open(tmp_path)
+  checkpoints.save(2, placed(_state(2), data=2, fsdp=2, tensor=2)[0])
   for shape in (dict(data=8), dict(data=1, fsdp=4, tensor=2)):
     target, where = placed(_state(0), **shape)
     state, _ = checkpoints.restore(target)
@@ -193,18 +197,17 @@ def finished(tmp_path):
 
 
 def _finished(stage, *, strict=False):
-  said = []
-  return pipeline._is_finished(stage, said.append, strict), said
+  return pipeline._is_finished(stage, strict)
 
 
 # Kills: a stage that is redone though it is whole, or for a file of others.
 def test_a_whole_stage_is_finished(finished):
   (finished / 'model' / 'README.md').write_text('A model card.')
-  assert _finished(finished, strict=True) == (True, [])
+  assert _finished(finished, strict=True) is True
 
 
 @pytest.mark.parametrize('part', ['model', 'result.json'])
-def test_a_damaged_stage_is_made_again(finished, part):
+def test_a_damaged_stage_is_made_again(finished, caplog, part):
   # Kills: weights that are loaded as they are, and a model that is deleted.
   if part == 'model':
     _flip(finished / 'model')
@@ -212,17 +215,16 @@ def test_a_damaged_stage_is_made_again(finished, part):
     (finished / 'result.json').write_text('{"steps": 3}')
   with pytest.raises(ValueError, match=r'is damaged: .* checkpoint of step 2'):
     _finished(finished, strict=True)
-  again, said = _finished(finished)
-  assert not again
-  assert f'{finished} is damaged: {part}' in said[0]
+  assert not _finished(finished)
+  assert f'{finished} is damaged: {part}' in caplog.messages[0]
   assert (finished / 'model.damaged' / 'model.safetensors').exists()
   assert not (finished / 'model').exists()
-  assert _finished(finished) == (False, [])
+  assert _finished(finished) is False
 
 
 def test_a_stage_that_was_killed_before_its_mark_is_not_finished(finished):
   (finished / manifest.NAME).unlink()
-  assert _finished(finished, strict=True) == (False, [])
+  assert _finished(finished, strict=True) is False
 
 
 # Kills: hours of training that are repeated unasked.
@@ -238,4 +240,15 @@ def test_a_damaged_stage_without_checkpoints_is_refused(finished, marked):
 
 
 def test_a_stage_that_has_not_begun_is_not_finished(tmp_path):
-  assert _finished(tmp_path / 'distil', strict=True) == (False, [])
+  assert _finished(tmp_path / 'distil', strict=True) is False
+
+
+# Kills: state that is collected at every step, and rows that are synced.
+def test_state_is_collected_only_when_a_save_is_due(tmp_path):
+  checkpoints, collected = _open(tmp_path), []
+  for step in range(1, 6):
+    collect = lambda step=step: collected.append(step) or ({}, {})
+    checkpoints.save(step, _state(step), collect)
+  checkpoints.save(4, _state(4), collect, force=True)  # it is there
+  checkpoints.close()
+  assert collected == [2, 4]

@@ -4,8 +4,12 @@ import json
 import random
 
 import jax
+import pytest
 
+from jopd.rewards import Reward
 from jopd.train import pipeline
+
+pytestmark = pytest.mark.slow
 
 
 # Prompts of many lengths; responses end where they end. Kills: a shape or a
@@ -35,13 +39,13 @@ def test_steps_compile_nothing_and_leave_nothing(make_tiny, tmp_path):
     seen.append((len(compiled), len(jax.live_arrays())))
     return 0
 
-  def grade(response, example):
+  def reward(response, example):
     lengths.add(len(example.messages[0]['content']))
-    return 0.0
+    return Reward(0.0)
 
   jax.monitoring.register_event_duration_secs_listener(decode_logits)
   try:
-    run = built.run._replace(stop=look, grade=grade)
+    run = built.run._replace(should_stop=look, reward=reward)
     pipeline.train(run, built.stages, built.params, tmp_path / 'run')
   finally:
     jax.monitoring.unregister_event_duration_listener(decode_logits)

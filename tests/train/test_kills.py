@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 KILLS = pathlib.Path(__file__).parents[2] / 'benchmarks' / 'kills.py'
 
 

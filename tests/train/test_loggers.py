@@ -1,4 +1,4 @@
-"""Trackers: they show what is logged, and can do no harm."""
+"""Loggers: they show what is logged, and can do no harm."""
 
 from functools import partial
 import json
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jopd.train import loggers, metrics, pipeline
-from jopd.train.loggers import Behind
+from jopd.train.loggers import BackgroundLogger
 from jopd.train.metrics import MetricsLog
 
 
@@ -36,8 +36,8 @@ class Fake:
 
 
 def shown(tmp_path, make=loggers.tensorboard, **writes):
-  """A closed log whose tracker was told to rewind and shown two rows."""
-  log = MetricsLog(tmp_path, trackers={'it': make})
+  """A closed log whose logger was told to rewind and shown two rows."""
+  log = MetricsLog(tmp_path, loggers={'it': make})
   log.rewind('sft', 4)
   log.write('sft', 5, 'train', {'loss': 0.5, 'note': 'text'})
   log.write('opd', 1, 'eval', {'model': 'teacher', 'accuracy': 0.25})
@@ -80,10 +80,10 @@ def test_tensorboard_files_are_real(tmp_path):
   assert b'train/loss' in events.read_bytes()
 
 
-def test_without_tensorboard_nothing_is_said(tmp_path, monkeypatch, capsys):
+def test_without_tensorboard_nothing_is_logged(tmp_path, monkeypatch, caplog):
   monkeypatch.setitem(sys.modules, 'tensorboardX', None)
   shown(tmp_path)
-  assert capsys.readouterr().err == ''
+  assert caplog.messages == []
 
 
 def test_wandb_has_a_run_for_each_stage(tmp_path, monkeypatch):
@@ -107,52 +107,55 @@ def test_wandb_has_a_run_for_each_stage(tmp_path, monkeypatch):
   ]
 
 
-def test_a_tracker_is_shown_everything_in_order():
+def test_a_logger_is_shown_everything_in_order():
   fake = Fake()
-  tracker = Behind(lambda: fake, 'fake')
-  tracker.rewind('opd', 3)
+  logger = BackgroundLogger(lambda: fake, 'fake')
+  logger.rewind('opd', 3)
   for step in range(50):
-    tracker.write({'step': step})
-  tracker.close()
+    logger.write({'step': step})
+  logger.close()
   rows = [{'step': step} for step in range(50)]
-  assert fake.told == [('opd', 3), *rows, 'close'] and tracker.dropped == 0
+  assert fake.told == [('opd', 3), *rows, 'close'] and logger.dropped == 0
 
 
 @pytest.mark.parametrize('error', [OSError('disk full'), SystemExit(3)])
-def test_a_tracker_that_raises_is_told_of_once(error):
+def test_a_logger_that_raises_is_logged_once(error, caplog):
   # Kills: a run that ends; a complaint at every step; a row that is shown to a
-  # tracker that is broken; rows that are lost without a word.
-  fake, said = Fake(error=error), []
-  tracker = Behind(lambda: fake, 'fake', say=said.append)
+  # logger that is broken; rows that are lost without a word.
+  fake = Fake(error=error)
+  logger = BackgroundLogger(lambda: fake, 'fake')
   for step in range(5):
-    tracker.write({'step': step})
-  tracker.close()
-  assert fake.told == [{'step': 0}] and tracker.dropped == 5
-  stopped, count = said
+    logger.write({'step': step})
+  logger.close()
+  assert fake.told == [{'step': 0}] and logger.dropped == 5
+  stopped, count = caplog.messages
   assert stopped == f'fake stopped ({error!r}); the run goes on.'
   assert count.startswith('fake was not shown 5 rows')
 
 
-def test_a_tracker_that_blocks_costs_neither_time_nor_memory():
-  # Kills: a queue without an end; a run that waits for its tracker for ever.
-  gate, said = threading.Event(), []
+def test_a_logger_that_blocks_costs_neither_time_nor_memory(caplog):
+  # Kills: a queue without an end; a run that waits for its logger for ever.
+  gate = threading.Event()
   fake = Fake(gate=gate)
-  options = dict(waiting=3, last=0.05, say=said.append)
-  tracker = Behind(lambda: fake, 'fake', **options)
+  options = dict(waiting=3, last=0.05)
+  logger = BackgroundLogger(lambda: fake, 'fake', **options)
   for step in range(1000):
-    tracker.write({'step': step})
-  tracker.close()
+    logger.write({'step': step})
+  logger.close()
+  said = caplog.messages
   assert said[0] == 'fake is slower than the run: rows are dropped.'
   assert said[1] == 'fake does not answer: it is left behind.'
   # Of those it got, one is in its hands, and may still be shown.
-  assert tracker.dropped in (999, 1000)
-  assert said[2].startswith(f'fake was not shown {tracker.dropped} rows')
+  assert logger.dropped in (999, 1000)
+  assert said[2].startswith(f'fake was not shown {logger.dropped} rows')
   gate.set()
 
 
-def test_no_tracker_changes_the_run(make_tiny, tmp_path, monkeypatch, capsys):
-  # Kills: a tracker within the loop, which ends it or delays it for ever.
-  monkeypatch.setattr(metrics, 'Behind', partial(Behind, last=0.05))
+def test_no_logger_changes_the_run(make_tiny, tmp_path, monkeypatch, caplog):
+  # Kills: a logger within the loop, which ends it or delays it for ever.
+  monkeypatch.setattr(
+    metrics, 'BackgroundLogger', partial(BackgroundLogger, last=0.05)
+  )
   gate = threading.Event()
   bad = {
     'raises': lambda *_: Fake(error=RuntimeError('no')),
@@ -163,7 +166,7 @@ def test_no_tracker_changes_the_run(make_tiny, tmp_path, monkeypatch, capsys):
   start, ends = stage.prompts.batches.get_state(), []
   for kinds in ({}, bad):
     stage.prompts.batches.set_state(start)
-    run = built.run._replace(trackers=kinds)
+    run = built.run._replace(loggers=kinds)
     params = jax.tree.map(jnp.copy, built.params)
     folder = tmp_path / str(len(kinds))
     summary = pipeline.train(run, [stage], params, folder)
@@ -172,6 +175,6 @@ def test_no_tracker_changes_the_run(make_tiny, tmp_path, monkeypatch, capsys):
   gate.set()
   assert ends[0] == ends[1]
   assert json.loads(ends[0][1].splitlines()[-1])['step'] == 2
-  said = capsys.readouterr().err
+  said = '\n'.join(caplog.messages)
   assert "raises of metrics stopped (RuntimeError('no'))" in said
   assert 'blocks of metrics does not answer' in said

@@ -1,45 +1,26 @@
 """A run from config to summary: reproducible, resumable, in every stage."""
 
 import json
+import logging
 
 import jax
 import numpy as np
 import pytest
 import tiny
 
+from jopd.compilation import Program
 from jopd.models import hf
 from jopd.train import pipeline
 from jopd.train.checkpoint import Checkpoints
 from jopd.train.errors import NonFiniteLossError
-
-
-def _train(built, workdir):
-  summary = pipeline.train(built.run, built.stages, built.params, workdir)
-  return summary, (workdir / 'metrics.jsonl').read_bytes()
-
-
-def _stop_at(built, stage_name, stop):
-  """The run, interrupted in a stage after the update of step `stop`."""
-
-  def trip(stage):
-    if stage.name != stage_name:
-      return stage
-
-    def rate(step):
-      if step == stop:
-        raise KeyboardInterrupt
-      return stage.learning_rate(step)
-
-    return stage._replace(learning_rate=rate)
-
-  return built._replace(stages=tuple(map(trip, built.stages)))
+from jopd.train.metrics import MetricsLog
 
 
 @pytest.fixture(scope='module')
-def whole(make_tiny, tmp_path_factory):
+def whole(make_tiny, train, tmp_path_factory):
   """An uninterrupted run on eight devices, and where it lies."""
   workdir = tmp_path_factory.mktemp('whole')
-  return *_train(make_tiny(), workdir), workdir
+  return *train(make_tiny(), workdir), workdir
 
 
 def test_the_summary_says_what_was_asked_of_it(whole):
@@ -71,11 +52,11 @@ def test_the_student_to_take_away_is_the_one_that_was_trained(whole):
   assert hf.stop_ids(summary['model'], tokenizer) == (tokenizer.eos_token_id,)
 
 
-def test_the_same_seed_gives_the_same_bytes(whole, make_tiny, tmp_path):
-  summary, rows = _train(make_tiny(), tmp_path)
+def test_the_same_seed_gives_the_same_bytes(whole, make_tiny, tmp_path, train):
+  summary, rows = train(make_tiny(), tmp_path)
   assert summary['params_sha256'] == whole[0]['params_sha256']
   assert rows == whole[1]
-  other, _ = _train(make_tiny(seed=1), tmp_path / 'other')
+  other, _ = train(make_tiny(seed=1), tmp_path / 'other')
   assert other['params_sha256'] != summary['params_sha256']
 
 
@@ -85,21 +66,23 @@ def test_the_same_seed_gives_the_same_bytes(whole, make_tiny, tmp_path):
   ('stage', 'stop'), [('warm', 1), ('distil', 0), ('distil', 3), ('distil', 4)]
 )
 def test_an_interrupted_run_ends_with_the_same_bytes(
-  whole, make_tiny, tmp_path, stage, stop
+  whole, make_tiny, tmp_path, stage, stop, train, interrupt
 ):
   with pytest.raises(KeyboardInterrupt):
-    _train(_stop_at(make_tiny(), stage, stop), tmp_path)
-  summary, rows = _train(make_tiny(), tmp_path)
+    train(interrupt(make_tiny(), stage, stop), tmp_path)
+  summary, rows = train(make_tiny(), tmp_path)
   assert summary['params_sha256'] == whole[0]['params_sha256']
   assert rows == whole[1]
 
 
-def test_a_finished_run_is_not_trained_again(whole, make_tiny):
-  said = []
+def test_a_finished_run_is_not_trained_again(whole, make_tiny, train, caplog):
   built = make_tiny()
-  built = built._replace(run=built.run._replace(say=said.append))
-  summary, rows = _train(built, whole[2])
-  assert said == ['warm: already finished', 'distil: already finished']
+  with caplog.at_level(logging.INFO, 'jopd.train'):
+    summary, rows = train(built, whole[2])
+  assert caplog.messages == [
+    'warm: already finished',
+    'distil: already finished',
+  ]
   assert summary['params_sha256'] == whole[0]['params_sha256']
   assert rows == whole[1]
 
@@ -112,14 +95,16 @@ def test_the_learner_scores_what_the_sampler_recorded(whole):
     for r in rows
     if (r['stage'], r['kind'], r['step']) == ('distil', 'train', 1)
   )
-  assert first['mismatch'] < 1e-5  # of every token
+  assert first['sampling/logp_difference'] < 1e-5  # of every token
   assert 0 < first['response_length'] <= 16
   assert 0 < first['slot_occupancy'] <= 1
 
 
-# Kills: a mismatch that is taken of one model with itself.
+# Kills: a difference that is taken of one model with itself.
 @pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
-def test_the_mismatch_of_coarser_rollouts_is_logged(make_tiny, tmp_path, dtype):
+def test_the_difference_of_coarser_rollouts_is_logged(
+  make_tiny, tmp_path, dtype, train, rows_of
+):
   built = make_tiny(
     **{
       'stages': ('distil',),
@@ -128,22 +113,18 @@ def test_the_mismatch_of_coarser_rollouts_is_logged(make_tiny, tmp_path, dtype):
       'eval.prompts': 8,
     }
   )
-  _, rows = _train(built, tmp_path)
-  first = next(
-    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
-  )
-  assert 1e-4 < first['mismatch'] < 0.1
+  _, log = train(built, tmp_path)
+  first = rows_of(log)[0]
+  assert 1e-4 < first['sampling/logp_difference'] < 0.1
 
 
 # The student's buffers are donated; its frozen copy must outlive them.
-def test_a_model_can_teach_itself(make_tiny, tmp_path):
+def test_a_model_can_teach_itself(make_tiny, tmp_path, train, rows_of):
   built = make_tiny(
     **{'stages': ('distil',), 'distil.teachers': {'teacher': 'student'}}
   )
-  summary, rows = _train(built, tmp_path)
-  first = next(
-    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
-  )
+  summary, log = train(built, tmp_path)
+  first = rows_of(log)[0]
   assert abs(first['reverse_kl']) < 1e-6
   assert summary['teacher'] is None
 
@@ -152,7 +133,9 @@ def test_a_model_can_teach_itself(make_tiny, tmp_path):
 # that is widened wrongly, or never rounded; eight bits that the sampler rounds
 # again.
 @pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
-def test_a_coarser_teacher_is_nearly_the_same(make_tiny, tmp_path, dtype):
+def test_a_coarser_teacher_is_nearly_the_same(
+  make_tiny, tmp_path, dtype, train, rows_of
+):
   built = make_tiny(
     **{
       'stages': ('distil',),
@@ -164,10 +147,8 @@ def test_a_coarser_teacher_is_nearly_the_same(make_tiny, tmp_path, dtype):
       'eval.prompts': 8,
     }
   )
-  _, rows = _train(built, tmp_path)
-  first = next(
-    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
-  )
+  _, log = train(built, tmp_path)
+  first = rows_of(log)[0]
   assert 1e-8 < first['reverse_kl'] < 1e-3
 
 
@@ -181,10 +162,10 @@ ADAPTED = {
 
 
 @pytest.fixture(scope='module')
-def adapted(make_tiny, tmp_path_factory):
+def adapted(make_tiny, tmp_path_factory, train):
   """A run whose second stage trains adapters of what the first one left."""
   workdir = tmp_path_factory.mktemp('adapted')
-  return *_train(make_tiny(**ADAPTED), workdir), workdir
+  return *train(make_tiny(**ADAPTED), workdir), workdir
 
 
 # The student is its teacher until it learns, and samples what it scores. Kills:
@@ -194,7 +175,7 @@ def test_adapters_are_sampled_evaluated_and_saved(adapted):
   rows = [json.loads(line) for line in rows.splitlines()]
   train = [r for r in rows if (r['stage'], r['kind']) == ('distil', 'train')]
   assert abs(train[0]['reverse_kl']) < 1e-6 < train[-1]['reverse_kl']
-  assert all(row['mismatch'] < 1e-5 for row in train)
+  assert all(row['sampling/logp_difference'] < 1e-5 for row in train)
   stages = summary['stages']
   assert stages['distil']['student_before'] == stages['warm']['student_after']
   before, after = (
@@ -208,7 +189,7 @@ def test_adapters_are_sampled_evaluated_and_saved(adapted):
 
 
 def test_an_interrupted_run_with_adapters_ends_with_the_same_bytes(
-  adapted, make_tiny, tmp_path, monkeypatch
+  adapted, make_tiny, tmp_path, monkeypatch, train, interrupt
 ):
   # Kills: adapters that are drawn anew, a base that is not what it was, or that
   # is written to each checkpoint.
@@ -220,8 +201,8 @@ def test_an_interrupted_run_with_adapters_ends_with_the_same_bytes(
 
   monkeypatch.setattr(Checkpoints, 'save', spy)
   with pytest.raises(KeyboardInterrupt):
-    _train(_stop_at(make_tiny(**ADAPTED), 'distil', 2), tmp_path)
-  summary, rows = _train(make_tiny(**ADAPTED), tmp_path)
+    train(interrupt(make_tiny(**ADAPTED), 'distil', 2), tmp_path)
+  summary, rows = train(make_tiny(**ADAPTED), tmp_path)
   assert summary['params_sha256'] == adapted[0]['params_sha256']
   assert rows == adapted[1]
   # Adapters and their moments: q, of 16 x 16, and up, of 16 x 32, at rank 2;
@@ -231,7 +212,9 @@ def test_an_interrupted_run_with_adapters_ends_with_the_same_bytes(
 
 # Kills: a start that is read once the student has gone, or not at all.
 @pytest.mark.parametrize('start, apart', [('student', False), ('', True)])
-def test_a_model_can_begin_as_another_one(make_tiny, tmp_path, start, apart):
+def test_a_model_can_begin_as_another_one(
+  make_tiny, tmp_path, start, apart, train, rows_of
+):
   built = make_tiny(
     **{
       'stages': ('distil',),
@@ -242,15 +225,15 @@ def test_a_model_can_begin_as_another_one(make_tiny, tmp_path, start, apart):
       'eval.prompts': 8,
     }
   )
-  _, rows = _train(built, tmp_path)
-  first = next(
-    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
-  )
+  _, log = train(built, tmp_path)
+  first = rows_of(log)[0]
   assert (abs(first['reverse_kl']) > 1e-4) == apart
 
 
 # Kills: a context that reaches the student too, or moves the response.
-def test_a_teacher_may_read_more_than_the_student(make_tiny, tmp_path):
+def test_a_teacher_may_read_more_than_the_student(
+  make_tiny, tmp_path, train, rows_of
+):
   built = make_tiny(
     **{
       'stages': ('distil',),
@@ -262,10 +245,8 @@ def test_a_teacher_may_read_more_than_the_student(make_tiny, tmp_path):
       'distil.max_teacher_prompt_tokens': 48,
     }
   )
-  _, rows = _train(built, tmp_path)
-  first = next(
-    row for row in map(json.loads, rows.splitlines()) if row['kind'] == 'train'
-  )
+  _, log = train(built, tmp_path)
+  first = rows_of(log)[0]
   assert first['reverse_kl'] > 1e-4
   assert abs(first['sampler_logp'] - first['student_logp']) < 1e-5
 
@@ -288,11 +269,11 @@ EVERYTHING = {
   },
   'distil.teacher_sync': {
     'slow': {'name': 'ema', 'decay': 0.9},
-    'old': {'name': 'snapshot', 'every': 3},
+    'old': {'name': 'periodic', 'every': 3},
   },
   'distil.loss': {
     'grpo': GRPO,
-    'stay': {'objective': 'kl_estimate', 'penalty': 'k3', 'coef': 0.1},
+    'stay': {'objective': 'kl_estimate', 'estimator': 'k3', 'coef': 0.1},
     'slow': {
       'objective': 'divergence',
       'divergence': 'reverse_kl',
@@ -307,32 +288,18 @@ EVERYTHING = {
 }
 
 
-def _letters(text, example):
-  """A reward that a random model gets a part of: its share of small letters."""
-  return sum('a' <= c <= 'z' for c in text) / max(1, len(text))
-
-
-def _rewarded(built, grade=_letters):
-  return built._replace(run=built.run._replace(grade=grade))
-
-
-def _rows(rows, kind='train'):
-  rows = map(json.loads, rows.splitlines())
-  return [row for row in rows if row['kind'] == kind]
-
-
 @pytest.fixture(scope='module')
-def everything(make_tiny, tmp_path_factory):
+def everything(make_tiny, tmp_path_factory, train, rewarded):
   """Rewards, two updates a step, an average and a snapshot; eight devices."""
   workdir = tmp_path_factory.mktemp('everything')
-  return _train(_rewarded(make_tiny(**EVERYTHING)), workdir)
+  return train(rewarded(make_tiny(**EVERYTHING)), workdir)
 
 
 # Kills: one teacher for all roles, followers that stand still, and those that
 # are the student itself. After the first update all followers but the average
 # are what the student was; each row is the mean over the two updates of a step.
-def test_teachers_follow_each_in_its_own_way(everything):
-  rows = _rows(everything[1])
+def test_teachers_follow_each_in_its_own_way(everything, rows_of):
+  rows = rows_of(everything[1])
   assert [row['step'] for row in rows] == [1, 2, 3, 4]
   first, second = rows[:2]
   assert 0 < first['loss/slow'] < first['loss/old']
@@ -345,7 +312,7 @@ def test_teachers_follow_each_in_its_own_way(everything):
 
 # What sampled is what scores, while the student has left both behind. Kills:
 # rollouts of the student, or of the follower as it was at the stage's start.
-def test_a_follower_may_speak(make_tiny, tmp_path):
+def test_a_follower_may_speak(make_tiny, tmp_path, train, rows_of):
   built = make_tiny(
     **{
       'stages': ('distil',),
@@ -357,10 +324,10 @@ def test_a_follower_may_speak(make_tiny, tmp_path):
       'distil.learning_rate': 1e-2,
     }
   )
-  _, rows = _train(built, tmp_path)
-  for row in _rows(rows):
+  _, rows = train(built, tmp_path)
+  for row in rows_of(rows):
     assert abs(row['sampler_logp'] - row['target_logp']) < 1e-5
-  last = _rows(rows)[-1]
+  last = rows_of(rows)[-1]
   assert abs(last['sampler_logp'] - last['student_logp']) > 1e-3
 
 
@@ -368,19 +335,19 @@ def test_a_follower_may_speak(make_tiny, tmp_path):
 # schedules that are not restored, and a resumed run that counts updates.
 @pytest.mark.parametrize('stop', [1, 3])
 def test_a_run_of_many_updates_resumes_with_the_same_bytes(
-  everything, make_tiny, tmp_path, stop
+  everything, make_tiny, tmp_path, stop, train, interrupt, rewarded
 ):
-  make = lambda: _rewarded(make_tiny(**EVERYTHING))
+  make = lambda: rewarded(make_tiny(**EVERYTHING))
   with pytest.raises(KeyboardInterrupt):
-    _train(_stop_at(make(), 'distil', 2 * stop), tmp_path)
-  summary, rows = _train(make(), tmp_path)
+    train(interrupt(make(), 'distil', 2 * stop), tmp_path)
+  summary, rows = train(make(), tmp_path)
   assert summary['params_sha256'] == everything[0]['params_sha256']
   assert rows == everything[1]
 
 
 # Kills: an advantage of the other sign, of the batch, or of another row; and
 # an anchor that is not what the tokens were sampled with.
-def test_rewards_are_learnt(make_tiny, tmp_path):
+def test_rewards_are_learnt(make_tiny, tmp_path, train, rows_of, rewarded):
   built = make_tiny(
     **{
       'stages': ('distil',),
@@ -392,18 +359,20 @@ def test_rewards_are_learnt(make_tiny, tmp_path):
       'distil.learning_rate': 1e-2,
     }
   )
-  _, rows = _train(_rewarded(built), tmp_path)
-  rewards = [row['reward'] for row in _rows(rows)]
+  _, rows = train(rewarded(built), tmp_path)
+  rewards = [row['reward'] for row in rows_of(rows)]
   before, after = np.mean(rewards[:3]), np.mean(rewards[-3:])
   assert before + 0.2 < after
-  assert all(row['mixed_groups'] > 0.5 for row in _rows(rows))
+  assert all(row['frac_reward_zero_std'] < 0.5 for row in rows_of(rows))
 
 
 # The first call and the last of a stage whose groups never differ. Kills: a
-# line a step, none, and one where nobody reads rewards.
-def test_rewards_that_teach_nothing_are_told_once(make_tiny, tmp_path):
-  def said(grade, **options):
-    lines = []
+# line a step, none, and one where rewards differ.
+def test_rewards_that_teach_nothing_are_warned_of_once(
+  make_tiny, tmp_path, train, rows_of, rewarded, caplog
+):
+  def run(*reward, **options):
+    caplog.clear()
     built = make_tiny(
       **{
         'stages': ('distil',),
@@ -414,56 +383,61 @@ def test_rewards_that_teach_nothing_are_told_once(make_tiny, tmp_path):
         **options,
       }
     )
-    built = _rewarded(built, grade)
-    built = built._replace(run=built.run._replace(say=lines.append))
+    built = rewarded(built, *reward)
     workdir = tmp_path / str(len(list(tmp_path.iterdir())))
-    summary, rows = _train(built, workdir)
+    summary, rows = train(built, workdir)
     before = pipeline.params_sha256(make_tiny().params['student'])
-    told = [line for line in lines if 'taught nothing' in line]
-    return told, summary['params_sha256'] == before, _rows(rows)
+    warned = [line for line in caplog.messages if 'taught nothing' in line]
+    return warned, summary['params_sha256'] == before, rows_of(rows)
 
-  told, stayed, rows = said(lambda text, example: 0.0)
-  assert len(told) == 1
-  assert told[0].startswith('distil: for 20 steps the rewards of each group')
+  warned, stayed, rows = run(lambda response, example: 0.0)
+  assert len(warned) == 1
+  assert warned[0].startswith('distil: for 20 steps the rewards of each group')
   # Nothing was kept, so nothing was learnt, and nothing broke.
   assert stayed
-  assert {row['loss'] for row in rows} == {row['kept'] for row in rows} == {0.0}
-  told, stayed, _ = said(_letters, **{'distil.steps': 20})
-  assert told == [] and not stayed
+  assert (
+    {row['loss'] for row in rows}
+    == {row['kept_fraction'] for row in rows}
+    == {0.0}
+  )
+  warned, stayed, _ = run(**{'distil.steps': 20})
+  assert warned == [] and not stayed
 
 
 # Kills: a run that goes on with nothing, one that stops at the first fault, and
 # an end that does not say where to look.
-def test_updates_that_are_not_finite_stop_the_run(make_tiny, tmp_path):
-  said = []
+def test_updates_that_are_not_finite_stop_the_run(
+  make_tiny, tmp_path, train, rows_of, caplog
+):
   built = make_tiny(
     **{'stages': ('warm',), 'warm.steps': 4, 'warm.max_consecutive_skips': 3}
   )
-  built = built._replace(run=built.run._replace(say=said.append))
   head = built.params['student']['layers']['mlp']['down']
   built.params['student']['layers']['mlp']['down'] = head.at[0, 1, 2].set(
     np.nan
   )
   with pytest.raises(NonFiniteLossError) as caught:
-    _train(built, tmp_path)
+    train(built, tmp_path)
   assert str(caught.value).startswith(
     'warm: 3 updates in a row were skipped, the last one at step 3: loss is nan'
     '; the first that is not finite: parameters of student: layers.mlp.down.'
   )
-  assert [line for line in said if 'skipped' in line] == [
+  assert [line for line in caplog.messages if 'skipped' in line] == [
     f'warm: step {step}: an update was skipped: loss is nan' for step in (1, 2)
   ]
-  rows = _rows((tmp_path / 'metrics.jsonl').read_bytes())
-  assert [row['skipped'] for row in rows] == [1, 1, 1]
+  rows = rows_of((tmp_path / 'metrics.jsonl').read_bytes())
+  assert [row['skipped_updates'] for row in rows] == [1, 1, 1]
   # The rate is that of the first update, since none was made.
   assert len({row['learning_rate'] for row in rows}) == 1
 
 
-def test_a_checkpoint_of_another_run_is_refused(make_tiny, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused(
+  make_tiny, tmp_path, train, interrupt
+):
   with pytest.raises(KeyboardInterrupt):
-    _train(_stop_at(make_tiny(), 'distil', 3), tmp_path)
+    train(interrupt(make_tiny(), 'distil', 3), tmp_path)
   with pytest.raises(ValueError, match='was saved with seed = 0'):
-    _train(make_tiny(seed=1), tmp_path)
+    train(make_tiny(seed=1), tmp_path)
 
 
 # Sizes of tests/tiny.py in other families: experts, windows, two bases.
@@ -488,7 +462,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize('learner', ['student', 'teacher'])
-def test_families_learn_from_one_another(make_tiny, tmp_path, learner):
+def test_families_learn_from_one_another(make_tiny, tmp_path, learner, train):
   # On a mesh with every axis, rollouts in eight bits. Kills: a family that can
   # be loaded but not placed, rounded, sampled from, trained or saved.
   other = {'student': 'teacher', 'teacher': 'student'}[learner]
@@ -505,7 +479,7 @@ def test_families_learn_from_one_another(make_tiny, tmp_path, learner):
       'eval.prompts': 8,
     }
   )
-  _train(built, tmp_path)
+  train(built, tmp_path)
   model, params = hf.load(tmp_path / 'distil' / 'model')
   assert model.config == built.run.models['student'].config
   assert model.config.family == FAMILIES[learner]['model_type']
@@ -524,7 +498,7 @@ MIXED = {
     'match': {
       'objective': 'divergence',
       'divergence': 'reverse_kl',
-      'on': 'student',
+      'rows': 'student',
     },
     'prefer': {'objective': 'preference', 'beta': 0.1},
   },
@@ -537,15 +511,46 @@ MIXED['distil.max_teacher_prompt_tokens'] = 128
 
 # Kills: a writer whose rows are the student's, for its weights are; a teacher
 # that writes from the student's prompt; draws or contexts that resuming loses.
-def test_a_stage_of_several_writers_resumes(make_tiny, tmp_path):
-  summary, rows = _train(make_tiny(**MIXED), tmp_path / 'whole')
+def test_a_stage_of_several_writers_resumes(
+  make_tiny, tmp_path, train, interrupt
+):
+  summary, rows = train(make_tiny(**MIXED), tmp_path / 'whole')
   train = [json.loads(row) for row in rows.splitlines()]
   train = [row for row in train if row['kind'] == 'train']
-  assert all(row['told/judge'] == 1 for row in train)
-  assert all(row['mismatch'] < 1e-5 for row in train)
+  assert all(row['context_hit_rate/judge'] == 1 for row in train)
+  assert all(row['sampling/logp_difference'] < 1e-5 for row in train)
   assert train[0]['response_length/dataset'] < 16
   with pytest.raises(KeyboardInterrupt):
-    _train(_stop_at(make_tiny(**MIXED), 'distil', 2), tmp_path)
-  again, others = _train(make_tiny(**MIXED), tmp_path)
+    train(interrupt(make_tiny(**MIXED), 'distil', 2), tmp_path)
+  again, others = train(make_tiny(**MIXED), tmp_path)
   assert again['params_sha256'] == summary['params_sha256']
   assert others == rows
+
+
+# Kills: a host that waits for an update before it dispatches the next rollout,
+# and one that reads metrics before it must; what evaluations, checkpoints and
+# the end must not overtake is in the tests of bytes.
+def test_metrics_are_read_once_the_next_rollout_runs(
+  make_tiny, train, tmp_path, monkeypatch
+):
+  events, call, write = [], Program.__call__, MetricsLog.write
+
+  def called(self, *args):
+    name = self.name.rpartition(': ')[2]
+    if name in ('rollout', 'learner') and self.name.startswith('distil'):
+      events.append(name)
+    return call(self, *args)
+
+  def wrote(self, stage, step, kind, values):
+    if kind == 'train':
+      events.append(f'metrics {step}')
+    write(self, stage, step, kind, values)
+
+  monkeypatch.setattr(Program, '__call__', called)
+  monkeypatch.setattr(MetricsLog, 'write', wrote)
+  settings = {'stages': ('distil',), 'distil.steps': 3, 'checkpoint.every': 99}
+  train(make_tiny(**settings), tmp_path)
+  assert events == [
+    *('rollout', 'learner', 'rollout', 'metrics 1', 'learner'),
+    *('rollout', 'metrics 2', 'learner', 'metrics 3'),
+  ]

@@ -28,15 +28,17 @@ SETTINGS = [
 WORKER = """
 import os, signal, sys
 from jopd.cli.main import run
-from jopd.train.steps import Phases
+from jopd.train import loop
+
+pytestmark = pytest.mark.slow
 update, number, *arguments = sys.argv[1:]
-learn = Phases.learn
-def learn_and_signal(self, state, *rest):
-  state, metrics = learn(self, state, *rest)
+learn = loop.update_step
+def learn_and_signal(*args):
+  state, metrics = learn(*args)
   if int(state.step) == int(update):
     os.kill(os.getpid(), int(number))
   return state, metrics
-Phases.learn = learn_and_signal
+loop.update_step = learn_and_signal
 run(arguments)
 """
 
@@ -88,9 +90,7 @@ def two(tmp_path_factory):
 # other prompts than those of one process.
 @pytest.mark.timeout(600)
 def test_two_processes_learn_what_one_learns(two, tmp_path):
-  built = build.build(
-    overrides.load(str(TINY), SETTINGS), say=lambda line: None
-  )
+  built = build.build(overrides.load(str(TINY), SETTINGS))
   one = pipeline.train(built.run, built.stages, built.params, tmp_path / 'one')
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),

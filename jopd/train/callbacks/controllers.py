@@ -29,7 +29,7 @@ class Controller(Callback):
     self._name, self._value, self._advance = name, value, advance
 
   def scalars(self) -> dict[str, float]:
-    return {self._name: float(self._value)}
+    return {self._name: self._value}
 
   def after_step(self, context: StepContext) -> None:
     metrics = context.metrics.items()
@@ -71,12 +71,14 @@ def staged_curriculum(
   if not rungs:
     raise ValueError('rungs is empty: name the values to climb, as (128, 256)')
 
-  def advance(value, metrics):
-    here = list(rungs).index(value)
-    up = here + 1 < len(rungs) and metrics.get(metric, -math.inf) >= threshold
-    return float(rungs[here + up])
+  values = [float(value) for value in rungs]
 
-  return Controller(setup.name, float(rungs[0]), advance)
+  def advance(value, metrics):
+    here = values.index(value)
+    up = here + 1 < len(values) and metrics.get(metric, -math.inf) >= threshold
+    return values[here + up]
+
+  return Controller(setup.name, values[0], advance)
 
 
 def adaptive_kl(
@@ -112,4 +114,4 @@ def adaptive_kl(
     error = metrics.get(metric, target) / target - 1
     return value * (1 + gain * min(clip, max(-clip, error)))
 
-  return Controller(setup.name, init_value, advance)
+  return Controller(setup.name, float(init_value), advance)

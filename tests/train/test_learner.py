@@ -11,11 +11,14 @@ import pytest
 
 from jopd import losses, sharding
 from jopd.models import lora
+from jopd.papers.scope import group_softmax
 from jopd.models.decoder import DecoderConfig, make_model
 from jopd.papers import scope
 from jopd.train import teacher_sync
+from jopd.train.learner import make_gradients, make_learn, make_teach
+from jopd.train.rollout_batch import RolloutBatch, TeacherInput
+from jopd.train.stage import Aggregation
 from jopd.train.state import init_state, state_shardings
-from jopd.train.step import Batch, Reduction, make_learn, make_teach
 
 ROWS, SLOTS, STEPS, VOCAB = 8, 5, 6, 32
 CONFIG = DecoderConfig(
@@ -33,8 +36,8 @@ STUDENT = make_model(CONFIG)
 # Ragged, with an empty and a one-token response: a mean of means differs.
 LENGTHS = np.array([6, 0, 1, 4, 6, 2, 3, 5])
 TEACHERS = {'teacher': make_model(CONFIG)}
-TOKENS = Reduction(losses.token_mean, jnp.sum)
-ROWS_MEAN = Reduction(
+TOKENS = Aggregation(losses.token_mean, jnp.sum)
+ROWS_MEAN = Aggregation(
   losses.sequence_mean, lambda mask: jnp.sum(jnp.any(mask, axis=1))
 )
 
@@ -50,35 +53,62 @@ def _params(seed):
 def _batch():
   rng = np.random.default_rng(0)
   ids = lambda *shape: rng.integers(0, VOCAB, shape).astype(np.int32)
-  return Batch(
+  return RolloutBatch(
     prompt=ids(ROWS, SLOTS),
     prompt_length=np.array([5, 1, 3, 2, 5, 4, 1, 2], np.int32),
     # The teacher reads something else, and more of it.
-    teacher_prompts={
-      'teacher': (ids(ROWS, SLOTS + 3), np.arange(1, 9, dtype=np.int32))
+    teachers={
+      'teacher': TeacherInput(
+        ids(ROWS, SLOTS + 3), np.arange(1, 9, dtype=np.int32)
+      )
     },
     response=ids(ROWS, STEPS),
+    response_length=LENGTHS.astype(np.int32),
+    end_reason=np.ones(ROWS, np.int32),
+    row=losses.Row(),
     mask=np.arange(STEPS)[None, :] < LENGTHS[:, None],
     sampler_logp=rng.normal(-3, 0.1, (ROWS, STEPS)).astype(np.float32),
     rollout_logp=rng.normal(-3, 0.1, (ROWS, STEPS)).astype(np.float32),
   )
 
 
-def _terms(step):
+def _terms(scalars):
   return {
     'match': losses.Term(
       losses.divergence(
         losses.stop_gradient_reverse_kl, support=partial(losses.top_k, k=4)
       )
     ),
-    'reward': losses.Term(
-      losses.policy_gradient(losses.reinforce), coef=0.1 * (step + 1)
-    ),
+    'reward': losses.Term(losses.policy_gradient(losses.reinforce), coef=0.2),
   }
 
 
+def _learner(
+  tx, terms=None, *, teachers=TEACHERS, sync=None, aggregation=TOKENS, **options
+):
+  """The update of a student, a pure function."""
+  gradients = make_gradients(
+    STUDENT, teachers, terms or _terms, aggregation=aggregation, **options
+  )
+  return make_learn(gradients, tx, teacher_sync=sync)
+
+
+def _scored(batch, teach, teacher_params):
+  """The batch with hidden states."""
+  hidden = teach(teacher_params, batch)
+  teachers = {
+    role: own._replace(hidden=hidden[role])
+    for role, own in batch.teachers.items()
+  }
+  return batch._replace(teachers=teachers)
+
+
+def _heads(teacher_params):
+  return {role: STUDENT.head(own) for role, own in teacher_params.items()}
+
+
 def _learn(
-  *, mesh=None, micro_batches=1, together=1, reduction=TOKENS, **options
+  *, mesh=None, parts=1, rows_together=1, aggregation=TOKENS, **options
 ):
   """Two updates; the new parameters and the metrics of the last."""
   # Not Adam: where a gradient is zero but for rounding, it takes its sign.
@@ -92,24 +122,17 @@ def _learn(
     frozen = jax.device_put(frozen, {'teacher': place})
     batch = sharding.put(batch, sharding.batch_sharding(mesh))
     out = out, sharding.replicated(mesh)
-  dealt = dict(micro_batches=micro_batches, together=together)
+  dealt = dict(parts=parts, rows_together=rows_together)
   teach = jax.jit(make_teach(TEACHERS, **dealt))
   learn = jax.jit(
-    make_learn(
-      STUDENT,
-      TEACHERS,
-      _terms,
-      tx,
-      reduction=reduction,
-      **dealt,
-      chunk_tokens=16,
-      **options,
+    _learner(
+      tx, _terms, aggregation=aggregation, chunk_tokens=16, **dealt, **options
     ),
     out_shardings=out,
   )
   for _ in range(2):
-    hidden = teach(frozen, batch)
-    state, metrics = learn(state, frozen, hidden, batch)
+    scored = _scored(batch, teach, frozen)
+    state, metrics = learn(state, _heads(frozen), scored)
   return jax.device_get((state.params, metrics))
 
 
@@ -129,10 +152,12 @@ def _assert_same(got, want, rtol=1e-4, atol=5e-6):
 
 
 # Kills: dividing each micro-batch by its own count, then averaging.
-@pytest.mark.parametrize('reduction', [TOKENS, ROWS_MEAN], ids=['token', 'row'])
-def test_microbatches_add_up(reduction):
-  whole = _learn(reduction=reduction)
-  _assert_same(_learn(reduction=reduction, micro_batches=4), whole)
+@pytest.mark.parametrize(
+  'aggregation', [TOKENS, ROWS_MEAN], ids=['token', 'row']
+)
+def test_microbatches_add_up(aggregation):
+  whole = _learn(aggregation=aggregation)
+  _assert_same(_learn(aggregation=aggregation, parts=4), whole)
 
 
 # Kills: a loss per device, a missing all-reduce, moments placed elsewhere.
@@ -165,15 +190,10 @@ def test_adapters_learn_on_eight_devices_what_they_learn_on_one():
       state = jax.device_put(state, where)
       batch = sharding.put(batch, sharding.batch_sharding(mesh))
     attach = partial(lora.attach, lora=small)
-    learn = jax.jit(
-      make_learn(
-        STUDENT, TEACHERS, _terms, tx, reduction=TOKENS, attach=attach
-      ),
-      donate_argnums=0,
-    )
-    hidden = jax.jit(make_teach(TEACHERS))(frozen, batch)
+    learn = jax.jit(_learner(tx, attach=attach), donate_argnums=0)
+    batch = _scored(batch, jax.jit(make_teach(TEACHERS)), frozen)
     for _ in range(2):
-      state, metrics = learn(state, frozen, hidden, batch, base)
+      state, metrics = learn(state, _heads(frozen), batch, base)
     assert jax.tree.structure(state.params) == jax.tree.structure(own)
     _assert_same(
       jax.device_get(base), jax.device_get(_params(1)), rtol=0, atol=0
@@ -196,14 +216,13 @@ def test_a_head_that_is_frozen_has_no_gradient(adapted):
     own = lora.init(STUDENT, small, jax.random.key(0))
     attach = partial(lora.attach, lora=small)
   tx = optax.sgd(1.0)
-  learn = make_learn(
-    STUDENT, TEACHERS, _terms, tx, reduction=TOKENS, attach=attach
+  learn, frozen = _learner(tx, attach=attach), {'teacher': _params(2)}
+  batch = _scored(
+    _batch(), partial(jax.eval_shape, make_teach(TEACHERS)), frozen
   )
-  frozen, batch = {'teacher': _params(2)}, _batch()
-  hidden = jax.eval_shape(make_teach(TEACHERS), frozen, batch)
   text = str(
     jax.make_jaxpr(learn)(
-      init_state(own, tx), frozen, hidden, batch, _params(1)
+      init_state(own, tx), _heads(frozen), batch, _params(1)
     )
   )
   shape = rf':f32\[{VOCAB},{CONFIG.embed}\] = dot_general'
@@ -237,14 +256,14 @@ GRADED = {
 # A group of four lies in four micro-batches, and on four devices. Kills: group
 # statistics of what is at hand, and outcomes that stay when rows are dealt.
 def test_rewards_are_of_the_row_wherever_it_is_learnt(monkeypatch):
-  monkeypatch.setitem(globals(), '_terms', lambda step: GRADED)
+  monkeypatch.setitem(globals(), '_terms', lambda scalars: GRADED)
   rewards = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.5, 0.25, 0.0, 0.0]])
   row = jax.device_get(losses.group_reward_stats(rewards))
   batch = _batch()._replace(row=row)
   monkeypatch.setitem(globals(), '_batch', lambda: batch)
   whole = _learn()
   assert whole[1]['loss/grpo'][0] != 0
-  _assert_same(_learn(micro_batches=4), whole)
+  _assert_same(_learn(parts=4), whole)
   _assert_same(_learn(mesh=sharding.make_mesh(data=8)), whole)
 
 
@@ -252,8 +271,8 @@ COMPARED = {
   'prefer': losses.Term(losses.preference(beta=0.5)),
   'right': losses.Term(
     losses.negative_log_likelihood(),
-    partial(scope.group_softmax, of='student_logp', scale=-1.0),
-    on=partial(losses.rows_where, origins=(1,)),
+    partial(group_softmax, of='student_logp', scale=-1.0),
+    rows=partial(losses.rows_where, sources=(1,)),
   ),
 }
 
@@ -261,16 +280,16 @@ COMPARED = {
 # Two groups of four, two writers. Kills: groups that micro-batches part,
 # denominators of a micro-batch, comparisons that depend on where rows lie.
 def test_groups_are_learnt_whole_wherever_they_are(monkeypatch):
-  monkeypatch.setitem(globals(), '_terms', lambda step: COMPARED)
+  monkeypatch.setitem(globals(), '_terms', lambda scalars: COMPARED)
   number = lambda *x: np.array(x, np.int32)
   row = losses.Row(
-    group=number(0, 0, 0, 0, 5, 5, 5, 5), origin=number(0, 1, 0, 1, 0, 1, 1, 0)
+    group=number(0, 0, 0, 0, 5, 5, 5, 5), source=number(0, 1, 0, 1, 0, 1, 1, 0)
   )
   batch = _batch()._replace(row=row)
   monkeypatch.setitem(globals(), '_batch', lambda: batch)
   whole = _learn()
-  assert whole[1]['loss/right'][1] == LENGTHS[row.origin == 1].sum()
-  _assert_same(_learn(micro_batches=2, together=4), whole)
+  assert whole[1]['loss/right'][1] == LENGTHS[row.source == 1].sum()
+  _assert_same(_learn(parts=2, rows_together=4), whole)
   _assert_same(_learn(mesh=sharding.make_mesh(data=4, tensor=2)), whole)
 
 
@@ -279,24 +298,22 @@ def test_a_batch_without_a_token_leaves_the_parameters():
   tx = optax.adamw(0.1, weight_decay=0.1)
   frozen, batch = {'teacher': _params(2)}, _batch()
   nothing = batch._replace(mask=np.zeros_like(batch.mask))
-  learn = jax.jit(
-    make_learn(STUDENT, TEACHERS, _terms, tx, reduction=ROWS_MEAN)
-  )
-  teach = jax.jit(make_teach(TEACHERS))
-  state, _ = learn(
-    init_state(_params(1), tx), frozen, teach(frozen, batch), batch
-  )
-  after, metrics = learn(state, frozen, teach(frozen, nothing), nothing)
+  learn = jax.jit(_learner(tx, aggregation=ROWS_MEAN))
+  teach, heads = jax.jit(make_teach(TEACHERS)), _heads(frozen)
+  batch = _scored(batch, teach, frozen)
+  state, _ = learn(init_state(_params(1), tx), heads, batch)
+  nothing = _scored(nothing, teach, frozen)
+  after, metrics = learn(state, heads, nothing)
   jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
   assert after.step == 2
   assert metrics['loss'][0] == metrics['grad_norm'][0] == 0
-  moved, _ = learn(after, frozen, teach(frozen, batch), batch)
+  moved, _ = learn(after, heads, batch)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(moved.params))
 
 
-# Kills: followers of the parameters before the update, of another role, or
+# Kills: teachers that are synced with the parameters before the update, of another role, or
 # gathered to one device; heads of the frozen ones in their place.
-def test_followers_move_with_the_student_on_eight_devices():
+def test_teachers_are_synced_on_eight_devices():
   mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
   tx, params, start = optax.sgd(0.1), _params(1), _params(2)
   place = sharding.param_shardings(mesh, STUDENT.axes, params)
@@ -305,33 +322,25 @@ def test_followers_move_with_the_student_on_eight_devices():
   batch = sharding.put(_batch(), sharding.batch_sharding(mesh))
   teach = jax.jit(make_teach(TEACHERS))
   learn = jax.jit(
-    make_learn(
-      STUDENT,
-      TEACHERS,
-      _terms,
-      tx,
-      reduction=TOKENS,
-      moving={'teacher': partial(teacher_sync.ema, decay=0.75)},
-    ),
+    _learner(tx, sync={'teacher': partial(teacher_sync.ema, decay=0.75)}),
     out_shardings=(where, sharding.replicated(mesh)),
   )
   expected = start
   for _ in range(2):
     before = state
-    hidden = teach(state.followers, batch)
-    state, metrics = learn(state, {}, hidden, batch)
+    scored = _scored(batch, teach, state.teachers)
+    state, metrics = learn(state, {}, scored)
     expected = jax.tree.map(
       lambda own, new: 0.75 * own + 0.25 * np.asarray(new),
       expected,
       state.params,
     )
-    _assert_same(state.followers['teacher'], expected)
-  up = state.followers['teacher']['layers']['mlp']['up']
+    _assert_same(state.teachers['teacher'], expected)
+  up = state.teachers['teacher']['layers']['mlp']['up']
   assert up.addressable_shards[0].data.size == up.size // 4
-  # What is learnt from is the follower as it was before the update.
-  fixed = make_learn(STUDENT, TEACHERS, _terms, tx, reduction=TOKENS)
-  plain = before._replace(followers={})
-  _, as_frozen = jax.jit(fixed)(plain, before.followers, hidden, batch)
+  # What is learnt from is the teacher as it was before the update.
+  plain = before._replace(teachers={})
+  _, as_frozen = jax.jit(_learner(tx))(plain, _heads(before.teachers), scored)
   _assert_same(metrics, as_frozen)
 
 
@@ -354,17 +363,14 @@ def test_bfloat16_compute_keeps_float32_masters(reference):
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
   batch = _batch()
   batch = batch._replace(
-    teacher_prompts={'teacher': (batch.prompt, batch.prompt_length)}
+    teachers={'teacher': TeacherInput(batch.prompt, batch.prompt_length)}
   )
   params = _params(1)
   tx = optax.sgd(1.0)
   terms = {'match': losses.Term(losses.divergence(losses.reverse_kl))}
-  learn = make_learn(
-    STUDENT, TEACHERS, lambda step: terms, tx, reduction=TOKENS
-  )
-  frozen = {'teacher': params}
-  hidden = jax.jit(make_teach(TEACHERS))(frozen, batch)
-  _, metrics = jax.jit(learn)(init_state(params, tx), frozen, hidden, batch)
+  learn, frozen = _learner(tx, lambda scalars: terms), {'teacher': params}
+  batch = _scored(batch, jax.jit(make_teach(TEACHERS)), frozen)
+  _, metrics = jax.jit(learn)(init_state(params, tx), _heads(frozen), batch)
   assert metrics['loss'][0] < 1e-6
   assert metrics['grad_norm'][0] < 1e-5
   assert metrics['reverse_kl'][1] == LENGTHS.sum()
@@ -385,40 +391,34 @@ def test_padding_of_the_response_is_never_read(reference, monkeypatch):
 # Kills: computing the loss on the whole [B, T, V].
 def test_no_program_holds_the_logits_of_a_batch():
   tx = optax.adam(1e-3)
-  args = (
-    init_state(_params(1), tx),
-    {'teacher': _params(2)},
-    {'teacher': jnp.zeros((1, ROWS, STEPS, CONFIG.embed))},
-    _batch(),
-  )
-  learn = make_learn(
-    STUDENT, TEACHERS, _terms, tx, reduction=TOKENS, chunk_tokens=ROWS
-  )
+  hidden = {'teacher': jnp.zeros((1, ROWS, STEPS, CONFIG.embed))}
+  batch = _scored(_batch(), lambda *_: hidden, None)
+  heads = _heads({'teacher': _params(2)})
+  args = init_state(_params(1), tx), heads, batch
+  learn = _learner(tx, chunk_tokens=ROWS)
   text = jax.jit(learn).lower(*args).compile().as_text()
   assert f'f32[{ROWS},{VOCAB}]' in text.replace(' ', '')
   for shape in (f'{ROWS},{STEPS},{VOCAB}', f'{ROWS * STEPS},{VOCAB}'):
     assert f'[{shape}]' not in text
 
 
-POISONS = {
-  'teacher': lambda hidden, batch: (
-    hidden | {'teacher': hidden['teacher'].at[0, 0, 1, 2].set(jnp.nan)},
-    batch,
-  ),
-  'reward': lambda hidden, batch: (
-    hidden,
-    batch._replace(
-      row=batch.row._replace(
-        reward=np.where(np.arange(ROWS) == 2, np.inf, batch.row.reward)
-      )
-    ),
-  ),
-}
+def _poison_hidden(batch):
+  own = batch.teachers['teacher']
+  own = own._replace(hidden=own.hidden.at[0, 0, 1, 2].set(jnp.nan))
+  return batch._replace(teachers=batch.teachers | {'teacher': own})
 
 
-# Adam counts its updates, and a follower is 0.5 of the way nearer at each.
-# Kills: moments that decay, a count that goes on, a follower that moves, NaN
-# times 0, and a schedule that does not see the step.
+def _poison_reward(batch):
+  reward = np.where(np.arange(ROWS) == 2, np.inf, batch.row.reward)
+  return batch._replace(row=batch.row._replace(reward=reward))
+
+
+POISONS = {'teacher': _poison_hidden, 'reward': _poison_reward}
+
+
+# Adam counts its updates, and a synced teacher is 0.5 of the way nearer at each.
+# Kills: moments that decay, a count that goes on, a teacher that moves, and
+# NaN times 0.
 @pytest.mark.parametrize('kind', POISONS)
 def test_a_poisoned_update_is_as_if_it_had_not_been(kind):
   terms = GRADED | {
@@ -427,35 +427,34 @@ def test_a_poisoned_update_is_as_if_it_had_not_been(kind):
   tx = optax.adamw(0.1, weight_decay=0.1)
   half = partial(teacher_sync.ema, decay=0.5)
   learn = jax.jit(
-    make_learn(
-      STUDENT,
-      TEACHERS | {'slow': STUDENT},
-      lambda step: terms,
+    _learner(
       tx,
-      reduction=TOKENS,
-      moving={'slow': half},
+      lambda scalars: terms,
+      teachers=TEACHERS | {'slow': STUDENT},
+      sync={'slow': half},
     )
   )
-  prompts = {r: (_batch().prompt, _batch().prompt_length) for r in ('slow',)}
+  prompts = {'slow': TeacherInput(_batch().prompt, _batch().prompt_length)}
   rewards = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.5, 0.25, 0.0, 0.0]])
   batch = _batch()._replace(
-    teacher_prompts=_batch().teacher_prompts | prompts,
+    teachers=_batch().teachers | prompts,
     row=jax.device_get(losses.group_reward_stats(rewards)),
   )
   frozen, start = {'teacher': _params(2)}, _params(1)
   teach = jax.jit(make_teach(TEACHERS | {'slow': STUDENT}))
-  hidden = teach(frozen | {'slow': start}, batch)
+  batch = _scored(batch, teach, frozen | {'slow': start})
+  heads = _heads(frozen)
   state = init_state(start, tx, {'slow': start})
-  state, metrics = learn(state, frozen, hidden, batch)
-  assert metrics['skipped'] == (0, 1)
-  skipped, metrics = learn(state, frozen, *POISONS[kind](hidden, batch))
-  assert metrics['skipped'] == (1, 1)
+  state, metrics = learn(state, heads, batch)
+  assert metrics['skipped_updates'] == (0, 1)
+  skipped, metrics = learn(state, heads, POISONS[kind](batch))
+  assert metrics['skipped_updates'] == (1, 1)
   assert not np.isfinite(metrics['loss'][0])
   assert (int(skipped.step), int(skipped.guard.skipped)) == (2, 1)
   same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
   same(skipped._replace(step=0, guard=0), state._replace(step=0, guard=0))
-  after, _ = learn(skipped, frozen, hidden, batch)
-  without, _ = learn(state, frozen, hidden, batch)
+  after, _ = learn(skipped, heads, batch)
+  without, _ = learn(state, heads, batch)
   same(after._replace(step=0, guard=0), without._replace(step=0, guard=0))
   same(after.guard.norms, without.guard.norms)
   assert (int(after.step), int(after.guard.in_a_row)) == (3, 0)
