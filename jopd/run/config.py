@@ -222,7 +222,6 @@ def stage(**settings) -> ConfigDict:
   # 'log_samples', or a function (setup, *, settings) -> Callback of one's own,
   # 'package.module:function'; see train/callbacks. Where one controls a scalar,
   # dict(controlled=NAME) may stand wherever a schedule may.
-
   config.callbacks = ConfigDict(type_safe=False)
   # The last examples of the stage's data, which are kept apart: not learnt
   # from, but answered and graded by callbacks.

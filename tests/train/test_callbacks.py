@@ -230,7 +230,7 @@ def test_an_interrupted_run_goes_on_with_its_callbacks(
   ('change', 'message'),
   [
     ({'distil.held_out': 64}, 'held_out = 64 leaves none of the 64'),
-    ({'distil.held_out': 0}, 'callbacks.measure: .*set held_out'),
+    ({'distil.held_out': 0}, 'callbacks.extrapolation: .*set held_out'),
     ({'distil.lora': {'rank': 2}}, 'only adapters are trained'),
     ({'distil.held_out': 4}, '4 rows cannot be divided'),
     ({'distil.callbacks': {}}, "no .*'length'"),

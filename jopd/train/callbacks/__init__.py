@@ -1,8 +1,8 @@
 """Callbacks: what one method needs around the steps of a stage.
 
 A callback of a config is a function `(setup, *, settings) -> Callback`. The
-loop calls every callback in the order of the config and knows none by name.
-What a callback must remember is kept in the checkpoint.
+loop calls every callback and knows none by name, those last that read what
+others add to the metrics. What a callback must remember is kept in the checkpoint.
 """
 
 from jopd.train.callbacks.base import Callback, Setup, StepContext

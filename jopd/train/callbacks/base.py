@@ -101,9 +101,12 @@ class Callback:
   Attributes:
     off_policy: whether steps may learn responses of an older student, so that
       policy gradients need `old_policy='sampler'`.
+    reads_metrics: whether it reads what other callbacks add to the metrics;
+      it is called after the others.
   """
 
   off_policy = False
+  reads_metrics = False
 
   def scalars(self) -> dict[str, float]:
     """Name -> value for `dict(controlled=name)` in the step to come."""
@@ -139,8 +142,9 @@ class Callback:
 def make_callbacks(
   specs: Mapping[str, Callable[[Setup], Callback]], setup: Setup
 ) -> dict[str, Callback]:
-  """The callbacks of a stage by name, each with its own name in its setup."""
-  return {name: make(setup._replace(name=name)) for name, make in specs.items()}
+  """The callbacks of a stage by name, in the order in which they are called."""
+  made = {name: make(setup._replace(name=name)) for name, make in specs.items()}
+  return dict(sorted(made.items(), key=lambda item: item[1].reads_metrics))
 
 
 def initial_scalars(stage: Stage, run: Run) -> dict[str, float]:

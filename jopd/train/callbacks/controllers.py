@@ -20,6 +20,8 @@ class Controller(Callback):
       value.
   """
 
+  reads_metrics = True
+
   def __init__(
     self,
     name: str,
@@ -61,7 +63,7 @@ def staged_curriculum(
     setup: of the stage.
     rungs: the values in their order.
     threshold: the smallest metric that lets it climb.
-    metric: its name. Held-out metrics need `measure_held_out` before this.
+    metric: its name. Held-out metrics need the callback `measure_held_out`.
 
   Raises: ValueError when there is no rung.
   References: Decoupling KL and Trajectories, arXiv 2605.16826, the curriculum

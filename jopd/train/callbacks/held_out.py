@@ -18,8 +18,7 @@ from jopd.train.stage import Run
 def measure_held_out(setup: Setup, *, every: int) -> Callback:
   """Measures the student on the held-out prompts every so many steps.
 
-  Metrics are 'held_out/reward' and so on, see `Setup.measure`. Controllers that
-  read them come after this callback.
+  Metrics are 'held_out/reward' and so on, see `Setup.measure`.
 
   Raises: ValueError when every is below 1, or there are no held-out prompts.
   """
