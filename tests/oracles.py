@@ -156,55 +156,6 @@ def on_support(p, support, f):
   )
 
 
-def grad_truncated_reverse_kl(p, q, support):
-  f = {v: math.log(p[v] / q[v]) + 1 for v in support}
-  return on_support(p, support, f)
-
-
-def grad_stop_gradient_reverse_kl(p, q, support):
-  return on_support(p, support, {v: math.log(p[v] / q[v]) for v in support})
-
-
 def grad_mass(p, support):
   """The gradient of the student's mass on the support."""
   return on_support(p, support, {v: 1.0 for v in support})
-
-
-def grad_renormalized_reverse_kl(p, q, support):
-  kept_p, kept_q = restrict(p, q, support, 'renormalize')
-  kl = reverse_kl(kept_p, kept_q)
-  grad = np.zeros(len(p))
-  for v, a, b in zip(support, kept_p, kept_q, strict=True):
-    grad[v] = a * (math.log(a / b) - kl)
-  return grad
-
-
-def grad_bucket_reverse_kl(p, q, support):
-  mass_p = sum(p[v] for v in support)
-  mass_q = sum(q[v] for v in support)
-  tau = math.log((1 - mass_p) / (1 - mass_q))
-  f = {v: math.log(p[v] / q[v]) - tau for v in support}
-  return on_support(p, support, f)
-
-
-def grad_truncated_forward_kl(p, q, support):
-  mass_q = sum(q[v] for v in support)
-  return np.array(
-    [p[u] * mass_q - (q[u] if u in support else 0) for u in range(len(p))]
-  )
-
-
-def grad_renormalized_forward_kl(p, q, support):
-  kept_p, kept_q = restrict(p, q, support, 'renormalize')
-  grad = np.zeros(len(p))
-  for v, a, b in zip(support, kept_p, kept_q, strict=True):
-    grad[v] = a - b
-  return grad
-
-
-def grad_truncated_jsd(p, q, support, beta):
-  f = {
-    v: (1 - beta) * math.log(p[v] / (beta * q[v] + (1 - beta) * p[v]))
-    for v in support
-  }
-  return on_support(p, support, f)
