@@ -97,7 +97,7 @@ def make_sources(settings) -> Sources:
     groups = {(source,) * size: 1.0}
   elif hasattr(source, 'items'):
     groups = {(name,) * size: share for name, share in source.items()}
-    _check_shares(source)
+    _check_shares(dict(source))
   elif not source or size not in (1, len(source)):
     raise ConfigError(
       f'response_source names {len(source)} responses to a prompt, and'

@@ -1,17 +1,19 @@
 """Which responses are learnt from: (rewards, lengths, ends) -> keep.
 
 Host functions over [b, G] NumPy arrays, b prompts with G responses each. A row
-that is not kept has no token in the loss, nor in its denominator. A rule reads
-rewards if it cannot do without them: it is tried with None in their place.
+that is not kept has no token in the loss, nor in its denominator. A filter that
+needs rewards declares it with `losses.reads`.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
+from jopd.losses import reads
 from jopd.rollout.continuous_batching import STOP
 
 
+@reads('row')
 def keep_all(
   rewards: np.ndarray | None, lengths: np.ndarray, ends: np.ndarray
 ) -> np.ndarray:
@@ -28,6 +30,7 @@ def keep_all(
   return np.ones(lengths.shape, bool)
 
 
+@reads('group', reward=True)
 def nonzero_reward_std(
   rewards: np.ndarray | None,
   lengths: np.ndarray,
@@ -55,6 +58,7 @@ def nonzero_reward_std(
   return mixed[:, None] & also(rewards, lengths, ends)
 
 
+@reads('row')
 def not_truncated(
   rewards: np.ndarray | None,
   lengths: np.ndarray,
@@ -79,6 +83,7 @@ def not_truncated(
   return (ends == STOP) & also(rewards, lengths, ends)
 
 
+@reads('row', reward=True)
 def min_reward(
   rewards: np.ndarray | None,
   lengths: np.ndarray,
