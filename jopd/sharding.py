@@ -1,8 +1,8 @@
-"""From logical axis names to shardings: one mesh of three axes, one table.
+"""The device mesh, and the shardings of logical axes on it.
 
-`data` and `fsdp` both divide the batch; `fsdp` also divides the width of every
+`data` and `fsdp` divide the batch; `fsdp` also divides the width of every
 matrix and `tensor` its other side, so that parameters, gradients and optimizer
-moments take 1 / (fsdp * tensor) of the memory per device. The compiler places
+moments take 1 / (fsdp * tensor) of the memory per device. The compiler inserts
 the collectives.
 """
 
@@ -47,11 +47,11 @@ def make_mesh(
   """Returns a mesh over the devices of all processes.
 
   Args:
-    data: copies of the model, each with its own rows of the batch.
-    fsdp: devices that share one copy and divide the rows between them.
-    tensor: devices that work on the same rows together; keep within one host.
-      At most one of the three may be -1: the devices the others leave.
-    devices: those to use; all of them by default.
+    data: replicas of the model, each with its own rows of the batch.
+    fsdp: devices that share one replica and divide its rows.
+    tensor: devices that process the same rows; keep them within one host. One
+      of the three may be -1: all remaining devices.
+    devices: all by default.
 
   Raises: ValueError when the product is not the number of devices.
 
@@ -69,8 +69,8 @@ def make_mesh(
   given = math.prod(size for size in sizes if size != -1)
   if len(devices) % given or (given != len(devices) and -1 not in sizes):
     raise ValueError(
-      f'a mesh of {text} does not use the {len(devices)} devices that are '
-      f'there: make the product {len(devices)}, or one of the sizes -1'
+      f'a mesh of {text} does not use the {len(devices)} devices: set sizes '
+      f'with product {len(devices)}, or one of them to -1'
     )
   sizes = tuple(len(devices) // given if size == -1 else size for size in sizes)
   # make_mesh defaults to Explicit axes, under which a plain gather fails.
@@ -120,28 +120,28 @@ def optimizer_shardings(
 ) -> Any:
   """Returns a pytree of NamedSharding like `tx.init(params)`.
 
-  Moments lie as the parameter they belong to, everything else (counts,
-  factored statistics) on every device. Needed as `out_shardings` of a jitted
-  `tx.init`: its zeros do not depend on the parameters, so that the compiler
-  would put all of them on one device.
+  Moments are sharded as their parameter; everything else (counts, factored
+  statistics) is replicated. A jitted `tx.init` needs it as `out_shardings`: its
+  zeros do not depend on the parameters, so the compiler would put them on one
+  device.
 
   Args:
     tx: the optimizer.
     params: arrays or their shapes.
     shardings: from `param_shardings`.
   """
-  everywhere = NamedSharding(
+  whole_sharding = NamedSharding(
     jax.tree.leaves(shardings)[0].mesh, PartitionSpec()
   )
   return optax.tree_map_params(
     tx,
     lambda moment, param, sharding: (
-      sharding if moment.shape == param.shape else everywhere
+      sharding if moment.shape == param.shape else whole_sharding
     ),
     jax.eval_shape(tx.init, params),
     params,
     shardings,
-    transform_non_params=lambda _: everywhere,
+    transform_non_params=lambda _: whole_sharding,
   )
 
 
@@ -151,15 +151,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of arrays that every device holds whole."""
+  """Returns the sharding of replicated arrays."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def put(tree: Any, sharding: NamedSharding) -> Any:
+def make_global_array(tree: Any, sharding: NamedSharding) -> Any:
   """Returns host arrays as global arrays on the mesh.
 
   Args:
-    tree: of this process's rows, where the sharding divides rows.
+    tree: of arrays; if the sharding divides rows, those of this process.
     sharding: of every array.
   """
   return jax.tree.map(
@@ -171,11 +171,10 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 def local_rows(tree: Any) -> Any:
   """Returns the rows that this process holds, as NumPy arrays.
 
-  The inverse of `put`.
+  The inverse of `make_global_array`.
 
   Args:
-    tree: of arrays whose first axis is the batch and whose others are whole,
-      and of scalars.
+    tree: of scalars, and of arrays that are divided along the batch only.
   """
 
   def rows(array):
@@ -191,42 +190,42 @@ def local_rows(tree: Any) -> Any:
 def from_hosts(array: np.ndarray) -> np.ndarray:
   """Returns every process's copy of a host array, stacked: [processes, ...].
 
-  Raises: RuntimeError when another process is gone.
+  Raises: RuntimeError when the connection to another process is lost.
   """
   if jax.process_count() == 1:
     return np.asarray(array)[None]
   try:
     return multihost_utils.process_allgather(array)
-  except ValueError as error:  # not a wrong input of anybody
+  except ValueError as error:  # of the transport, not of the input
     raise RuntimeError(f'lost another process: {error}') from error
 
 
 def largest(numbers: np.ndarray) -> int:
-  """Returns the largest of the whole numbers that any process has."""
+  """Returns the largest integer of all processes."""
   return int(from_hosts(np.max(numbers, keepdims=True)).max())
 
 
 def whole(array: Array) -> np.ndarray:
-  """Returns all of a sharded array, on every process."""
+  """Returns a sharded array as a NumPy array on every process."""
   if array.is_fully_addressable:
     return np.asarray(array)
   return multihost_utils.process_allgather(array, tiled=True)
 
 
 def constrain_batch(mesh: Mesh) -> Callable[[Array], Array]:
-  """Returns a function that pins the first axis to the batch, for `make_model`.
+  """Returns a sharding constraint on activations, for `make_model`.
 
-  The value is unchanged. The other axes are whole on every device.
+  The first axis is divided as the batch; the others are not divided.
   """
   sharding = batch_sharding(mesh)
   return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
 
 def by_rows(mesh: Mesh) -> Callable[[Callable], Callable]:
-  """Returns a function that runs f(x, weights) on each device's rows apart.
+  """Returns a wrapper that runs f(x, weights) on the rows of each device.
 
-  For `make_model`. The value is unchanged if f treats rows alone. The weights
-  are collected from `fsdp`, while `tensor` stays with the compiler.
+  For `make_model`. The value is unchanged if f treats rows independently. The
+  weights are gathered from `fsdp`; the compiler handles `tensor`.
   """
   rows, whole = PartitionSpec(BATCH), PartitionSpec()
 
@@ -243,7 +242,7 @@ def by_rows(mesh: Mesh) -> Callable[[Callable], Callable]:
 
 
 def by_heads(mesh: Mesh) -> Callable[[Callable], Callable]:
-  """Returns a function that runs a kernel on each device's rows and heads."""
+  """Returns a wrapper that runs a kernel on the rows and heads of a device."""
   by_token = PartitionSpec(BATCH, None, RULES['heads'])
   by_head = PartitionSpec(BATCH, RULES['heads'])
 
@@ -254,7 +253,7 @@ def by_heads(mesh: Mesh) -> Callable[[Callable], Callable]:
         mesh=mesh,
         in_specs=(by_token, by_head, by_head),
         out_specs=by_token,
-        # A kernel does not say along which axes its results differ.
+        # Kernels do not declare along which axes their results vary.
         check_vma=False,
       )(query, key, value)
 
@@ -264,19 +263,19 @@ def by_heads(mesh: Mesh) -> Callable[[Callable], Callable]:
 
 
 def gather_layer(mesh: Mesh) -> Callable[[Any, Any], Any]:
-  """Returns a function that collects a layer's weights, for `make_model`.
+  """Returns a function that gathers the weights of a layer, for `make_model`.
 
-  Left alone, the TPU compiler cuts products over `fsdp` into a slice for each
-  device, and each slice reads and writes all of the sum.
+  By default the TPU compiler cuts products over `fsdp` into a slice per device,
+  and each slice reads and writes the whole sum.
   """
 
-  def put(divided, array):
+  def gather_array(divided, array):
     whole = [None if axis == 'fsdp' else axis for axis in divided]
     pin = lambda x, spec: jax.lax.with_sharding_constraint(
       x, NamedSharding(mesh, PartitionSpec(*spec))
     )
     gather = jax.custom_vjp(lambda x: pin(x, whole))
-    # A gradient is whole first, or its product is cut into slices again.
+    # Gradients too are gathered first, or their product is cut into slices.
     back = lambda _, g: (pin(pin(g, whole), divided),)
     gather.defvjp(lambda x: (pin(x, whole), None), back)
     return gather(array)
@@ -284,7 +283,7 @@ def gather_layer(mesh: Mesh) -> Callable[[Any, Any], Any]:
   def collect(weights, axes):
     divided = lambda names: tuple(RULES[name] for name in names)
     return jax.tree.map(
-      lambda names, array: put(divided(names), array),
+      lambda names, array: gather_array(divided(names), array),
       axes,
       weights,
       is_leaf=lambda x: isinstance(x, tuple),
@@ -294,17 +293,17 @@ def gather_layer(mesh: Mesh) -> Callable[[Any, Any], Any]:
 
 
 def gather_width(mesh: Mesh) -> Callable[[Array], Array]:
-  """Returns a function that collects a head, [V, D], from `fsdp`.
+  """Returns a function that gathers a head [V, D] from `fsdp`.
 
-  The value is unchanged, and V stays divided over `tensor`. For `make_learn`,
-  whose loss reads the heads in a loop and would collect them at every turn.
+  V stays divided over `tensor`. For `make_learn`, whose loss reads the heads in
+  a loop and would gather them in every iteration.
   """
   sharding = NamedSharding(mesh, PartitionSpec(RULES['vocab']))
   return lambda head: jax.lax.with_sharding_constraint(head, sharding)
 
 
 def batch_parts(mesh: Mesh) -> int:
-  """Returns into how many parts the rows of a batch are divided."""
+  """Returns the number of parts that a batch is divided into."""
   return math.prod(mesh.shape[axis] for axis in BATCH)
 
 

@@ -264,7 +264,7 @@ class Examination:
     cast = lambda p: p.astype(run.compute_dtype)
     self._params = {n: jax.tree.map(cast, params[n]) for n in params}
     rows = sharding.batch_sharding(run.mesh)
-    self._put = partial(sharding.put, sharding=rows)
+    self._put = partial(sharding.make_global_array, sharding=rows)
     self.prompts = _take(stage, prompts, sharding.batch_parts(run.mesh))
     self._key = jax.random.fold_in(run.key, stage.index)
     names = {stage.student.model, *stage.teachers.models.values()}

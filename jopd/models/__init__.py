@@ -1,4 +1,4 @@
-"""Models: what a student or a teacher must offer, and families that do."""
+"""The interface of a model, and the families that implement it."""
 
 from jopd.models.api import KVCache, Model, Params
 from jopd.models.decoder import DecoderConfig, make_model

@@ -1,8 +1,7 @@
-"""What the rest of the library asks of a model, and nothing more.
+"""The interface of a model: pure functions over a pytree of parameters.
 
-A model here is a handful of pure functions over a plain pytree of arrays. Who
-is behind them (Flax NNX, Linen, Haiku, a hundred lines of `jnp`) is invisible
-to the sampler, the losses and the training step.
+The sampler, the losses and the training step use nothing else, so a model may
+be implemented in Flax NNX, Linen, Haiku or plain `jnp`.
 """
 
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Float
 
 Params = dict[str, Any]
-"""Nested dict of arrays: what jit sees, the optimizer updates, a file holds."""
+"""Nested dict of arrays."""
 
 KVCache = list[tuple[Float[Array, 'B K S N'], Float[Array, 'B K S N']]]
 """Keys and values per layer; slot s of row b holds the token at position s."""
@@ -24,49 +23,44 @@ class Model(NamedTuple):
   of your own takes `nnx.split` (or Linen's `apply`) and this tuple; see
   `decoder.make_model` and docs/models.md for examples. The contract:
 
-  * Rows are padded on the right and there is no mask argument. One rule says
-    what is seen: *a query at position p attends to positions 0..p of its own
-    row, or to the last of these, and to nothing else.* So padding, which lies
-    to the right of every real token, cannot influence one.
+  * Rows are padded on the right and there is no mask argument. *A query at
+    position p attends to positions 0..p of its own row, or to the last of
+    these, and to nothing else.* So padding, which is to the right of all real
+    tokens, does not affect them.
   * `apply` stops at the final norm. Logits are `hidden @ head(params).T`, and
-    the caller decides for which positions they are worth computing; they are
-    raw (temperature 1, float32 if the caller accumulates in float32).
+    the caller decides for which positions to compute them, at temperature 1.
   * The computation runs in the dtype of the params. Norm statistics, rotary
-    angles and the softmax of attention are float32 whatever that is.
-  * `apply` is traceable, keeps no state and draws no random numbers: the same
-    arguments give the same result, while sampling and while scoring.
+    angles and the softmax of attention are always float32.
+  * `apply` is traceable, has no state and draws no random numbers.
 
   Attributes:
     config: Hashable description of the architecture; `DecoderConfig` for the
-      families of this room. File formats look inside, and whoever checks
-      lengths reads its `max_positions`.
+      families of jopd. File formats read it, and checks of lengths read its
+      `max_positions`.
     init: `(key) -> params`. Random float32 parameters.
     apply: `(params, tokens [B, L] int, start [B] int | None = None,
       cache: KVCache | None = None) -> (hidden [B, L, D], cache | None)`.
       Token j of row b stands at position `start[b] + j` (None means 0).
-      Without a cache, the L tokens see each other only. With a cache, their
-      keys and values are first written to slots `start[b] + j` of the row and
-      slots up to each token's position are read; a write beyond the last slot
-      is dropped. Junk written past a row's length is therefore never read: it
-      is overwritten by the real token of that slot before any query reaches
-      it. Differentiable in `params`. In place of a layer's matrix there may be
-      an `int8.Int8` or a `lora.LowRank`: `apply` puts each layer's params
-      through `lora.widen`.
+      Without a cache, the L tokens attend to each other only. With a cache,
+      their keys and values are first written to slots `start[b] + j` of the
+      row, and slots up to each token's position are read; a write beyond the
+      last slot is dropped. Values written past a row's length are overwritten
+      by the real token of that slot before they are read. Differentiable in
+      `params`. A matrix of a layer may be an `int8.Int8` or a `lora.LowRank`:
+      `apply` converts the params of each layer with `lora.widen`.
     head: `(params) -> [V, D]`. The output embedding; with tied embeddings the
       same array as the input embedding.
     init_cache: `(batch, length, dtype) -> KVCache` of zeros with `length`
-      slots per row. The dtype should be that of the params, or the cache
-      rounds what `apply` without a cache would not.
+      slots per row. The dtype should be that of the params, or it rounds.
     axes: Pytree like `params` with, for each array, a tuple of logical axis
       names, one per dimension: 'vocab', 'embed', 'layers', 'heads',
       'kv_heads', 'head_dim', 'mlp', 'experts' or None. `jopd.sharding` turns
       them into shardings.
     vocab_size: V, the number of rows of the head. May exceed the tokenizer's
       vocabulary where a family pads it.
-    unstack: `(params) -> params` as `apply` with a cache likes them best: a
-      decoding loop calls it once before its first token, since slicing layers
-      out of a stack inside the loop copies every weight at every token. The
-      identity where nothing is stacked.
+    unstack: `(params) -> params` in the form that `apply` with a cache reads
+      fastest. A decoding loop calls it once: slicing layers out of a stack
+      inside the loop would copy every weight at every token.
   """
 
   config: Any

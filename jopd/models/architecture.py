@@ -1,13 +1,19 @@
-"""What decides the shapes and the forward pass of a decoder."""
+"""The architecture of a decoder, and the declaration of its weights."""
 
 import dataclasses
 
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
 from jopd.models.rope import Scaling
+
+ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': jax.nn.gelu}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-  """The architecture: whatever decides shapes or the result of the forward.
+  """All that determines the shapes and the forward pass.
 
   Attributes:
     vocab_size: V.
@@ -15,23 +21,24 @@ class DecoderConfig:
     embed: D, the width of the residual stream.
     heads: H, query heads.
     kv_heads: K, key-value heads; divides `heads`.
-    head_dim: N; even, and free of D / H.
+    head_dim: N; even; need not be D / H.
     mlp: F, the hidden width of the feed-forward, or of one expert.
     experts: E, how many experts each feed-forward has; 0 for none.
     experts_per_token: k, how many of them a token uses.
-    experts_normed: whether the likelihoods of these k add up to 1.
-    router_aux_loss: kept for files. The pretraining balanced the experts' load
-      by it; distillation does not.
+    experts_normed: whether the probabilities of these k are normalized to sum
+      to 1.
+    router_aux_loss: coefficient of the load-balancing loss of pretraining.
+      Unused here; kept for `config.json`.
     rope_theta: base of the rotary angles.
-    rope_scaling: how the angles are slowed down for contexts longer than those
-      of the pretraining; None for not at all.
-    window: in a sliding layer a query sees this many positions, its own among
-      them. None where no layer slides.
-    sliding: for each layer whether it slides; () where none does.
-    local_rope_theta: base of the angles in layers that slide, which are not
-      scaled; None for those of the other layers.
+    rope_scaling: scaling of the angles for contexts longer than in
+      pretraining; None for none.
+    window: positions that a query of a sliding-window layer attends to, with
+      its own. None without such layers.
+    sliding: for each layer, whether it has a sliding window; () for none.
+    local_rope_theta: base of the angles in sliding-window layers, which are
+      not scaled; None for the base of the other layers.
     attention_scale: factor of the scores; None for N^-1/2.
-    embed_scale: factor of the input embeddings; 1.0 leaves them as they are.
+    embed_scale: factor of the input embeddings.
     norm_eps: added to the mean square in every RMS norm.
     tied: whether the input embedding is also the head.
     qkv_bias: biases on queries, keys and values (Qwen2).
@@ -40,13 +47,11 @@ class DecoderConfig:
     centered_norms: norms multiply by 1 + their weights (Gemma 3).
     activation: of the feed-forward, 'silu' or 'gelu_tanh'.
     init_scale: standard deviation of random weights.
-    max_positions: what the pretrained weights are good for. The forward does
-      not read it; kept for files, and for whoever picks lengths.
-    family: Hugging Face's `model_type`. The forward does not read it; it says
-      which family's files hold such a model.
+    max_positions: context length of pretraining. The forward pass does not
+      use it; it bounds the lengths of a run.
+    family: Hugging Face's `model_type`, which determines the files.
 
-  Raises: ValueError when heads cannot be grouped or rotated, or layers and
-    windows do not fit.
+  Raises: ValueError when fields are inconsistent.
   """
 
   vocab_size: int
@@ -100,17 +105,16 @@ class DecoderConfig:
       )
     if self.head_dim % 2:
       raise ValueError(
-        f'head_dim = {self.head_dim} is odd: rotary angles turn pairs'
+        f'head_dim = {self.head_dim} is odd: rotary embeddings need pairs'
       )
     if len(self.sliding) not in (0, self.layers):
       raise ValueError(
-        f'sliding says of {len(self.sliding)} layers whether they slide, but '
-        f'there are {self.layers}'
+        f'sliding has {len(self.sliding)} entries for {self.layers} layers'
       )
     if any(self.sliding) != (self.window is not None):
       raise ValueError(
-        f'window = {self.window}, but {sum(self.sliding)} layers slide: give '
-        'a window if and only if some do'
+        f'window = {self.window}, but sliding is true for '
+        f'{sum(self.sliding)} layers: give both or none'
       )
     if not min(self.experts, 1) <= self.experts_per_token <= self.experts:
       raise ValueError(
@@ -119,3 +123,15 @@ class DecoderConfig:
       )
     if self.window is not None and self.window < 1:
       raise ValueError(f'window = {self.window} must be at least 1')
+
+
+def weight(config: DecoderConfig, rngs: nnx.Rngs, *axes: str) -> nnx.Param:
+  """A random weight; its logical axes determine its shape and sharding."""
+  shape = tuple(config.size(axis) for axis in axes)
+  values = jax.random.normal(rngs.params(), shape) * config.init_scale
+  return nnx.Param(values, axes=axes)
+
+
+def bias(config: DecoderConfig, *axes: str) -> nnx.Param:
+  """A bias of zeros, declared likewise."""
+  return nnx.Param(jnp.zeros([config.size(axis) for axis in axes]), axes=axes)

@@ -1,4 +1,4 @@
-"""Causal attention with shared key-value heads, and its cache."""
+"""Grouped-query causal attention and its cache."""
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,19 @@ def causal_attention(
   *,
   scale: float | None = None,
 ) -> Float[Array, 'B L H N']:
-  """Returns softmax(scale q k^T) v over the slots each query may see.
+  """Returns softmax(scale q k^T) v over the slots that each query attends to.
 
-  The one attention of the library: training, prefill and decoding differ only
-  in where the keys lie. Consecutive groups of H / K query heads share a
-  key-value head, as in Hugging Face's checkpoints.
+  Training, prefill and decoding differ only in where the keys are stored.
+  Consecutive groups of H / K query heads share a key-value head, as in Hugging Face's checkpoints.
 
   Args:
     query: [B, L, H, N]. Gradient flows to all three arrays.
-    key: [B, K, S, N], K divides H. A slot is a position of the row: either
-      the sequence itself (S = L) or a cache.
-    value: [B, K, S, N]. Must be finite even where it is not seen.
-    last_slot: [B or 1, L]; a query sees slots 0..last_slot, so at least one.
-    first_slot: [B or 1, L]; it sees none before this one, which is at most
-      `last_slot` and may be negative. None means 0.
+    key: [B, K, S, N], K divides H. A slot is a position of the row:
+      of the sequence itself (S = L) or of a cache.
+    value: [B, K, S, N]. Must be finite in all slots.
+    last_slot: [B or 1, L]; the last slot that a query attends to.
+    first_slot: [B or 1, L]; the first one, at most `last_slot`; may be
+      negative. None means 0.
     scale: factor of the scores; None for 1 / sqrt(N).
 
   Returns:
@@ -41,8 +40,8 @@ def causal_attention(
   batch, length, heads, size = query.shape
   kv_heads, slots = key.shape[1:3]
   group = heads // kv_heads
-  # All queries of a key-value head as the rows of one matrix: on a CPU three
-  # times as fast as a product over the five axes apart.
+  # One matrix of all queries of a key-value head: on a CPU three times as fast
+  # as a product over five axes.
   query_BLKGN = query.reshape(batch, length, kv_heads, group, size)
   query_BKRN = query_BLKGN.transpose(0, 2, 3, 1, 4).reshape(
     batch, kv_heads, group * length, size
@@ -78,9 +77,9 @@ def write_cache(
 ) -> Float[Array, 'B K S N']:
   """Returns the cache with `new` at slots start[b]..start[b]+L-1 of each row.
 
-  In place when the cache is donated or carried by a loop: nothing of the size
-  of the cache is copied, nor moved between devices when rows are sharded.
-  (An index over rows instead of the `vmap` gathers the whole cache there.)
+  In place when the cache is donated or carried by a loop: the cache is neither
+  copied nor moved between devices. (An index over rows instead of the `vmap`
+  would gather a sharded cache.)
 
   Args:
     cache: [B, K, S, N].

@@ -1,6 +1,6 @@
-"""What the layers of a decoder are made of: norms, attention, feed-forward.
+"""The parts of a decoder layer: norms, attention, feed-forward.
 
-The families of this room share these; a config says which parts a family has.
+All families share them; a `DecoderConfig` selects the parts.
 """
 
 from collections.abc import Callable
@@ -11,20 +11,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jopd.models.architecture import DecoderConfig
+from jopd.models.architecture import ACTIVATIONS, DecoderConfig, bias, weight
 from jopd.models.attention import causal_attention, write_cache
 from jopd.models.experts import ByRows, Experts
 from jopd.models.flash import Attend, plain
 from jopd.models.rope import rotate
-from jopd.models.weights import ACTIVATIONS, bias, weight
 
 
 class Layer(NamedTuple):
-  """What differs from layer to layer and is not learnt.
+  """Constants that differ between layers.
 
   Attributes:
-    frequency: [N/2], by how much each pair of a head turns per position.
-    window: how many positions a query sees, its own among them; None for all.
+    frequency: [N/2], rotary angle per position of each pair of a head.
+    window: positions that a query attends to, with its own; None for all.
   """
 
   frequency: Float[Array, ' half']
@@ -32,13 +31,13 @@ class Layer(NamedTuple):
 
 
 class KernelConfig(NamedTuple):
-  """How what depends on the devices is run.
+  """Implementations that depend on the devices.
 
   Attributes:
-    by_rows: makes experts sort the tokens of each device apart.
-    attend: the attention of whole sequences, without a cache and a window.
-    gather: (a layer's weights, their logical axes) -> the weights where the
-      products with them are to be taken.
+    by_rows: wraps experts so that each device sorts its own tokens.
+    attend: attention over whole sequences, without cache and window.
+    gather: (weights of a layer, their logical axes) -> the weights, gathered
+      for the products.
   """
 
   by_rows: ByRows = lambda f: f
@@ -46,7 +45,7 @@ class KernelConfig(NamedTuple):
   gather: Callable[[Any, Any], Any] = lambda weights, axes: weights
 
 
-PLAIN = KernelConfig()
+DEFAULT_KERNELS = KernelConfig()
 
 
 class RMSNorm(nnx.Module):
@@ -87,8 +86,8 @@ class Attention(nnx.Module):
       self.k_norm = RMSNorm(config, config.head_dim)
     self.config = config
 
-  def __call__(self, x, layer, position, start, cache, ways: KernelConfig):
-    """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
+  def __call__(self, x, layer, position, start, cache, kernels: KernelConfig):
+    """Returns the output [B, L, D] and the updated cache of the layer."""
     q = jnp.einsum('bld,dhn->blhn', x, self.q[...])
     k = jnp.einsum('bld,dkn->blkn', x, self.k[...])
     v = jnp.einsum('bld,dkn->blkn', x, self.v[...])
@@ -108,10 +107,10 @@ class Attention(nnx.Module):
     if cache is not None:
       cache = write_cache(cache[0], k, start), write_cache(cache[1], v, start)
     scale = self.config.attention_scale or self.config.head_dim**-0.5
-    # A block written at slot 0 sees only itself: no need to read the cache.
+    # A block written at slot 0 attends to itself only: no cache is read.
     alone = cache is None or start is None
     if alone and layer.window is None:
-      out = ways.attend(q, k, v, scale=scale)
+      out = kernels.attend(q, k, v, scale=scale)
     else:
       (k, v), last_slot = ((k, v) if alone else cache), position
       if layer.window is None:
@@ -139,7 +138,7 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
   """One layer: attention, then feed-forward, each on a normed residual.
 
-  With `post_norms` what they add to the residual is normed, too.
+  With `post_norms` their outputs are normed too.
   """
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
@@ -152,15 +151,15 @@ class Block(nnx.Module):
       self.attention_post_norm = RMSNorm(config, config.embed)
       self.mlp_post_norm = RMSNorm(config, config.embed)
 
-  def __call__(self, x, layer, position, start, cache, ways: KernelConfig):
-    """Maps [B, L, D] to [B, L, D], and the layer's cache to its successor."""
+  def __call__(self, x, layer, position, start, cache, kernels: KernelConfig):
+    """Returns the output [B, L, D] and the updated cache of the layer."""
     mixed, cache = self.attention(
-      self.attention_norm(x), layer, position, start, cache, ways
+      self.attention_norm(x), layer, position, start, cache, kernels
     )
     if self.config.post_norms:
       mixed = self.attention_post_norm(mixed)
     x = x + mixed
-    extra = (ways.by_rows,) if self.config.experts else ()
+    extra = (kernels.by_rows,) if self.config.experts else ()
     mixed = self.mlp(self.mlp_norm(x), *extra)
     if self.config.post_norms:
       mixed = self.mlp_post_norm(mixed)

@@ -1,9 +1,8 @@
-"""A pre-norm decoder in Flax NNX, which the families of this room share.
+"""A pre-norm decoder in Flax NNX, shared by all families.
 
-The module tree is split once, when the model is made, into a static graph and
-a nested dict of arrays. Everything outside this file sees `apply(params, ...)`
-under `jax.jit`; `nnx.merge` runs at trace time only, so that a step pays for
-no walk over Python objects.
+The module is split once into a static graph and a nested dict of arrays. Other
+files call `apply(params, ...)` under `jax.jit`; `nnx.merge` runs at trace time
+only.
 """
 
 from collections.abc import Callable
@@ -18,27 +17,31 @@ import numpy as np
 
 from jopd.models import rope
 from jopd.models.api import KVCache, Model, Params
-from jopd.models.architecture import DecoderConfig
-from jopd.models.blocks import PLAIN, Block, KernelConfig, Layer, RMSNorm
+from jopd.models.architecture import DecoderConfig, weight
+from jopd.models.blocks import (
+  DEFAULT_KERNELS,
+  Block,
+  KernelConfig,
+  Layer,
+  RMSNorm,
+)
 from jopd.models.lora import is_adapted, widen
-from jopd.models.weights import weight
 
 Constrain = Callable[[Float[Array, 'B L D']], Float[Array, 'B L D']]
 
 REMAT = {
-  '': None,  # all of it
+  '': None,  # nothing is recomputed
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'full': jax.checkpoint_policies.nothing_saveable,
 }
-"""What the backward pass finds kept of each layer."""
+"""Policies: which activations of a layer are kept for the backward pass."""
 
 
 class Decoder(nnx.Module):
-  """Every parameter of the model, declared; `make_model` runs it.
+  """All parameters of the model; `make_model` defines the forward pass.
 
-  The blocks are one module whose arrays have a leading axis of depth: a layer
-  is a slice of it, so that the same block serves a scan over layers and a
-  loop over them.
+  The blocks are one module whose arrays have a leading axis of depth. The same
+  block serves a scan over layers and a loop over them.
   """
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
@@ -55,7 +58,7 @@ def make_model(
   *,
   remat: str = '',
   constrain: Constrain = lambda x: x,
-  ways: KernelConfig = PLAIN,
+  kernels: KernelConfig = DEFAULT_KERNELS,
 ) -> Model:
   """Returns the functions of a decoder; no array is allocated.
 
@@ -65,22 +68,22 @@ def make_model(
 
   Args:
     config: the architecture.
-    remat: what the backward pass recomputes, layer by layer, instead of having
-      its activations kept. 'full': all but the layer's input, the least memory
-      for about a third more compute. 'dots': all but products with weights,
-      so that only attention and cheap functions are computed twice. '':
-      nothing, but with adapters (`models.lora`) it is 'dots'. Values and
-      gradients stay the same up to rounding.
+    remat: which activations of a layer the backward pass recomputes. 'full':
+      all but the input of the layer; the least memory, a third more compute.
+      'dots': all but products with weights, so attention and cheap functions.
+      '': none; with adapters (`models.lora`) it means 'dots'. Values and
+      gradients are the same up to rounding.
     constrain: applied to the residual stream [B, L, D] after the embedding
-      and after every layer. On a mesh that divides the width of the weights,
-      `sharding.constrain_batch(mesh)`: left alone, the compiler keeps the
-      width of activations divided too, and moves them instead of the weights.
-      Decoding is left alone, since there they are the smaller.
-    ways: how experts and attention are run, and where products are taken. On a
-      mesh that divides rows, `sharding.by_rows(mesh)` for experts: left alone,
-      the compiler collects the tokens of all devices for them. On one that
-      divides the width, `sharding.gather_layer(mesh)`: left alone, it may cut
-      each product into one slice per device. Decoding is left alone, likewise.
+      and after every layer, except in decoding. On a mesh that divides the
+      width of the weights pass `sharding.constrain_batch(mesh)`: by default
+      the compiler divides the width of activations too, and moves these
+      instead of the weights.
+    kernels: implementations of experts, attention and the gathering of weights,
+      except in decoding. On a mesh that divides rows pass
+      `sharding.by_rows(mesh)` for experts: by default the compiler collects
+      the tokens of all devices. On one that divides the width pass
+      `sharding.gather_layer(mesh)`: by default it may cut each product into
+      one slice per device.
 
   Returns:
     A `Model`. Its params are a nested dict: `embed` [V, D], `layers` with a
@@ -117,11 +120,12 @@ def make_model(
     position = jnp.arange(tokens.shape[1])[None]
     if start is not None:
       position = position + start[:, None]
-    # In a decoding step the weights outweigh the activations: these may move.
+    # In a decoding step activations are smaller than weights: they may move.
     decodes = cache is not None and start is not None
-    pin, how = (lambda x: x, PLAIN) if decodes else (constrain, ways)
+    pin = (lambda x: x) if decodes else constrain
+    kernel = DEFAULT_KERNELS if decodes else kernels
     # Weights that a decoding loop reads next stay where they are.
-    gather = how.gather if cache is None else PLAIN.gather
+    gather = (kernel if cache is None else DEFAULT_KERNELS).gather
     # Clip, not fill: NaN in a padding token would reach real ones through the
     # product 0 * NaN in attention.
     x = pin(jnp.take(params['embed'], tokens, axis=0, mode='clip'))
@@ -132,7 +136,7 @@ def make_model(
     def run_block(x, weights, layer, past):
       weights = gather(widen(weights, x.dtype), layer_axes)
       run = nnx.merge(block, weights)
-      x, past = run(x, layer, position, start, past, how)
+      x, past = run(x, layer, position, start, past, kernel)
       return pin(x), past
 
     if cache is None:
@@ -140,10 +144,10 @@ def make_model(
       def step(x, weights_and_layer):
         return run_block(x, *weights_and_layer, None)[0], None
 
-      # Sums of matrices and adapters must not be kept: they are a model.
-      kept = remat or ('dots' if is_adapted(params) else '')
+      # Sums of matrices and adapters, a whole model, must not be kept.
+      policy = remat or ('dots' if is_adapted(params) else '')
       layers = params['layers'], _layers(config)
-      x, _ = jax.lax.scan(_checkpoint(step, kept), x, layers)
+      x, _ = jax.lax.scan(_checkpoint(step, policy), x, layers)
     else:
       layers = _unstack(config, params)['layers']
       past, cache = cache, []
@@ -170,7 +174,7 @@ def make_model(
 
 
 def _checkpoint(step: Callable, remat: str) -> Callable:
-  """The step of a scan with what the backward pass finds kept."""
+  """The step of a scan under a policy of `REMAT`."""
   policy = REMAT[remat]
   if policy is None:
     return step
@@ -179,13 +183,12 @@ def _checkpoint(step: Callable, remat: str) -> Callable:
 
 
 def _layers(config: DecoderConfig) -> Layer:
-  """What differs between layers, with a leading axis of depth."""
+  """Constants that differ between layers, with a leading axis of depth."""
   frequency = rope.frequencies(
     config.rope_theta, config.rope_scaling, config.head_dim
   )
   if config.window is None:
     return Layer(jnp.tile(frequency[None], (config.layers, 1)))
-  # No position is as far away as the largest number.
   everything = np.iinfo(np.int32).max
   sliding = np.asarray(config.sliding)
   window = np.where(sliding, config.window, everything).astype(np.int32)
@@ -207,7 +210,7 @@ def _init_cache(
 
 
 def _unstack(config: DecoderConfig, params: Params) -> Params:
-  """Params whose 'layers' is a list; those that have been unstacked pass."""
+  """Params whose 'layers' is a list; unstacked params are unchanged."""
   layers = params['layers']
   if isinstance(layers, list):
     return params

@@ -1,8 +1,7 @@
-"""Routed experts: a feed-forward of which each token uses a few parts.
+"""Mixture of experts: each token uses a few of the feed-forwards of a layer.
 
-No token is dropped and no expert has a capacity, so a token's result depends
-on itself alone, as the contract of a model asks; padding takes nothing from
-real tokens.
+Experts have no capacity and no token is dropped, so the result for a token
+depends on that token alone, and padding does not affect real tokens.
 """
 
 from collections.abc import Callable
@@ -14,11 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jopd.models.architecture import DecoderConfig
-from jopd.models.weights import ACTIVATIONS, weight
+from jopd.models.architecture import ACTIVATIONS, DecoderConfig, weight
 
 ByRows = Callable[[Callable[[Array, Any], Array]], Callable[..., Array]]
-"""From f(x [B, ...], weights) to the same, on each device's rows apart."""
+"""f(x [B, ...], weights) -> the same function, run on each device's rows."""
 
 
 class Experts(nnx.Module):
@@ -52,43 +50,43 @@ def mix_experts(
   normed: bool,
   activation: Callable[[Array], Array] = jax.nn.silu,
 ) -> Float[Array, 'B L D']:
-  """Returns the mean of the likeliest experts, weighted by their likelihood.
+  """Returns the sum of the most probable experts, weighted by probability.
 
-  Tokens are sorted by expert, so that three ragged products do the work of all
-  experts, each on its own tokens. TPUs have kernels for them, but not for the
-  gradients of the weights; those, and on a CPU all of them, become products of
-  every token with every expert, masked.
+  Tokens are sorted by expert, so that three ragged products apply each
+  expert to its own tokens. TPUs have kernels for them, but not for the
+  gradients of the weights; these, and on a CPU all of them, become masked
+  products of every token with every expert.
 
   Args:
     x: [B, L, D]. Gradient flows to it and to all weights.
     weights: router [D, E], gate and up [E, D, F], down [E, F, D].
-    chosen: static int, k <= E: how many experts a token uses.
-    normed: whether the likelihoods of the chosen add up to 1.
+    chosen: static int, k <= E; experts per token.
+    normed: whether the probabilities of the chosen are normalized to sum to 1.
     activation: of the gate.
 
   Returns:
     [B, L, D] in the dtype of `x`.
 
-  Gradients: through the likelihoods of the chosen experts; the choice itself
-    has none. There is no loss that balances the load.
-  Numerics: likelihoods in float32, rounded to the dtype of `x`.
+  Gradients: through the probabilities of the chosen experts, not through the
+    choice. There is no load-balancing loss.
+  Numerics: probabilities in float32, rounded to the dtype of `x`.
   References: Qwen3 Technical Report, arXiv 2505.09388; Shazeer et al.,
     arXiv 1701.06538.
   """
   router, gate, up, down = weights
   batch, length, width = x.shape
   tokens = x.reshape(batch * length, width)
-  likelihood = jax.nn.softmax((tokens @ router).astype(jnp.float32), axis=-1)
-  share, expert = jax.lax.top_k(likelihood, chosen)
+  probability = jax.nn.softmax((tokens @ router).astype(jnp.float32), axis=-1)
+  share, expert = jax.lax.top_k(probability, chosen)
   if normed:
     share /= jnp.sum(share, axis=-1, keepdims=True)
 
   # Slot j of the sorted ones is choice order[j] % k of token order[j] // k.
   order = jnp.argsort(expert.reshape(-1))
   count = jnp.bincount(expert.reshape(-1), length=router.shape[1])
-  mine = tokens[order // chosen]
-  hidden = activation(jax.lax.ragged_dot(mine, gate, count))
-  hidden *= jax.lax.ragged_dot(mine, up, count)
+  sorted_tokens = tokens[order // chosen]
+  hidden = activation(jax.lax.ragged_dot(sorted_tokens, gate, count))
+  hidden *= jax.lax.ragged_dot(sorted_tokens, up, count)
   out = jax.lax.ragged_dot(hidden, down, count)[jnp.argsort(order)]
 
   out = out.reshape(batch * length, chosen, width)

@@ -1,4 +1,4 @@
-"""The families that folders may hold: the one place that asks for a name."""
+"""The model families by `model_type`, and their `config.json`."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -7,7 +7,7 @@ from typing import Any
 from jopd.models import fields as read
 from jopd.models import gemma, llama, qwen
 from jopd.models.architecture import DecoderConfig
-from jopd.models.layout import Stored
+from jopd.models.files import Stored
 
 FAMILIES = {
   'gemma3_text': gemma.GEMMA3,
@@ -66,7 +66,7 @@ _IRRELEVANT = {
   'id2label',
   'label2id',
 }
-"""Fields that never reach the forward pass of a causal language model."""
+"""Fields that do not affect the forward pass of a causal language model."""
 
 
 def stored(config: DecoderConfig, path: str) -> Stored:
@@ -86,8 +86,8 @@ def from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
   name = fields.get('model_type')
   if name == 'gemma3':
     raise ValueError(
-      "model_type = 'gemma3' reads pictures, and jopd only text: save its "
-      "language model as 'gemma3_text' with transformers"
+      "model_type = 'gemma3' is multimodal; only text models are supported: "
+      "save its language model as 'gemma3_text' with transformers"
     )
   if not isinstance(name, str) or name not in FAMILIES:
     raise ValueError(
@@ -101,7 +101,7 @@ def from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     ours: read.integer(fields, theirs) for theirs, ours in _SIZES.items()
   }
   for theirs, ours in _SIZES.items():
-    # Some of what follows is written down layer by layer.
+    # Some fields below have one entry per layer, so the number is bounded.
     if not 1 <= sizes[ours] <= (_LAYERS if ours == 'layers' else sizes[ours]):
       raise ValueError(
         f'{theirs} = {sizes[ours]} must be at least 1, and layers at most'
@@ -144,8 +144,8 @@ def _check(name: str, family: read.Family, fields: Mapping[str, Any]) -> None:
       )
     if field not in known:
       raise ValueError(
-        f'unknown field {field} = {value!r}: it may change the forward pass, '
-        'and jopd does not implement it; delete it if you know it does not'
+        f'unknown field {field} = {value!r}: it may change the forward pass '
+        'and is not implemented; delete it if it does not'
       )
 
 
@@ -170,12 +170,12 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
     'use_cache': True,
     **family.write(config),
   }
-  asked = dataclasses.asdict(config)
-  back = dataclasses.asdict(from_hf(fields))
-  lost = {name: asked[name] for name in asked if asked[name] != back[name]}
+  values = dataclasses.asdict(config)
+  restored = dataclasses.asdict(from_hf(fields))
+  lost = {name: x for name, x in values.items() if x != restored[name]}
   if lost:
     raise ValueError(
-      f'no Hugging Face folder of family {config.family!r} can say '
+      f'no Hugging Face folder of family {config.family!r} can store '
       f'{", ".join(f"{name} = {value!r}" for name, value in lost.items())}: '
       'choose another family, or another architecture'
     )

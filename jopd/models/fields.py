@@ -1,7 +1,7 @@
-"""What a family is, and how the fields of its `config.json` are read.
+"""The description of a family, and readers of the fields of `config.json`.
 
 A field that could change the forward pass and is not implemented is refused by
-name; being wrong quietly is the one failure nobody can debug.
+name.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,26 +9,25 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from jopd.models.architecture import DecoderConfig
-from jopd.models.layout import Stored
+from jopd.models.files import Stored
 from jopd.models.rope import SCALINGS, Scaling
 
 Fields = Mapping[str, Any]
 
 
 class Family(NamedTuple):
-  """All that is known of the files of one `model_type`.
+  """The files of one `model_type`.
 
   Attributes:
     architecture: the class of transformers, as 'architectures' names it.
     tensors: where the array of a path, like 'layers/mlp/up', is stored.
-    read: from fields to the arguments of `DecoderConfig` in which the family
-      differs from others.
+    read: (fields) -> the arguments of `DecoderConfig` that are specific to the
+      family.
     write: the inverse of `read`.
-    fields: those that `read` looks at.
+    fields: names of the fields that `read` uses.
     fixed: fields that change the result, with the one value implemented.
-    ignored: fields that do not reach the forward pass in this family.
-    defaults: what transformers takes for absent fields. Older files leave
-      fields out.
+    ignored: fields that do not affect the forward pass of this family.
+    defaults: values of transformers for absent fields.
     mlp: the field with the hidden width of the feed-forward.
   """
 
@@ -50,7 +49,7 @@ def integer(fields: Fields, name: str, default: int | None = None) -> int:
   if not isinstance(value, int) or isinstance(value, bool):
     raise ValueError(f'{name} must be an integer; got {value!r:.80}')
   if abs(value) >= 2**31:
-    raise ValueError(f'{name} = {value:.2e} is beyond any model')
+    raise ValueError(f'{name} = {value:.2e} is out of range')
   return value
 
 
@@ -60,7 +59,7 @@ def number(fields: Fields, name: str, default: float | None = None) -> float:
   if not isinstance(value, int | float) or isinstance(value, bool):
     raise ValueError(f'{name} must be a number; got {value!r:.80}')
   if not abs(value) < 1e30:
-    raise ValueError(f'{name} = {value:.2e} is beyond any model')
+    raise ValueError(f'{name} = {value:.2e} is out of range')
   return float(value)
 
 
@@ -112,9 +111,11 @@ def write_rope(config: DecoderConfig) -> dict[str, Any]:
 
 
 def agreed(name: str, values: list, default: Any) -> Any:
-  """Returns the one value that a file states, once or more often."""
+  """Returns the value that all fields of a file agree on, or the default."""
   if any(value != values[0] for value in values):
-    raise ValueError(f'expected one {name}; got {values}: keep the right one')
+    raise ValueError(
+      f'the file has several values of {name}, {values}: keep one'
+    )
   return values[0] if values else default
 
 
@@ -180,9 +181,9 @@ def read_windows(
   """Returns the `window` and `sliding` of a `DecoderConfig`.
 
   Args:
-    fields: `layer_types`, where it is there, says which layers slide.
-    window: how far they see; None where none may slide.
-    slides: which do, by their number, where it is not there.
+    fields: the decoded file. `layer_types` is optional.
+    window: positions in a window; None if there are no windows.
+    slides: (layer) -> whether it has a window, if `layer_types` is absent.
   """
   layers = integer(fields, 'num_hidden_layers')
   kinds = fields.get('layer_types')
@@ -205,7 +206,7 @@ def read_windows(
   if window is None:
     raise ValueError(
       f'layer_types = {kinds!r}, but no sliding_window is in use: '
-      'give one, or full_attention throughout'
+      'set one, or use full_attention in all layers'
     )
   return {'window': window, 'sliding': tuple(k == _SLIDING for k in kinds)}
 

@@ -1,17 +1,23 @@
-"""The files of a model folder: read with suspicion, written whole or not.
+"""The files of a model folder, and the layout of arrays in them.
 
-Nothing is unpickled, no path leaves the folder, and every refusal names the
-file.
+Files are untrusted: nothing is unpickled, paths outside of the folder are
+refused, and every error names the file.
+
+Our arrays and the tensors of a file both name their axes, so one pair of
+functions converts every weight: an array of ours is [layers, embed, heads,
+head_dim] where a file has a tensor [heads * head_dim, embed] per layer.
 """
 
+from collections.abc import Sequence
 import contextlib
 import json
 import math
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import safetensors
 
 WEIGHTS = 'model.safetensors'
@@ -44,9 +50,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def check_regular(path: pathlib.Path) -> None:
-  """Raises ValueError for a pipe, a device or a socket: reading might hang."""
+  """Raises ValueError for a pipe, device or socket, whose reading may hang."""
   if path.exists() and not (path.is_file() or path.is_dir()):
-    raise ValueError(f'{path} is no ordinary file: refused; copy it again')
+    raise ValueError(f'{path} is not a regular file: copy it again')
 
 
 def open_tensors(
@@ -54,8 +60,8 @@ def open_tensors(
 ) -> dict[str, Any]:
   """Returns lazy slices of all tensors by name; the stack closes the files.
 
-  Raises: FileNotFoundError for a file that is not there; ValueError for one
-    that is cut short, not what the index says, or outside of the folder.
+  Raises: FileNotFoundError for a missing file; ValueError for one that is
+    truncated, does not match the index, or is outside of the folder.
   """
   check_regular(folder / WEIGHTS)
   if (folder / WEIGHTS).is_file():
@@ -78,14 +84,14 @@ def open_tensors(
   for name, file in index.items():
     if name not in tensors:
       raise ValueError(
-        f'{folder / INDEX} promises {name} in {file}, which lacks it: the '
-        'files are not of one checkpoint; copy them again'
+        f'{folder / INDEX} lists {name} in {file}, which does not have it: '
+        'index and shards do not match; copy them again'
       )
   return tensors
 
 
 def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """The path of a shard, refused when it leaves the folder."""
+  """The path of a shard, checked to be inside of the folder."""
   roots = [folder.resolve()]
   # The cache of the Hugging Face hub links snapshots/<revision>/<file> to
   # blobs/<hash> of the same repository.
@@ -99,8 +105,8 @@ def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
     or not any(path.is_relative_to(root) for root in roots)
   ):
     raise ValueError(
-      f'{folder / INDEX} points to {name!r}, outside of its folder: refused; '
-      'shards must lie beside the index'
+      f'{folder / INDEX} refers to {name!r}, outside of its folder: '
+      'shards must be in the same folder'
     )
   return path
 
@@ -122,15 +128,14 @@ def _open_file(
     OSError,
   ) as error:
     raise ValueError(
-      f'{path} is not a whole safetensors file ({error}): copy it again'
+      f'{path} is not a valid safetensors file ({error}): copy it again'
     ) from None
 
 
 def _check_header(path: pathlib.Path) -> None:
   """Raises ValueError unless the header describes each byte of the file once.
 
-  The library checks much of this. It takes the last of two tensors of one name,
-  and what it lets pass depends on its version.
+  safetensors checks part of this, depending on its version.
   """
   with path.open('rb') as file:
     size = os.fstat(file.fileno()).st_size - 8
@@ -142,12 +147,12 @@ def _check_header(path: pathlib.Path) -> None:
     text, object_pairs_hook=_once, parse_constant=_refuse_constant
   )
   if not isinstance(header, dict):
-    raise ValueError('its header is no JSON object')
+    raise ValueError('its header is not a JSON object')
   metadata = header.pop('__metadata__', {})
   if not isinstance(metadata, dict) or not all(
     isinstance(value, str) for value in metadata.values()
   ):
-    raise ValueError('its __metadata__ is no table of texts')
+    raise ValueError('its __metadata__ is not an object of strings')
   end = 0
   for start, stop, name in sorted(
     (*_place(name, tensor), name) for name, tensor in header.items()
@@ -156,14 +161,16 @@ def _check_header(path: pathlib.Path) -> None:
       raise ValueError(f'{name!r} begins at {start}, expected {end}')
     end = stop
   if end != size - length:
-    raise ValueError(f'{size - length} bytes follow, its header tells of {end}')
+    raise ValueError(
+      f'its header describes {end} bytes, the file has {size - length}'
+    )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
-  if len(found) < len(pairs):
+  fields = dict(pairs)
+  if len(fields) < len(pairs):
     raise ValueError('its header has a name twice')
-  return found
+  return fields
 
 
 def _refuse_constant(constant: str) -> None:
@@ -171,10 +178,10 @@ def _refuse_constant(constant: str) -> None:
 
 
 def _place(name: str, tensor: Any) -> tuple[int, int]:
-  """First byte and end of a tensor, whose size is that of its shape."""
+  """Checked start and end offsets of a tensor."""
   fields = {'dtype', 'shape', 'data_offsets'}
   if not isinstance(tensor, dict) or set(tensor) != fields:
-    raise ValueError(f'{name!r} has not the fields {sorted(fields)}')
+    raise ValueError(f'{name!r} does not have the fields {sorted(fields)}')
   dtype, shape, offsets = (
     tensor[field] for field in ('dtype', 'shape', 'data_offsets')
   )
@@ -184,7 +191,7 @@ def _place(name: str, tensor: Any) -> tuple[int, int]:
     if not isinstance(numbers, list) or not all(
       type(n) is int and 0 <= n < 2**63 for n in numbers
     ):
-      raise ValueError(f'{name!r} has {numbers!r:.40} for sizes or offsets')
+      raise ValueError(f'{name!r} has invalid sizes or offsets {numbers!r:.40}')
   if len(offsets) != 2 or math.prod(shape) * _BYTES[dtype] != (
     offsets[1] - offsets[0]
   ):
@@ -200,8 +207,8 @@ def check_replaceable(folder: pathlib.Path) -> None:
     return
   if not (folder / 'config.json').is_file():
     raise ValueError(
-      f'{folder} exists and is not a model folder: it would be replaced; '
-      'choose a new one, or empty it'
+      f'{folder} exists and is not a model folder: choose another folder, or '
+      'empty it'
     )
 
 
@@ -211,10 +218,10 @@ def write_json(path: pathlib.Path, fields: dict[str, Any]) -> None:
 
 
 def publish(partial: pathlib.Path, folder: pathlib.Path) -> None:
-  """Makes a finished folder durable, then gives it its name.
+  """Syncs a complete folder to disk, then renames it.
 
-  A folder of that name is moved aside first and removed last, so that at
-  every moment at least one of the two is whole.
+  An older folder of that name is renamed first and removed last, so that one of
+  the two is complete at any time.
   """
   for path in [*partial.rglob('*'), partial]:
     sync(path)
@@ -228,9 +235,100 @@ def publish(partial: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def sync(path: pathlib.Path) -> None:
-  """Returns when a file, or the names in a folder, are on the disk."""
+  """Writes a file, or the names in a folder, through to the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+Axis = str | None
+
+_COUNTED = ('layer', 'expert')
+
+
+class Stored(NamedTuple):
+  """How a file stores one of our arrays.
+
+  Attributes:
+    name: of the tensor. With `{layer}` there is a tensor per layer, and the
+      array has a leading axis 'layers'; `{expert}` and 'experts' likewise.
+    dims: for each dimension of the tensor the axes that are flattened into it,
+      row-major. For q_proj these are (('heads', 'head_dim'), ('embed',)).
+  """
+
+  name: str
+  dims: tuple[tuple[Axis, ...], ...]
+
+
+class Leaf(NamedTuple):
+  """One of our arrays and the tensors that store it."""
+
+  stored: Stored
+  axes: tuple[Axis, ...]
+  shape: tuple[int, ...]
+
+  @property
+  def stacked(self) -> int:
+    """Number of leading axes that the tensors do not have."""
+    return len(self.axes) - sum(len(dim) for dim in self.stored.dims)
+
+  @property
+  def names(self) -> dict[tuple[int, ...], str]:
+    """Names of the tensors by index along the stacked axes, in order."""
+    places = np.ndindex(self.shape[: self.stacked])
+    return {at: self.name(at) for at in places}
+
+  def name(self, at: tuple[int, ...]) -> str:
+    """Name of the tensor at an index along the stacked axes."""
+    return self.stored.name.format(**dict(zip(_COUNTED, at, strict=False)))
+
+  @property
+  def tensor_shape(self) -> tuple[int, ...]:
+    """Shape of each of the tensors."""
+    size = dict(zip(self.axes, self.shape, strict=True))
+    return tuple(math.prod(size[a] for a in dim) for dim in self.stored.dims)
+
+
+def _order(dims: Sequence[Sequence[Axis]], axes: Sequence[Axis]) -> list[int]:
+  """The index among our axes of each flattened axis of the tensor."""
+  return [axes.index(axis) for dim in dims for axis in dim]
+
+
+def read_part(
+  tensor, dims: Sequence[Sequence[Axis]], axes, shape, index
+) -> np.ndarray:
+  """Returns `ours[index]`, reading only the rows and columns of it.
+
+  Args:
+    tensor: array or lazy slice of a file; it is only sliced.
+    dims: as in `Stored`.
+    axes: names of our axes, without 'layers'.
+    shape: sizes of `axes`.
+    index: one slice with step 1 per axis of ours.
+  """
+  order = _order(dims, axes)
+  size, wanted = [shape[i] for i in order], [index[i] for i in order]
+  rows, unfold, within, at = [], [], [], 0
+  for dim in dims:
+    # The leading axis of a product is a run of rows, the others are not.
+    inner = slice(at + 1, at + len(dim))
+    stride = math.prod(size[inner])
+    start, stop, _ = wanted[at].indices(size[at])
+    rows.append(slice(start * stride, stop * stride))
+    unfold += [stop - start, *size[inner]]
+    within += [slice(None), *wanted[inner]]
+    at += len(dim)
+  part = tensor[tuple(rows)].reshape(unfold)[tuple(within)]
+  return part.transpose(np.argsort(order))
+
+
+def to_tensor(
+  array: np.ndarray, dims: Sequence[Sequence[Axis]], axes
+) -> np.ndarray:
+  """Returns the tensor that stores `array`; the inverse of `read_part`."""
+  size = dict(zip(axes, array.shape, strict=True))
+  shape = [math.prod(size[axis] for axis in dim) for dim in dims]
+  tensor = array.transpose(_order(dims, axes)).reshape(shape)
+  return np.ascontiguousarray(tensor)

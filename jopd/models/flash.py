@@ -1,7 +1,7 @@
-"""Attention over whole sequences that never holds their [L, L] scores.
+"""Flash attention over whole sequences, by kernels of JAX.
 
-For training, scoring and prefill on accelerators; the kernels are those of JAX.
-Elsewhere, and with a cache, attention is `attention.causal_attention`.
+For training, scoring and prefill on accelerators. On CPUs, and with a cache,
+attention is `attention.causal_attention`.
 """
 
 from collections.abc import Callable
@@ -27,13 +27,13 @@ _BLOCKS = (512, 256, 128)
 
 
 def attend_on(platform: str) -> Attend:
-  """The attention of whole sequences that suits a platform.
+  """The attention over whole sequences for a platform.
 
   Args:
     platform: of a `jax.Device`: 'tpu', 'gpu' or 'cpu'.
 
   Returns:
-    A function as `plain`; all of them give the same up to rounding.
+    A function like `plain`; all return the same up to rounding.
   """
   return {'tpu': splash, 'gpu': cudnn}.get(platform, plain)
 
@@ -45,7 +45,7 @@ def plain(
   *,
   scale: float,
 ) -> Float[Array, 'B L H N']:
-  """Each position of a row attends to those up to its own.
+  """Causal attention: each position attends to itself and earlier ones.
 
   Args:
     query: [B, L, H, N]. Gradient flows to all three arrays.
@@ -68,12 +68,12 @@ def splash(
   scale: float,
   interpret: bool = False,
 ) -> Float[Array, 'B L H N']:
-  """`plain` by JAX's Pallas kernel for TPUs.
+  """`plain`, by JAX's Pallas kernel for TPUs.
 
   Args:
-    query, key, value, scale: of `plain`. Lengths and heads are padded to whole
-      blocks, which no real position sees.
-    interpret: run the kernel's text instead of compiling it, on any device.
+    query, key, value, scale: as for `plain`. Lengths and heads are padded to
+      whole blocks.
+    interpret: interpret the kernel instead of compiling it, on any device.
 
   Numerics: the scale is rounded into the query's dtype; scores and softmax are
     float32. The backward pass recomputes them.
@@ -109,7 +109,7 @@ def cudnn(
   *,
   scale: float,
 ) -> Float[Array, 'B L H N']:
-  """`plain` by cuDNN's kernel for GPUs, which float32 does not have."""
+  """`plain`, by cuDNN's kernel for GPUs, which does not support float32."""
   if query.dtype == jnp.float32:
     return plain(query, key, value, scale=scale)
   attend = functools.partial(

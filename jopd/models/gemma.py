@@ -1,4 +1,4 @@
-"""Gemma 3 as Hugging Face writes it: the language model without the vision."""
+"""Gemma 3 in Hugging Face's format: the language model without vision."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def _read(fields: read.Fields) -> dict[str, Any]:
 
 
 def _read_rope(fields: read.Fields) -> dict[str, Any]:
-  """The bases of global and local layers; only the former are scaled."""
+  """The bases of global and sliding-window layers; only global are scaled."""
   both = read.table(fields, 'rope_parameters')
   unknown = both.keys() - {_FULL, _SLIDING}
   if unknown:
@@ -61,8 +61,8 @@ def _read_rope(fields: read.Fields) -> dict[str, Any]:
   local = read.read_rope(local, _LOCAL_THETA)
   if local['rope_scaling'] is not None:
     raise ValueError(
-      f'{local["rope_scaling"]} is not implemented in layers that slide: use '
-      'rope_type default there'
+      f'{local["rope_scaling"]} is not implemented in sliding-window layers: '
+      'use rope_type default there'
     )
   return {**rope, 'local_rope_theta': local['rope_theta']}
 
@@ -119,8 +119,7 @@ GEMMA3 = read.Family(
   fixed={
     'hidden_activation': 'gelu_pytorch_tanh',
     'attention_bias': False,
-    # Gemma 3 has none, transformers would not apply the first, and the second
-    # concerns logits, which a model here does not compute.
+    # Gemma 3 has no soft-caps.
     'attn_logit_softcapping': None,
     'final_logit_softcapping': None,
     'use_bidirectional_attention': False,

@@ -1,9 +1,8 @@
-"""Model folders in Hugging Face's format, in and out, without torch.
+"""Reads and writes model folders in Hugging Face's format, without torch.
 
-`load` reads slice by slice: each device gets its part of each array straight
-from the memory-mapped file, so the host never holds more than one such part.
-`save` writes what transformers and the inference engines load. Nothing is
-unpickled and no code from a folder runs.
+`load` reads the part of each device from the memory-mapped file, so the host
+holds one such part at a time. `save` writes folders that transformers and
+inference engines load. Nothing is unpickled and no code from a folder runs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ import safetensors.numpy
 from jopd.models import families, files
 from jopd.models.api import Model, Params
 from jopd.models.decoder import DecoderConfig, make_model
-from jopd.models.layout import Leaf, read_part, to_tensor
+from jopd.models.files import Leaf, read_part, to_tensor
 
 _EMBED, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
 _FLOATS = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
@@ -48,7 +47,7 @@ def load(
       `functools.partial(sharding.param_shardings, mesh)`. None puts all on
       the default device.
     dtype: of the parameters. None keeps that of the files.
-    options: of `make_model`: remat, constrain, ways.
+    options: of `make_model`: remat, constrain, kernels.
 
   Returns:
     `(model, params)`.
@@ -82,10 +81,7 @@ def load(
 
 
 def check(folder: PathLike, model: Model) -> None:
-  """Raises what `load` would, from the headers of the files alone.
-
-  So that nothing wrong with a second model waits for the first to be loaded.
-  """
+  """Raises the errors of `load` that the headers of the files show."""
   folder = pathlib.Path(folder)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   with contextlib.ExitStack() as stack:
@@ -100,7 +96,7 @@ def fresh(fields: Mapping[str, Any], **options) -> Model:
     fields: as in `config.json`: `model_type`, `vocab_size`, `hidden_size`,
       `num_hidden_layers`, `num_attention_heads`, `num_key_value_heads`,
       `intermediate_size`, and whatever should not be the default.
-    options: of `make_model`: remat, constrain, ways.
+    options: of `make_model`: remat, constrain, kernels.
 
   Raises: ValueError naming the field at fault.
   """
@@ -120,11 +116,10 @@ def save(
 ) -> None:
   """Writes a folder that `load`, transformers and inference engines read.
 
-  The folder appears whole or not at all: files are written and synced beside
-  it under a hidden name, which is then renamed. When it replaces a folder, a
-  crash between two renames can leave the old one under `.<name>.previous`;
-  at every moment at least one of the two is whole. With several processes
-  all must call; the first one writes.
+  The folder appears complete or not at all: files are written and synced in a
+  hidden folder, which is then renamed. When it replaces a folder, a crash
+  between two renames can leave the old one as `.<name>.previous`. With several
+  processes all must call; the first one writes.
 
   Args:
     folder: is created or replaced. An existing one must be empty or hold a
@@ -133,10 +128,10 @@ def save(
     params: of that model, with any shardings.
     tokenizer: from `load_tokenizer`; written along, and its end of sequence
       goes to the configs.
-    stop_ids: further ids that end generation, as `stop_ids` of the folder
-      that the model came from.
-    max_shard_bytes: about how much of the weights one file, and the memory of
-      the host, holds at a time. A tensor is never split.
+    stop_ids: further ids that end generation, for instance `stop_ids` of the
+      original folder.
+    max_shard_bytes: approximate size of one file, and of the host memory in
+      use. A tensor is never split.
     dtype: stored dtype; None keeps that of the params.
 
   Raises: ValueError when the params do not fit the model, the architecture
@@ -191,8 +186,8 @@ def read_config(folder: PathLike) -> DecoderConfig:
 def load_tokenizer(folder: PathLike) -> Any:
   """Returns transformers' tokenizer of a folder; no code in it is run.
 
-  Raises: FileNotFoundError when the folder has no tokenizer, for which
-    transformers would make up an empty one; ValueError when it is damaged.
+  Raises: FileNotFoundError when the folder has no tokenizer, where transformers
+    would return an empty one; ValueError when it is damaged.
   """
   folder = pathlib.Path(folder)
   for path in sorted(folder.glob('*')):
@@ -203,7 +198,7 @@ def load_tokenizer(folder: PathLike) -> Any:
       f'{folder} has no tokenizer: expected one of {", ".join(kinds)}; copy '
       'the tokenizer files of the original model there'
     )
-  # Takes 1.5 s, and nothing else in this room needs it.
+  # A late import, since it takes 1.5 s.
   from transformers import AutoTokenizer
 
   try:
@@ -213,8 +208,7 @@ def load_tokenizer(folder: PathLike) -> Any:
   except BaseException as error:
     if isinstance(error, KeyboardInterrupt | SystemExit):
       raise
-    # Damaged files raise whatever the reader of that format raises, also what
-    # is no Exception, when that is written in Rust.
+    # Readers in Rust raise errors that are not an Exception.
     text = ' '.join(str(error).split())
     raise ValueError(
       f'the tokenizer in {folder} cannot be read ({text:.300}): copy it again'
@@ -222,29 +216,29 @@ def load_tokenizer(folder: PathLike) -> Any:
 
 
 def stop_ids(folder: PathLike, tokenizer: Any) -> tuple[int, ...]:
-  """Returns the sorted ids that end a response, from wherever a folder says so.
+  """Returns the sorted ids that end a response.
 
   The union of `eos_token_id` in `generation_config.json` (a number or a list),
-  in `config.json`, and in the tokenizer: a chat model often stops at two
-  tokens and states them in different files.
+  in `config.json`, and in the tokenizer: chat models often have two
+  such tokens in different files.
 
   Raises: ValueError when there is none at all.
   """
   folder = pathlib.Path(folder)
-  found = set(_ids(tokenizer.eos_token_id))
+  ids = set(_ids(tokenizer.eos_token_id))
   for name in ('generation_config.json', 'config.json'):
     if (folder / name).is_file():
       value = files.read_json(folder / name).get('eos_token_id')
       try:
-        found |= set(_ids(value))
+        ids |= set(_ids(value))
       except ValueError as error:
         raise ValueError(f'{folder / name}: {error}') from None
-  if not found:
+  if not ids:
     raise ValueError(
-      f'{folder} names no eos_token_id in generation_config.json, config.json '
-      'or its tokenizer: add one, or responses never stop'
+      f'{folder} has no eos_token_id in generation_config.json, config.json or '
+      'its tokenizer: add one, or responses never stop'
     )
-  return tuple(sorted(found))
+  return tuple(sorted(ids))
 
 
 def _ids(value: Any) -> list[int]:
@@ -282,29 +276,30 @@ def _leaves(model: Model, shapes: Any) -> list[Leaf]:
 
 
 def _check_tensors(folder, config, leaves: list[Leaf], tensors) -> None:
-  """Raises ValueError unless the tensors are those of the model, and all."""
+  """Raises ValueError unless the tensors are exactly those of the model."""
   expected = {
     name: leaf.tensor_shape for leaf in leaves for name in leaf.names.values()
   }
   unused = sorted(tensors.keys() - expected.keys())
   if config.tied and {_HEAD, _EMBED} <= tensors.keys():
     unused.remove(_HEAD)
-  for names, fault in (
-    (sorted(expected.keys() - tensors.keys()), 'lacks tensors that'),
-    (unused, 'has tensors for which'),
+  missing = sorted(expected.keys() - tensors.keys())
+  for names, fault, verb in (
+    (missing, 'lacks tensors that', 'requires'),
+    (unused, 'has tensors that', 'does not use'),
   ):
     if names:
       more = f' and {len(names) - 3} more' if len(names) > 3 else ''
       raise ValueError(
         f'{folder} {fault} config.json '
-        f'{"asks" if fault.startswith("lacks") else "has no use"}: '
-        f'{", ".join(names[:3])}{more}; the two are not of one model'
+        f'{verb}: {", ".join(names[:3])}{more}; weights and config.json do not '
+        'match'
       )
   for name, shape in expected.items():
-    found = tuple(tensors[name].get_shape())
-    if found != shape:
+    stored = tuple(tensors[name].get_shape())
+    if stored != shape:
       raise ValueError(
-        f'{folder}: {name} has shape {found}, config.json makes it {shape}'
+        f'{folder}: {name} has shape {stored}, config.json requires {shape}'
       )
 
 
@@ -318,20 +313,20 @@ def _check_tied(folder: pathlib.Path, tensors) -> None:
     same = all(np.array_equal(head[span], embed[span]) for span in spans)
   if not same:
     raise ValueError(
-      f'{folder} stores a {_HEAD} unlike {_EMBED}, but config.json says '
-      'tie_word_embeddings = true: set it to false to use the stored head'
+      f'{folder} stores a {_HEAD} that differs from {_EMBED}, but config.json '
+      'has tie_word_embeddings = true: set it to false to use the stored head'
     )
 
 
 def _stored_dtype(folder: pathlib.Path, tensors) -> str:
   """The dtype that all tensors share."""
-  found = sorted({tensor.get_dtype() for tensor in tensors.values()})
-  if len(found) > 1 or found[0] not in _FLOATS:
+  dtypes = sorted({tensor.get_dtype() for tensor in tensors.values()})
+  if len(dtypes) > 1 or dtypes[0] not in _FLOATS:
     raise ValueError(
-      f'{folder} stores dtypes {", ".join(found)}: expected one of '
-      f'{", ".join(_FLOATS)} throughout; pass dtype= to convert'
+      f'{folder} stores dtypes {", ".join(dtypes)}: expected one of '
+      f'{", ".join(_FLOATS)} for all tensors; pass dtype= to convert'
     )
-  return _FLOATS[found[0]]
+  return _FLOATS[dtypes[0]]
 
 
 def _place(leaf: Leaf, tensors, sharding, dtype) -> jax.Array:
@@ -339,7 +334,7 @@ def _place(leaf: Leaf, tensors, sharding, dtype) -> jax.Array:
   parts = []
   devices = sharding.addressable_devices_indices_map(leaf.shape)
   for device, index in devices.items():
-    # No name for what was read, or it would live while the next is.
+    # In one expression, so that the host array is freed before the next.
     part = jax.device_put(_read(leaf, tensors, index, dtype), device)
     parts.append(part.block_until_ready())
   return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
@@ -356,7 +351,7 @@ def _read(leaf: Leaf, tensors, index, dtype) -> np.ndarray:
     tensors[leaf.name(at)], leaf.stored.dims, axes, shape, inside
   )
   first = read(next(where))
-  # Filled one by one: a stack of a list would hold the part twice.
+  # Filled in place: stacking a list would hold the part twice.
   part = np.empty((math.prod(map(len, places)), *first.shape), dtype)
   part[0] = first
   for i, at in enumerate(where, start=1):
@@ -368,16 +363,16 @@ def _read(leaf: Leaf, tensors, index, dtype) -> np.ndarray:
 
 
 def _check_params(shapes, params) -> None:
-  expected, found = jax.tree.structure(shapes), jax.tree.structure(params)
-  if expected != found:
-    raise ValueError(f'expected params of structure {expected}; got {found}')
+  expected, given = jax.tree.structure(shapes), jax.tree.structure(params)
+  if expected != given:
+    raise ValueError(f'expected params of structure {expected}; got {given}')
   for (path, want), got in zip(
     jax.tree.leaves_with_path(shapes), jax.tree.leaves(params), strict=True
   ):
     if want.shape != got.shape:
       name = jax.tree_util.keystr(path, simple=True, separator='/')
       raise ValueError(
-        f'params {name} has shape {got.shape}, the model makes it {want.shape}'
+        f'params {name} has shape {got.shape}, the model requires {want.shape}'
       )
 
 
@@ -389,7 +384,7 @@ def _write_tensors(
   max_shard_bytes: int,
   writes: bool,
 ) -> None:
-  """Writes the weights file by file; only what goes into one is on the host."""
+  """Writes the weights file by file; the host holds the tensors of one file."""
   shards, room = [], 0
   for leaf, array in zip(leaves, jax.tree.leaves(params), strict=True):
     size = math.prod(leaf.tensor_shape) * dtype.itemsize
@@ -405,7 +400,7 @@ def _write_tensors(
     file = files.WEIGHTS if len(shards) == 1 else file
     tensors = {}
     for name, leaf, array, at in shard:
-      # All processes give their parts, and one keeps the whole.
+      # All processes take part in the gather; one keeps the result.
       tensor = _fetch(leaf, array, at)
       if writes:
         tensors[name] = tensor.astype(dtype)
@@ -421,7 +416,7 @@ def _write_tensors(
 
 
 def _fetch(leaf: Leaf, array: jax.Array, at: tuple[int, ...]) -> np.ndarray:
-  """One tensor on the host of every process, as the file wants it."""
+  """One tensor in the layout of the file, on every host."""
   array, axes = array[at] if at else array, leaf.axes[leaf.stacked :]
   if not array.is_fully_addressable:
     array = multihost_utils.process_allgather(array, tiled=True)

@@ -1,10 +1,10 @@
-"""Matrices rounded to eight bits, for what is sampled from or frozen.
+"""Weight-only int8 quantization, for rollouts and frozen models.
 
-Decoding reads every weight once per token, so its speed is their size: int8 is
-half of bfloat16. Products run in the compute dtype; the weights are widened in
-the registers of the product where the compiler fuses the two, as on a TPU. A
-CPU widens them in memory, so there it costs time. Without a cache `apply` does
-it layer by layer, so that frozen parameters take half of their memory.
+Decoding reads every weight once per token, so its time is proportional to
+their size: int8 is half of bfloat16. Products run in the compute dtype; a TPU
+fuses the conversion into the product, a CPU converts in memory, which is
+slower. Without a cache `apply` converts layer by layer, so frozen parameters
+take half the memory.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ Axes = tuple[str | None, ...]
 
 
 class Int8(NamedTuple):
-  """An array as values * scale; its place in a tree of parameters."""
+  """An array as values * scale, in the place of a matrix in the params."""
 
   values: Array  # int8
   scale: Array  # of the same rank, 1 along the axes that share a scale
@@ -34,13 +34,12 @@ def quantize(array: Array, shared: tuple[int, ...]) -> Int8:
 
   Args:
     array: any shape, float.
-    shared: axes along which the numbers share a scale, the largest of them
-      over 127; those that a product sums over, so that each of its outputs has
-      a scale of its own.
+    shared: axes that share a scale, the largest absolute value / 127. They
+      should be those that a product sums over.
 
   Returns:
-    An `Int8`; the scale is in the array's dtype. No number is further off
-    than half a scale, but for the rounding of that dtype. Zeros stay zeros.
+    An `Int8`; the scale is in the array's dtype. The error is at most half a
+    scale, up to rounding of that dtype. Zeros stay zeros.
   """
   largest = jnp.max(jnp.abs(array), axis=shared, keepdims=True)
   scale = jnp.where(largest > 0, largest / 127, 1).astype(array.dtype)
@@ -51,10 +50,9 @@ def quantize(array: Array, shared: tuple[int, ...]) -> Int8:
 def quantize_params(params: Params, axes: dict[str, Any]) -> Params:
   """The parameters with their matrices in eight bits.
 
-  Matrices are the arrays that read or write the residual stream, 'embed', but
-  for those of the vocabulary: an embedding is looked up row by row, which
-  costs nothing, and the head is for the caller to round. Norms, biases and the
-  routers of experts stay, and so does what is in eight bits already.
+  Matrices are the arrays that read or write the residual stream ('embed'),
+  except those of the vocabulary: the caller quantizes the head. Norms, biases,
+  routers and quantized arrays are unchanged.
 
   Args:
     params: of a `Model`.
@@ -65,20 +63,17 @@ def quantize_params(params: Params, axes: dict[str, Any]) -> Params:
   """
 
   def one(array, names):
-    found = sides(names)
-    if isinstance(array, Int8) or not found:
+    axes = sides(names)
+    if isinstance(array, Int8) or not axes:
       return array
-    inputs, _ = found
+    inputs, _ = axes
     return quantize(array, tuple(i for i, n in enumerate(names) if n in inputs))
 
   return jax.tree.map(one, params, axes, is_leaf=lambda x: isinstance(x, Int8))
 
 
 def sides(names: Axes) -> tuple[Axes, Axes] | None:
-  """The axes that a matrix's product sums over, and those that it leaves.
-
-  None for what is no matrix of the residual stream.
-  """
+  """The input axes and output axes of a matrix; None for other arrays."""
   sizes = tuple(n for n in names if n not in _STACKED)
   if 'embed' not in sizes or 'vocab' in sizes or len(sizes) < 2:
     return None
@@ -88,7 +83,7 @@ def sides(names: Axes) -> tuple[Axes, Axes] | None:
 
 
 def dequantize(tree: Any, dtype: DTypeLike) -> Any:
-  """The tree with each `Int8` as an array of the dtype; the rest as it is."""
+  """The tree with each `Int8` converted to an array of the dtype."""
   is_int8 = lambda x: isinstance(x, Int8)
 
   def one(x):

@@ -1,14 +1,14 @@
-"""Llama 3 and Mistral as Hugging Face writes them, and what others share."""
+"""Llama 3 and Mistral in Hugging Face's format, and tensors of all families."""
 
 from typing import Any
 
 from jopd.models import fields as read
 from jopd.models.architecture import DecoderConfig
-from jopd.models.layout import Stored
+from jopd.models.files import Stored
 
 
 def linear(name: str, out: tuple[str, ...], into: tuple[str, ...]) -> Stored:
-  """A weight of torch's Linear, [out, in], of a layer."""
+  """The weight of a torch Linear, [out, in], of a layer."""
   return Stored(f'model.layers.{{layer}}.{name}.weight', (out, into))
 
 
@@ -39,7 +39,7 @@ TENSORS = {
   'layers/mlp/up': linear('mlp.up_proj', ('mlp',), ('embed',)),
   'layers/mlp/down': linear('mlp.down_proj', ('embed',), ('mlp',)),
 }
-"""By the path of an array: what every family of this room stores alike."""
+"""By the path of an array; the tensors that all families share."""
 
 
 LLAMA = read.Family(
@@ -54,14 +54,14 @@ LLAMA = read.Family(
   },
   fields=read.ROPE,
   fixed={'hidden_act': 'silu', 'attention_bias': False, 'mlp_bias': False},
-  # It only splits products, to round as the pretraining did.
+  # It only splits products, which affects rounding.
   ignored=('pretraining_tp',),
   defaults={'max_position_embeddings': 2048},
 )
 
 
 def _read_mistral(fields: read.Fields) -> dict[str, Any]:
-  # Null switches the windows off; absent, transformers takes 4096.
+  # Null means no windows; the default of transformers is 4096.
   window = fields.get('sliding_window', 4096)
   if window is not None:
     window = read.integer(fields, 'sliding_window', 4096)

@@ -1,12 +1,11 @@
-"""Low-rank adapters: a frozen model learns by small matrices beside its own.
+"""Low-rank adapters: a frozen model is trained through small matrices.
 
-What is trained is a pair (a, b) for each matrix W, which then acts as
-W + alpha / rank * a b. The sum is taken layer by layer inside `apply`, so that
-no second model exists while gradients are computed; it is taken once and for
-all where the model is sampled from or written down.
+A pair (a, b) is trained for each matrix W, which acts as
+W + alpha / rank * a b. In training the sum is computed layer by layer inside `apply`, so that no second
+model is in memory; for rollouts and saving it is computed once.
 
-References: Hu et al., LoRA, arXiv 2106.09685, section 4.1; over a base in eight
-bits, as in QLoRA, arXiv 2305.14314, which has four.
+References: Hu et al., LoRA, arXiv 2106.09685, section 4.1; with an int8 base
+similar to QLoRA, arXiv 2305.14314, which has four bits.
 """
 
 from collections.abc import Sequence
@@ -25,23 +24,22 @@ from jopd.models.int8 import Int8, dequantize, sides
 
 
 class LowRank(NamedTuple):
-  """A matrix and what is to be added to it, a b; in its place in the params."""
+  """A matrix W and its adapter: W + a b, in the place of W in the params."""
 
   matrix: Array | Int8  # [*I, *O] of the base
   a: Float[Array, '*I rank']
-  b: Float[Array, 'rank *O']  # alpha / rank is in it
+  b: Float[Array, 'rank *O']  # multiplied by alpha / rank
 
 
 class Lora(NamedTuple):
-  """Which adapters a model has.
+  """Settings of adapters.
 
   Attributes:
     rank: columns of a and rows of b.
-    alpha: over rank, the factor of a b. With Adam it acts as a learning rate;
-      one that suits a rank then suits others.
-    targets: names of the matrices in a layer that have adapters; empty: all.
-    base: dtype of the frozen parameters, 'int8' for rounded matrices; empty:
-      that of the computation.
+    alpha: alpha / rank is the factor of a b. With Adam it acts as a learning
+      rate, and a value that suits one rank suits others.
+    targets: names of the matrices of a layer that have adapters; () for all.
+    base: dtype of the frozen parameters, or 'int8'; '' for the compute dtype.
   """
 
   rank: int
@@ -51,22 +49,23 @@ class Lora(NamedTuple):
 
 
 def adapter_axes(model: Model, lora: Lora) -> dict[str, Any]:
-  """The logical axes of each adapter, as `Model.axes` has them of the model.
+  """The logical axes of each adapter, like `Model.axes`.
 
-  Matrices of experts have none.
+  Matrices of experts have no adapters.
 
-  Raises: ValueError when the rank is below 1, or a target is no matrix of the
-    model's layers.
+  Raises: ValueError when the rank is below 1, or a target is not a matrix of a
+    layer.
   """
   if lora.rank < 1:
     raise ValueError(f'rank must be at least 1, got {lora.rank}')
   pairs = {}
   for path, names in traverse_util.flatten_dict(model.axes).items():
-    found = sides(names)
-    if names[0] == 'layers' and found and 'experts' not in names:
+    pair = sides(names)
+    if names[0] == 'layers' and pair and 'experts' not in names:
+      inputs, outputs = pair
       pairs[path] = {
-        'a': ('layers', *found[0], None),
-        'b': ('layers', None, *found[1]),
+        'a': ('layers', *inputs, None),
+        'b': ('layers', None, *outputs),
       }
   known = sorted({path[-1] for path in pairs})
   _check_targets(lora.targets, known)
@@ -80,16 +79,16 @@ def _check_targets(targets: Sequence[str], known: Sequence[str]) -> None:
   for name in targets:
     if name not in known:
       raise ValueError(
-        f'targets: {name!r} is no matrix of a layer; choose from'
+        f'targets: {name!r} is not a matrix of a layer; choose from'
         f' {", ".join(known)}'
       )
 
 
 def init(model: Model, lora: Lora, key: Array) -> dict[str, Any]:
-  """Adapters that add nothing yet: a is random, b is zero.
+  """New adapters: a is random, b is zero, so the model is unchanged.
 
-  Both float32, nested like the params of the model; a is uniform within
-  1 / sqrt(inputs), as in PEFT.
+  Both are float32 and nested like the params of the model; a is uniform in
+  +- 1 / sqrt(inputs), as in PEFT.
   """
   shapes = traverse_util.flatten_dict(
     jax.eval_shape(model.init, jax.random.key(0))
@@ -113,7 +112,7 @@ def init(model: Model, lora: Lora, key: Array) -> dict[str, Any]:
 def attach(base: Params, adapters: dict[str, Any], lora: Lora) -> Params:
   """The base with a `LowRank` for each matrix that has adapters.
 
-  Nothing is added up here: `apply` does so, layer by layer, or `merge`.
+  The sums are computed by `apply`, layer by layer, or by `merge`.
 
   Gradients: to base and adapters.
   """
@@ -126,9 +125,9 @@ def attach(base: Params, adapters: dict[str, Any], lora: Lora) -> Params:
 
 
 def merge(params: Params, dtype: DTypeLike) -> Params:
-  """The params as arrays of the dtype; sums are taken in float32.
+  """The params as arrays of the dtype, with adapters added in float32.
 
-  One layer of one matrix is widened at a time.
+  One layer of one matrix is converted at a time.
   """
 
   def one(x):
@@ -142,7 +141,7 @@ def merge(params: Params, dtype: DTypeLike) -> Params:
 def widen(layer: Any, dtype: DTypeLike) -> Any:
   """One layer's params with each `LowRank` and `Int8` as an array of the dtype.
 
-  Sums are taken in float32. Arrays stay as they are.
+  Adapters are added in float32. Arrays are unchanged.
   """
 
   def one(x):
@@ -167,8 +166,8 @@ def _is_packed(x: Any) -> bool:
 def _product(a: Array, b: Array) -> Array:
   """[*I, rank] and [rank, *O] -> [*I, *O].
 
-  With a batch of one: rematerialisation keeps products without a batch, and
-  this one would be a second model by the end of the layers.
+  It has a batch axis of size one, because rematerialisation with 'dots' keeps
+  products without a batch axis, which would be a second model.
   """
   dims = ((a.ndim,), (1,)), ((0,), (0,))
   product = lax.dot_general(

@@ -1,10 +1,10 @@
-"""Qwen2, 2.5 and Qwen3, with experts or not, as Hugging Face writes them."""
+"""Qwen2, Qwen2.5 and Qwen3, dense or with experts, in Hugging Face's format."""
 
 from typing import Any
 
 from jopd.models import fields as read
 from jopd.models.architecture import DecoderConfig
-from jopd.models.layout import Stored
+from jopd.models.files import Stored
 from jopd.models.llama import TENSORS, linear, vector
 
 _FIXED = {'hidden_act': 'silu', 'attention_bias': False, 'use_mrope': False}
@@ -85,7 +85,7 @@ def _expert(name: str, out: str, into: str) -> Stored:
 
 
 def _read_moe(fields: read.Fields) -> dict[str, Any]:
-  # The second is transformers 5's name of it.
+  # transformers 5 has the second name.
   names = 'num_experts', 'num_local_experts'
   counts = [read.integer(fields, name) for name in names if name in fields]
   return {
@@ -106,7 +106,7 @@ def _write_moe(config: DecoderConfig) -> dict[str, Any]:
     'num_experts_per_tok': config.experts_per_token,
     'norm_topk_prob': config.experts_normed,
     'router_aux_loss_coef': config.router_aux_loss,
-    # Of layers without experts, which there are not.
+    # Of layers without experts; there are none.
     'intermediate_size': config.mlp,
     'decoder_sparse_step': 1,
     'mlp_only_layers': [],

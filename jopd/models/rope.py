@@ -1,8 +1,6 @@
-"""Rotary positions: how fast each pair of a head turns, and the turning.
+"""Rotary position embeddings and their scalings for long contexts.
 
-A scaling slows the turning down, so that a model reads contexts longer than
-those it was pretrained on. Each is a small class whose fields are named as in
-`config.json`.
+A scaling is a small class whose fields have the names of `config.json`.
 """
 
 import dataclasses
@@ -15,7 +13,7 @@ from jaxtyping import Array, Float
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear:
-  """Every pair turns `factor` times slower: positions are interpolated."""
+  """All frequencies are divided by `factor`: positions are interpolated."""
 
   factor: float
   amplitude: ClassVar[float] = 1.0
@@ -29,11 +27,11 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Llama3:
-  """Only pairs that turn slowly are slowed down, as in Llama 3.1.
+  """Only low frequencies are scaled, as in Llama 3.1.
 
-  A pair that turns at least `high_freq_factor` times over the original
-  context is left alone, one that turns at most `low_freq_factor` times is
-  slowed down by `factor`, and between the two it is interpolated.
+  A pair with at least `high_freq_factor` turns over the original context is
+  unchanged; the frequency of one with at most `low_freq_factor` turns is
+  divided by `factor`; between them it is interpolated.
   """
 
   factor: float
@@ -55,17 +53,17 @@ class Llama3:
     """Returns the frequencies, scaled."""
     turns = self.original_max_position_embeddings * frequency / (2 * math.pi)
     low, high = self.low_freq_factor, self.high_freq_factor
-    kept = jnp.clip((turns - low) / (high - low), 0, 1)
-    return kept * frequency + (1 - kept) * frequency / self.factor
+    share = jnp.clip((turns - low) / (high - low), 0, 1)
+    return share * frequency + (1 - share) * frequency / self.factor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Yarn:
-  """YaRN: slow pairs are slowed down, and attention is sharpened.
+  """YaRN: low frequencies are scaled, and attention is sharpened.
 
-  A pair that turns `beta_fast` times over the original context is left alone,
-  one that turns `beta_slow` times is slowed down by `factor`; between the two
-  the change is linear in the number of the pair.
+  A pair with `beta_fast` turns over the original context is unchanged; the
+  frequency of one with `beta_slow` turns is divided by `factor`; between them
+  the change is linear in the index of the pair.
 
   References: Peng et al., YaRN, arXiv 2309.00071, section 3. As in released
     code, the ramp begins and ends at whole numbers if `truncate`.
@@ -80,7 +78,7 @@ class Yarn:
 
   @property
   def amplitude(self) -> float:
-    """What rotated queries and keys are multiplied by."""
+    """Factor of rotated queries and keys."""
     if self.attention_factor is not None:
       return self.attention_factor
     return 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
@@ -106,17 +104,17 @@ class Yarn:
 Scaling = Linear | Llama3 | Yarn
 
 SCALINGS = {'linear': Linear, 'llama3': Llama3, 'yarn': Yarn}
-"""By the name that `rope_type` has in a file; 'default' is none of them."""
+"""By `rope_type`; 'default' means no scaling."""
 
 
 def frequencies(
   theta: float, scaling: Scaling | None, size: int
 ) -> Float[Array, ' half']:
-  """Returns by how much each pair of a head turns per position, in radians.
+  """Returns the angle per position of each pair of a head, in radians.
 
   Args:
-    theta: the base; pair i turns by theta^(-2i/N).
-    scaling: changes the frequencies, or None.
+    theta: the base; pair i has frequency theta^(-2i/N).
+    scaling: of the frequencies, or None.
     size: N.
   """
   half = size // 2
@@ -129,12 +127,12 @@ def rotate(
   angle: Float[Array, '#B L N/2'],
   amplitude: float = 1.0,
 ) -> Float[Array, 'B L H N']:
-  """Turns the pairs (x[i], x[i + N/2]) by the angles of their position.
+  """Rotates the pairs (x[i], x[i + N/2]) by the angles of their position.
 
   Args:
     x: queries or keys.
     angle: in radians, float32.
-    amplitude: the pairs are multiplied by it.
+    amplitude: factor of the result.
   """
   cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
   if amplitude != 1:

@@ -84,7 +84,7 @@ class _ExtrapolateWeights(Callback):
       if not distance:
         return params
       everywhere = sharding.replicated(self._setup.mesh)
-      far = sharding.put(np.float32(distance), everywhere)
+      far = sharding.make_global_array(np.float32(distance), everywhere)
       return self._extrapolate(params, self._origin, far)
 
     score = lambda far: self._setup.measure(place(far), limit)['reward']

@@ -15,7 +15,7 @@ from jopd.plan.program import Phase
 from jopd.rollout.continuous_batching import DecodeShape
 from jopd.rollout.decode import make_policy
 from jopd.rollout.sampler import advance, cache_lengths, prefill
-from jopd.run.build import ways
+from jopd.run.build import kernel_config
 
 DEPTHS = (2, 4)  # at which deeper models are measured
 
@@ -37,7 +37,7 @@ def rollout(stage, run, name, policy, asked, held, compiled) -> Iterator[Phase]:
     shallow = make_model(
       _cut(model.config, layers),
       constrain=sharding.constrain_batch(run.mesh),
-      ways=ways(run.mesh),
+      kernels=kernel_config(run.mesh),
     )
     shapes = jax.eval_shape(shallow.init, jax.random.key(0))
     where = sharding.param_shardings(run.mesh, shallow.axes, shapes)

@@ -111,11 +111,11 @@ def make_generate(
     )
     return program(
       params,
-      *sharding.put(prompts, rows),
-      sharding.put(jax.random.key_data(key), replicated),
-      sharding.put(np.int32(first_row), replicated),
-      sharding.put(jax.tree.map(np.asarray, sampling), rows),
-      sharding.put(stops, replicated),
+      *sharding.make_global_array(prompts, rows),
+      sharding.make_global_array(jax.random.key_data(key), replicated),
+      sharding.make_global_array(np.int32(first_row), replicated),
+      sharding.make_global_array(jax.tree.map(np.asarray, sampling), rows),
+      sharding.make_global_array(stops, replicated),
     )
 
   generate.program = program

@@ -226,7 +226,7 @@ def _model(config, name: str, mesh, tokens: int):
   options = dict(
     remat=config.remat,
     constrain=sharding.constrain_batch(mesh),
-    ways=ways(mesh),
+    kernels=kernel_config(mesh),
   )
   spec = _model_spec(config, name)
   with error_context(f'config.models.{name}'):
@@ -253,7 +253,7 @@ def _model(config, name: str, mesh, tokens: int):
   return model
 
 
-def ways(mesh) -> KernelConfig:
+def kernel_config(mesh) -> KernelConfig:
   """How experts and attention run on the devices of a mesh."""
   attend = flash.attend_on(mesh.devices.flat[0].platform)
   if attend is not flash.plain:

@@ -356,7 +356,7 @@ def place(run: Run, batch: RolloutBatch, staleness: int) -> RolloutBatch:
   row = batch.row._replace(
     staleness=np.full(len(batch.prompt), staleness, np.float32)
   )
-  return sharding.put(
+  return sharding.make_global_array(
     batch._replace(row=row), sharding.batch_sharding(run.mesh)
   )
 
@@ -421,7 +421,7 @@ def learner_inputs(
   """The arguments of `learn` and `gradients`: of teachers only the heads."""
   heads = teacher_heads(stage, run, frozen)
   scalars = {name: np.float32(x) for name, x in scalars.items()}
-  scalars = sharding.put(scalars, sharding.replicated(run.mesh))
+  scalars = sharding.make_global_array(scalars, sharding.replicated(run.mesh))
   return state, heads, batch, frozen.base, scalars
 
 

@@ -198,7 +198,7 @@ def case(learner, guide, context=None):
     )
     return batch.prompt, batch.prompt_length
 
-  place = lambda script: sharding.put(
+  place = lambda script: sharding.make_global_array(
     params_of(script), sharding.replicated(run.mesh)
   )
   return Case(

@@ -111,7 +111,7 @@ def _on(mesh):
     CONFIG,
     remat='full',
     constrain=sharding.constrain_batch(mesh),
-    ways=KernelConfig(sharding.by_rows(mesh)),
+    kernels=KernelConfig(sharding.by_rows(mesh)),
   )
 
 

@@ -76,7 +76,7 @@ def test_only_global_layers_are_scaled():
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'model_type': 'gemma3'}, 'reads pictures, and jopd only text'),
+    ({'model_type': 'gemma3'}, 'is multimodal; only text models'),
     ({'final_logit_softcapping': 30.0}, 'final_logit_softcapping = 30.0'),
     ({'attn_logit_softcapping': 50.0}, 'attn_logit_softcapping = 50.0'),
     ({'use_bidirectional_attention': True}, 'use_bidirectional_attention'),

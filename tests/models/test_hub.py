@@ -36,7 +36,9 @@ def test_what_was_fetched_is_found_without_a_network(tmp_path, monkeypatch):
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
   assert pathlib.Path(hub.find('owner/model')) == snapshot
   assert pathlib.Path(hub.find('owner/model', 'v1')) == snapshot
-  with pytest.raises(FileNotFoundError, match='owner/model is no folder here'):
+  with pytest.raises(
+    FileNotFoundError, match='owner/model is not a local folder'
+  ):
     hub.find('owner/model', 'v2')
 
 
@@ -44,7 +46,7 @@ def test_what_cannot_be_had_is_one_line_with_the_cure():
   with pytest.raises(FileNotFoundError) as error:
     hub.find('owner/missing')
   message = str(error.value)
-  assert message.startswith('owner/missing is no folder here, and was not had')
+  assert message.startswith('owner/missing is not a local folder and could not be')
   assert '`hf download owner/missing --local-dir=owner/missing`' in message
   assert '\n' not in message
 

@@ -205,7 +205,7 @@ def test_an_index_that_points_out_of_its_folder_is_refused(
   name = name.format(folder=tmp_path)
   index = {'weight_map': dict.fromkeys(['a'], name)}
   (model / files.INDEX).write_text(json.dumps(index))
-  with pytest.raises(ValueError, match='outside of its folder: refused'):
+  with pytest.raises(ValueError, match='outside of its folder'):
     hf.load(model)
 
 
@@ -222,10 +222,10 @@ def test_what_would_never_end_is_not_read(model, name, kind):
     os.mkfifo(path)
   else:
     path.symlink_to('/dev/zero')
-  with pytest.raises(ValueError, match=f'{name} is no ordinary file'):
+  with pytest.raises(ValueError, match=f'{name} is not a regular file'):
     hf.load_tokenizer(model)
   if not name.startswith('tokenizer'):
-    with pytest.raises(ValueError, match=f'{name} is no ordinary file'):
+    with pytest.raises(ValueError, match=f'{name} is not a regular file'):
       hf.load(model)
 
 
@@ -233,7 +233,7 @@ def test_a_shard_that_would_never_end_is_not_read(model):
   (model / files.WEIGHTS).unlink()
   os.mkfifo(model / 'shard')
   (model / files.INDEX).write_text('{"weight_map": {"a": "shard"}}')
-  with pytest.raises(ValueError, match='shard is no ordinary file'):
+  with pytest.raises(ValueError, match='shard is not a regular file'):
     hf.load(model)
 
 

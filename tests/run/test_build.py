@@ -143,11 +143,11 @@ class TestModels:
     path = tmp_path / 'teacher' / 'model.safetensors'
     path.write_bytes(path.read_bytes()[:-5])
     message = refused(config)
-    assert message.startswith(f'config.models.teacher: {path} is not a whole')
+    assert message.startswith(f'config.models.teacher: {path} is not a valid')
 
   def test_a_name_that_the_hub_does_not_give(self, config):
     config.models.student = ConfigDict({'path': 'owner/missing'})
-    assert refused(config).startswith('owner/missing is no folder here, and')
+    assert refused(config).startswith('owner/missing is not a local folder')
     config.models.student = ConfigDict({'path': '.', 'revision': 'v1'})
     assert "revision is 'v1', but . is a local" in refused(config)
 

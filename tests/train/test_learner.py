@@ -120,7 +120,7 @@ def _learn(
     out = state_shardings(mesh, place, state.params, tx)
     state = jax.device_put(state, out)
     frozen = jax.device_put(frozen, {'teacher': place})
-    batch = sharding.put(batch, sharding.batch_sharding(mesh))
+    batch = sharding.make_global_array(batch, sharding.batch_sharding(mesh))
     out = out, sharding.replicated(mesh)
   dealt = dict(parts=parts, rows_together=rows_together)
   teach = jax.jit(make_teach(TEACHERS, **dealt))
@@ -188,7 +188,7 @@ def test_adapters_learn_on_eight_devices_what_they_learn_on_one():
       frozen = jax.device_put(frozen, {'teacher': place})
       where = state_shardings(mesh, own_place, own, tx)
       state = jax.device_put(state, where)
-      batch = sharding.put(batch, sharding.batch_sharding(mesh))
+      batch = sharding.make_global_array(batch, sharding.batch_sharding(mesh))
     attach = partial(lora.attach, lora=small)
     learn = jax.jit(_learner(tx, attach=attach), donate_argnums=0)
     batch = _scored(batch, jax.jit(make_teach(TEACHERS)), frozen)
@@ -319,7 +319,7 @@ def test_teachers_are_synced_on_eight_devices():
   place = sharding.param_shardings(mesh, STUDENT.axes, params)
   where = state_shardings(mesh, place, params, tx, ['teacher'])
   state = jax.device_put(init_state(params, tx, {'teacher': start}), where)
-  batch = sharding.put(_batch(), sharding.batch_sharding(mesh))
+  batch = sharding.make_global_array(_batch(), sharding.batch_sharding(mesh))
   teach = jax.jit(make_teach(TEACHERS))
   learn = jax.jit(
     _learner(tx, sync={'teacher': partial(teacher_sync.ema, decay=0.75)}),

@@ -69,7 +69,7 @@ class Replay(Callback):
     )
 
   def arrays(self) -> dict:
-    return sharding.put(self._plain(), self._sharding)
+    return sharding.make_global_array(self._plain(), self._sharding)
 
   def abstract(self, state: dict) -> dict:
     return self._shapes(state['shapes'])
