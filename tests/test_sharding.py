@@ -29,7 +29,7 @@ def test_a_size_of_minus_one_takes_the_devices_that_are_left():
   [
     ((3, 1, 1), 'data = 3, fsdp = 1, tensor = 1 does not use the 8 devices'),
     ((4, 4, 1), 'does not use the 8 devices'),
-    ((2, 2, 1), 'make the product 8'),
+    ((2, 2, 1), 'with product 8'),
     ((-1, 3, 1), 'does not use the 8 devices'),
     ((-1, -1, 1), '-1 for at most one'),
     ((0, 1, 1), 'must be positive'),

@@ -17,7 +17,8 @@ def causal_attention(
   """Returns softmax(scale q k^T) v over the slots that each query attends to.
 
   Training, prefill and decoding differ only in where the keys are stored.
-  Consecutive groups of H / K query heads share a key-value head, as in Hugging Face's checkpoints.
+  Consecutive groups of H / K query heads share a key-value head, as in Hugging
+  Face's checkpoints.
 
   Args:
     query: [B, L, H, N]. Gradient flows to all three arrays.

@@ -114,7 +114,7 @@ def agreed(name: str, values: list, default: Any) -> Any:
   """Returns the value that all fields of a file agree on, or the default."""
   if any(value != values[0] for value in values):
     raise ValueError(
-      f'the file has several values of {name}, {values}: keep one'
+      f'expected one value of {name}; got {values}'
     )
   return values[0] if values else default
 

@@ -1,8 +1,9 @@
 """Low-rank adapters: a frozen model is trained through small matrices.
 
 A pair (a, b) is trained for each matrix W, which acts as
-W + alpha / rank * a b. In training the sum is computed layer by layer inside `apply`, so that no second
-model is in memory; for rollouts and saving it is computed once.
+W + alpha / rank * a b. In training the sum is computed layer by layer inside
+`apply`, so that no second model is in memory; for rollouts and saving it is
+computed once.
 
 References: Hu et al., LoRA, arXiv 2106.09685, section 4.1; with an int8 base
 similar to QLoRA, arXiv 2305.14314, which has four bits.

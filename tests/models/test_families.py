@@ -71,7 +71,7 @@ def test_absent_fields_mean_what_transformers_means(name):
     ({'auto_map': {'AutoModel': 'm.M'}}, 'unknown field auto_map'),
     (
       {'rope_parameters': {'rope_theta': 5e5, 'rope_type': 'default'}},
-      'expected one rope_theta; got .1000000.0, 500000.0.',
+      'expected one value of rope_theta; got .1000000.0, 500000.0.',
     ),
     (
       {'rope_parameters': {'rope_theta': 1e6, 'partial_rotary_factor': 0.5}},

@@ -97,7 +97,7 @@ def test_only_global_layers_are_scaled():
           'sliding_attention': {'rope_type': 'linear', 'factor': 2.0}
         }
       },
-      'Linear.* is not implemented in layers that slide',
+      'Linear.* is not implemented in sliding-window layers',
     ),
     (
       {'rope_parameters': {'rope_theta': 1e6, 'rope_type': 'default'}},
@@ -105,7 +105,7 @@ def test_only_global_layers_are_scaled():
     ),
     (
       {'rope_parameters': {'sliding_attention': {'rope_theta': 5e3}}},
-      'expected one rope_theta; got .10000.0, 5000.0.',
+      'expected one value of rope_theta; got .10000.0, 5000.0.',
     ),
   ],
 )

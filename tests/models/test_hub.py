@@ -46,7 +46,9 @@ def test_what_cannot_be_had_is_one_line_with_the_cure():
   with pytest.raises(FileNotFoundError) as error:
     hub.find('owner/missing')
   message = str(error.value)
-  assert message.startswith('owner/missing is not a local folder and could not be')
+  assert message.startswith(
+    'owner/missing is not a local folder and could not be'
+  )
   assert '`hf download owner/missing --local-dir=owner/missing`' in message
   assert '\n' not in message
 

@@ -108,7 +108,7 @@ def test_published_configs_are_read():
     ),
     (
       {'rope_parameters': {'rope_type': 'linear', 'factor': 2.0}},
-      'expected one scaling of rotary angles; got .*Linear.*Llama3',
+      'expected one value of scaling of rotary angles; got .*Linear.*Llama3',
     ),
     ({'sliding_window': 4096}, 'unknown field sliding_window'),
   ],

@@ -138,7 +138,7 @@ def test_targets_have_adapters_and_nothing_else(base):
   'wrong, message',
   [
     (Lora(rank=0), 'rank must be at least 1, got 0'),
-    (Lora(rank=1, targets=('q_proj',)), "'q_proj' is no matrix of a layer"),
+    (Lora(rank=1, targets=('q_proj',)), "'q_proj' is not a matrix of a layer"),
     (Lora(rank=1, targets=('embed',)), 'choose from down, gate, k, o, q, up'),
   ],
 )

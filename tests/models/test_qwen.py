@@ -161,7 +161,10 @@ def test_a_model_with_experts_has_the_published_size():
     ({'mlp_only_layers': [0]}, r'mlp_only_layers = \[0\] is not implemented'),
     ({'decoder_sparse_step': 2}, 'decoder_sparse_step = 2 is not implemented'),
     ({'use_sliding_window': True}, 'use_sliding_window = True is not'),
-    ({'num_local_experts': 64}, 'one number of experts; got .128, 64.'),
+    (
+      {'num_local_experts': 64},
+      'one value of number of experts; got .128, 64.',
+    ),
     ({'num_experts_per_tok': 0}, 'experts_per_token = 0 must be in'),
     ({'shared_expert_intermediate_size': 8}, 'unknown field shared_expert'),
   ],
