@@ -1,4 +1,4 @@
-"""Accuracy of a policy: greedy, avg@k and pass@k, with intervals; and less."""
+"""Accuracy of a policy: greedy, avg@n and pass@k, with intervals."""
 
 from collections.abc import Callable
 import sys
@@ -16,9 +16,9 @@ from jopd.rollout.continuous_batching import STOP
 from jopd.rollout.engine import responses
 from jopd.rollout.sampler import Rollout
 
-# Batches of rows that a call asks for, so that most of its rows begin as soon
-# as another one has ended: the last ones of a call wait for the longest.
-_BATCHES = 4
+# Least batches of rows per call. The last rows of a call wait for the longest,
+# so long calls use the slots better.
+_MIN_BATCHES = 4
 
 
 def make_evaluate(
@@ -35,45 +35,43 @@ def make_evaluate(
 ):
   """A function from parameters to the accuracy on fixed prompts.
 
-  A prompt is answered 1 + samples times in the same call, the first time
-  greedily. The numbers do not depend on batch_size: the key of a response
-  comes from its prompt's place among all prompts.
+  Each prompt gets one greedy response and `samples` sampled ones. The results
+  do not depend on batch_size: the key of a response depends on the index of
+  its prompt.
 
   Args:
-    generate: of `rollout.engine.make_generate`, with its stops bound; made for
-      groups of 1 + samples and with batch_size slots.
+    generate: from `rollout.engine.make_generate` with `stops` bound, for groups
+      of 1 + samples and max_num_seqs = batch_size.
     tokenizer: decodes responses.
-    reward: of a response to an example, such as `partial(rewards.grade,
-      rewards.exact_match)`; 1 is right, and an example that cannot be graded
-      is wrong.
-    prompts: of `data.batching.encode_batch`.
-    batch_size: rows decoded at once. A call has as many prompts, and more if
-      its rows would be less than four times as many.
+    reward: (response, example) -> reward, such as `partial(rewards.grade,
+      rewards.exact_match)`. A response is correct if its value is 1.
+    prompts: from `data.batching.encode_batch`.
+    batch_size: rows decoded at a time. A call has a multiple of batch_size
+      prompts, and usually at least 4 * batch_size rows.
     samples: responses per prompt for avg@k and pass@k; 0 for greedy only.
     temperature: of those samples.
     top_p: of those samples.
-    record: takes each response that this process has graded, as it comes: a
-      dictionary of id, sample (0 is the greedy one), text, reward,
-      response_length and truncated.
+    record: called with each response that this process grades, a dictionary of
+      id, sample (0 is greedy), text, reward, response_length and truncated.
 
   Returns:
-    `evaluate(params, key) -> dict` of numbers: prompts (how many);
-    greedy_accuracy with _low and _high (Wilson, 95 %), response_length
-    (tokens) and truncated (share of rows) of the greedy responses; with
-    samples = n also avg_at_n and pass_at_k for k = 1, 2, 4, ... and n
-    (unbiased), each with _low and _high (prompts are the independent unit).
+    `evaluate(params, key) -> dict` of numbers: prompts (count); of the greedy
+    responses greedy_accuracy with _low and _high (Wilson, 95 %),
+    response_length (mean tokens) and truncated (share of rows without a stop);
+    with samples = n also avg_at_n and the unbiased pass_at_k for k = 1, 2, 4,
+    ... and n, each with _low and _high (over prompts).
   """
   count, group = len(prompts.examples), 1 + samples
   size = batch_size * _batches_per_call(-(-count // batch_size), group)
-  # The last call is filled up with prompts that are thrown away again.
-  asked = np.arange(-(-count // size) * size) % count
+  # The last call is padded with prompts whose results are dropped.
+  indices = np.arange(-(-count // size) * size) % count
 
   def respond(params, key, start):
-    """[processes, 3, rows]: reward, length and truncation of each response."""
-    # Each host answers and grades its part of the call.
-    places = np.split(np.arange(start, start + size), jax.process_count())
-    places = places[jax.process_index()]
-    part = asked[places]
+    """Reward, length and truncation of responses, [processes, 3, rows]."""
+    # Each process samples and grades its part of the call.
+    positions = np.split(np.arange(start, start + size), jax.process_count())
+    positions = positions[jax.process_index()]
+    part = indices[positions]
     rollout = sharding.local_rows(
       generate(
         params,
@@ -93,7 +91,7 @@ def make_evaluate(
     ]
     measured = (rewards, rollout.response_length, rollout.end_reason != STOP)
     if record:
-      real = np.count_nonzero(places < count) * group
+      real = np.count_nonzero(positions < count) * group
       for row, (response, *values) in enumerate(
         zip(graded[:real], *measured, strict=False)
       ):
@@ -103,7 +101,7 @@ def make_evaluate(
 
   def evaluate(params, key) -> dict[str, float | int]:
     outcomes = []
-    for start in _progress(range(0, len(asked), size)):
+    for start in _progress(range(0, len(indices), size)):
       outcomes.extend(respond(params, key, start))
     outcomes = np.concatenate(outcomes, axis=1).reshape(3, -1, group)[:, :count]
     result = {'prompts': count, **_greedy(*outcomes[..., 0])}
@@ -128,13 +126,13 @@ def _row(id: str, sample: int, text: str, reward, length, truncated) -> dict:
 
 
 def _batches_per_call(batches: int, group: int) -> int:
-  """Batches of prompts, so that calls are long and about equally so."""
-  calls = -(-batches // max(1, _BATCHES // group))
+  """Batches of prompts per call, for long calls of similar size."""
+  calls = -(-batches // max(1, _MIN_BATCHES // group))
   return -(-batches // calls)
 
 
 def _progress(calls: range) -> tqdm:
-  """A bar for evaluations that take more than a moment, gone at their end."""
+  """A progress bar for evaluations of more than two seconds."""
   interval = 0.1 if sys.stderr.isatty() else 30.0
   return tqdm(
     calls,
@@ -147,11 +145,11 @@ def _progress(calls: range) -> tqdm:
 
 
 def _greedy(rewards, lengths, truncated) -> dict[str, float]:
-  """Accuracy of one response per prompt, and how long the responses are."""
-  right, count = int(np.sum(rewards == 1)), len(rewards)
-  low, high = statistics.wilson_interval(right, count)
+  """Accuracy and mean length of one response per prompt."""
+  correct, count = int(np.sum(rewards == 1)), len(rewards)
+  low, high = statistics.wilson_interval(correct, count)
   return {
-    'greedy_accuracy': right / count,
+    'greedy_accuracy': correct / count,
     'greedy_accuracy_low': low,
     'greedy_accuracy_high': high,
     'response_length': float(np.mean(lengths)),
@@ -160,14 +158,14 @@ def _greedy(rewards, lengths, truncated) -> dict[str, float]:
 
 
 def _sampled(correct: np.ndarray, samples: int) -> dict[str, float]:
-  """avg@n and pass@k from the number of right samples of each prompt."""
+  """avg@n and pass@k from the number of correct samples of each prompt."""
   ks = [2**i for i in range(samples.bit_length()) if 2**i < samples]
-  of_prompts = {f'avg_at_{samples}': correct / samples} | {
+  rates = {f'avg_at_{samples}': correct / samples} | {
     f'pass_at_{k}': statistics.pass_at_k(samples, correct, k)
     for k in (*ks, samples)
   }
   result = {}
-  for name, values in of_prompts.items():
+  for name, values in rates.items():
     mean, low, high = statistics.mean_interval(values)
     result |= {name: mean, f'{name}_low': low, f'{name}_high': high}
   return result

@@ -13,9 +13,8 @@ def pass_at_k(
 ) -> np.ndarray:
   """Unbiased pass@k per prompt: 1 - C(n - c, k) / C(n, k).
 
-  The chance that at least one of k samples, drawn without replacement from the
-  n that were taken, is right. Averaged over draws of the n samples it is
-  1 - (1 - p)^k, the chance that one of k fresh samples is right; the plug-in
+  The probability that at least one of k samples, drawn without replacement from
+  the n, is correct. Its expectation is 1 - (1 - p)^k; the plug-in estimate
   1 - (1 - c/n)^k is biased low. Average the result over prompts.
 
   Args:
@@ -45,7 +44,7 @@ def pass_at_k(
   if k < 1 or np.any(k > n):
     raise ValueError(
       f'expected 1 <= k <= num_samples, got k={k} for {num_samples} samples; '
-      'take more samples or a smaller k'
+      'use more samples or a smaller k'
     )
   i = np.arange(k)
   wrong_left = np.maximum((n - c)[..., None] - i, 0)
@@ -58,8 +57,8 @@ def wilson_interval(
   """Wilson's score interval of a proportion: (low, high) within [0, 1].
 
   All p with |p_hat - p| <= z sqrt(p (1 - p) / n). For greedy accuracy, where
-  one prompt is one trial. Unlike p_hat +- z s it has a width when all or none
-  succeed, and covers well from a handful of trials on.
+  one prompt is one trial. Unlike p_hat +- z s it has a positive width when all
+  or no trials succeed, and good coverage with few trials.
 
   Args:
     successes: between 0 and trials; may be fractional, see `mean_interval`.
@@ -83,7 +82,7 @@ def wilson_interval(
   shrink = 1 + z**2 / trials
   centre = (p + z**2 / (2 * trials)) / shrink
   half = z * math.sqrt(p * (1 - p) / trials + (z / (2 * trials)) ** 2) / shrink
-  # Rounding may leave the ends a hair outside, or off 0 and 1 themselves.
+  # Rounding may put the ends slightly outside of [0, 1].
   low = 0.0 if p == 0 else max(0.0, centre - half)
   high = 1.0 if p == 1 else min(1.0, centre + half)
   return low, high
@@ -94,23 +93,20 @@ def mean_interval(
 ) -> tuple[float, float, float]:
   """Mean over prompts of their success rates (avg@k), with its interval.
 
-  Samples of one prompt share its difficulty, so they are not independent
-  trials: 30 prompts with 16 samples each say much less than 480 prompts.
-  Counting them as 480 trials gives an interval that is too narrow (with rates
-  spread evenly over [0, 1], about 2.4 times). The prompt is the unit here:
-  the variance of the mean is s^2 / P, with s^2 the variance of `values`. It
-  enters as an effective number of trials, the n for which m (1 - m) / n equals
-  s^2 / P, in Wilson's interval; so the ends stay in [0, 1]. Rates that are all
-  the same show no variance, and count as one trial per prompt. With one sample
-  per prompt this is Wilson's interval on P - 1 trials.
+  Samples of one prompt are not independent trials: counting 30 prompts of 16
+  samples as 480 trials gives an interval that is too narrow (about 2.4 times,
+  with rates uniform in [0, 1]). The variance of the mean over P prompts is
+  s^2 / P, with s^2 the variance of `values`. Wilson's interval is taken with
+  the effective number of trials n with m (1 - m) / n = s^2 / P, so the ends
+  stay in [0, 1]. Equal rates count as one trial per prompt. With one sample per
+  prompt this is Wilson's interval of P - 1 trials.
 
   Args:
     values: [P] success rates in [0, 1], one per prompt.
     z: half-width in standard deviations.
 
   Returns:
-    (mean, low, high), for prompts drawn like these. The noise of sampling these
-    very prompts again is smaller.
+    (mean, low, high), for new prompts of the same distribution.
 
   Raises: ValueError when values is empty, not one-dimensional or outside
     [0, 1].
@@ -139,15 +135,13 @@ def mean_interval(
 def seeds_interval(values: ArrayLike) -> tuple[float, float, float]:
   """Mean over seeds with Student's interval of 95 %: (mean, low, high).
 
-  For a figure that a whole run gives, or a difference between two runs of one
-  seed. With two or three seeds the interval is wide, as it should be: 4.3
-  standard errors with three.
+  For a result of whole runs, or a difference between two runs of one seed.
 
   Args:
-    values: one for each seed, at least two.
+    values: one per seed, at least two.
 
   Returns:
-    (mean, low, high), low and high not cut to any range.
+    (mean, low, high), not clipped to a range.
 
   Raises: ValueError for fewer than two values.
   References: Student, The Probable Error of a Mean, Biometrika 6 (1908); the
@@ -160,19 +154,19 @@ def seeds_interval(values: ArrayLike) -> tuple[float, float, float]:
   """
   values = np.asarray(values, np.float64)
   if len(values) < 2:
-    raise ValueError(f'an interval needs two seeds, got {len(values)}')
+    raise ValueError(f'an interval needs at least two seeds, got {len(values)}')
   mean = float(values.mean())
   half = _student(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
   return mean, mean - float(half), mean + float(half)
 
 
-def _student(free: int) -> float:
-  """The quantile 0.975 of Student's t."""
+def _student(degrees: int) -> float:
+  """The quantile 0.975 of Student's t distribution."""
   small = (12.7062, 4.3027, 3.1824, 2.7764)
-  if free <= len(small):
-    return small[free - 1]
+  if degrees <= len(small):
+    return small[degrees - 1]
   z = Z95
   first = (z**3 + z) / 4
   second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
   third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-  return z + first / free + second / free**2 + third / free**3
+  return z + first / degrees + second / degrees**2 + third / degrees**3

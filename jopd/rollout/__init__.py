@@ -1,5 +1,5 @@
-"""Rollouts: sample from a policy, and score what was sampled (floor 1).
+"""Rollouts: samples responses from a policy, and scores given responses.
 
-Everything here takes a `Model` of pure functions and its parameters; nothing
-knows a model class, a loss or an optimizer.
+Functions take a `Model` or a `Policy` and its parameters. They use no model
+class, loss or optimizer.
 """

@@ -1,4 +1,4 @@
-"""Teacher forcing: what a model thinks of a response that is already there."""
+"""Scores given responses by teacher forcing."""
 
 import jax
 from jax import lax
@@ -17,22 +17,21 @@ def score(
 ) -> Float[Array, 'B T D']:
   """Hidden states that predict the response: out[b, t] predicts response[b, t].
 
-  This is the one place where predictions and tokens are shifted against each
-  other: whatever else is [B, T] in jopd speaks of the same response token. The
-  prompt may differ from model to model (a teacher may read more than the
-  student), the response may not.
+  This is the only place that shifts predictions against tokens: all arrays
+  [B, T] of jopd are aligned with the response. Prompts may differ between
+  models (a teacher may read more than the student), responses may not.
 
   Args:
     model: whose `apply` runs, without a cache.
     params: its parameters.
     prompt: [B, P] token ids, right-padded.
     prompt_length: [B] real tokens per prompt, at least 1.
-    response: [B, T] token ids, right-padded. Its length is not needed: a
-      causal model lets no padding reach an earlier position.
+    response: [B, T] token ids, right-padded. Its length is not needed, since
+      padding does not affect earlier positions of a causal model.
 
   Returns:
-    [B, T, D] hidden states after the final norm, in the dtype of params. Rows
-    beyond a response's length hold junk, finite, to be masked by the caller.
+    [B, T, D] hidden states after the final norm, in the dtype of params. Values
+    beyond the length of a response are finite, and the caller masks them.
 
   Gradients: to params.
   """
@@ -44,7 +43,7 @@ def score(
 
 
 def _join(prompt, prompt_length, response):
-  """[B, P + T] with each response straight after its prompt."""
+  """[B, P + T], each response directly after its prompt."""
   steps = response.shape[1]
   slot = jnp.arange(prompt.shape[1] + steps)[None, :]
   offset = jnp.clip(slot - prompt_length[:, None], 0, steps - 1)

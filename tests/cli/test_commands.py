@@ -225,7 +225,7 @@ class TestBadInput:
     # Before any weight is read.
     (message,) = err.splitlines()
     assert 'config.models.student' in message
-    assert 'is not a whole safetensors file' in message
+    assert 'is not a valid safetensors file' in message
 
   def test_a_damaged_tokenizer(self, train, tmp_path):
     folder = tiny.save_model(tmp_path / 'cut')

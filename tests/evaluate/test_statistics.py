@@ -156,5 +156,5 @@ def test_an_interval_over_seeds_is_students(free, quantile):
 
 
 def test_one_seed_has_no_interval():
-  with pytest.raises(ValueError, match='needs two seeds, got 1'):
+  with pytest.raises(ValueError, match='needs at least two seeds, got 1'):
     seeds_interval([0.9])

@@ -307,9 +307,9 @@ def test_fresh_weights_have_the_scale_of_the_config():
     (dict(kv_heads=3), 'heads = 4 is not a multiple of kv_heads = 3'),
     (dict(head_dim=5), 'head_dim = 5 is odd'),
     (dict(layers=0), 'layers = 0 must be at least 1'),
-    (dict(sliding=(True,)), 'sliding says of 1 layers .* there are 2'),
-    (dict(window=8), 'window = 8, but 0 layers slide'),
-    (dict(sliding=(True, False)), 'window = None, but 1 layers slide'),
+    (dict(sliding=(True,)), 'sliding has 1 entries for 2 layers'),
+    (dict(window=8), 'window = 8, but sliding is true for 0'),
+    (dict(sliding=(True, False)), 'window = None, but sliding is true for 1'),
     (dict(window=0, sliding=(True, True)), 'window = 0 must be at least 1'),
   ],
 )
