@@ -56,7 +56,7 @@ def _weights(experts, width, inner):
 @pytest.mark.parametrize('normed', [False, True])
 def test_experts_equal_loops_in_float64(normed):
   # Kills: a token given to the experts of its neighbour in the sorted order;
-  # likelihoods normed before the choice; an expert that nobody chose.
+  # probabilities normalized before the choice; an expert without tokens.
   x = _random(jax.ShapeDtypeStruct((2, 5, 4), 'float32'), seed=1)
   weights = _weights(7, 4, 3)
   router, gate, up, down = (np.asarray(w, float) for w in weights)

@@ -1,4 +1,4 @@
-"""Eight bits: how far off, which arrays, and along which axes."""
+"""Quantization: its error, the arrays that it rounds, and its axes."""
 
 import jax
 import jax.numpy as jnp

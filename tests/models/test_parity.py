@@ -47,7 +47,7 @@ def test_logits_equal_those_of_transformers(oracle):
   'oracle', ['mistral', 'gemma', 'qwen3-moe'], indirect=True
 )
 def test_padding_on_the_right_changes_no_real_logit(oracle):
-  # transformers is told by a mask what ours knows from the order alone. Kills:
+  # transformers needs a mask for padding; ours does not. Kills:
   # a window counted from the end of the row.
   import torch
 

@@ -1,4 +1,4 @@
-"""pick: the right distribution, at the right cost, whatever the neighbours."""
+"""`sample_token` draws from the right distribution, row by row."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jopd.rollout.sampling import (
   sample_token,
 )
 
-_pick = jax.jit(sample_token)
+_sample = jax.jit(sample_token)
 
 
 def _logits(seed, batch, vocab, scale=2.0):
@@ -58,47 +58,47 @@ def test_frequencies_match_the_float64_distribution(setting):
   draws, vocab = 20_000, 37
   logits = _logits(1, 1, vocab)
   p = _distribution(logits[0], *setting)
-  picked = _pick(
+  sampled = _sample(
     jnp.broadcast_to(logits, (draws, vocab)),
     jax.random.split(jax.random.key(2), draws),
     make_sampling_params(draws, **dict(zip(NAMES, setting, strict=True))),
   )
-  counts = np.bincount(np.asarray(picked.token), minlength=vocab)
+  counts = np.bincount(np.asarray(sampled.token), minlength=vocab)
   assert counts[p == 0].sum() == 0
   seen = p > 0
   chi2 = ((counts - draws * p)[seen] ** 2 / (draws * p[seen])).sum()
   freedom = seen.sum() - 1
   assert chi2 < freedom + 5 * np.sqrt(2 * freedom)
   np.testing.assert_allclose(
-    picked.sampler_logp, np.log(p[picked.token]), atol=2e-5
+    sampled.sampler_logp, np.log(p[sampled.token]), atol=2e-5
   )
 
 
 # Kills: recording the filtered log-prob as the model's.
 def test_logp_is_the_raw_model_whatever_the_filters():
   logits = _logits(3, 64, 50)
-  how = make_sampling_params(64, temperature=0.5, top_k=3, top_p=0.9)
-  picked = _pick(logits, jax.random.split(jax.random.key(0), 64), how)
-  want = jax.nn.log_softmax(logits)[jnp.arange(64), picked.token]
-  np.testing.assert_allclose(picked.logp, want, atol=1e-6)
+  params = make_sampling_params(64, temperature=0.5, top_k=3, top_p=0.9)
+  sampled = _sample(logits, jax.random.split(jax.random.key(0), 64), params)
+  want = jax.nn.log_softmax(logits)[jnp.arange(64), sampled.token]
+  np.testing.assert_allclose(sampled.logp, want, atol=1e-6)
 
 
 # Kills: greedy by a tiny temperature (overflow), or another index on ties.
 def test_temperature_zero_is_argmax_and_certain():
   logits = _logits(4, 16, 130).at[:, 77].set(9.0).at[:, 90].set(9.0)
-  picked = _pick(
+  sampled = _sample(
     logits,
     jax.random.split(jax.random.key(0), 16),
     make_sampling_params(16, temperature=0.0),
   )
-  np.testing.assert_array_equal(picked.token, jnp.argmax(logits, -1))
-  np.testing.assert_array_equal(picked.sampler_logp, 0)
+  np.testing.assert_array_equal(sampled.token, jnp.argmax(logits, -1))
+  np.testing.assert_array_equal(sampled.sampler_logp, 0)
 
 
 @jax.jit
-def _weights_and_cutoff(logits, how):
+def _weights_and_cutoff(logits, params):
   weight = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-  return weight, _smallest_kept(weight, jnp.sum(weight, axis=-1), how)
+  return weight, _smallest_kept(weight, jnp.sum(weight, axis=-1), params)
 
 
 def _shapes_of_rows(vocab):
@@ -125,8 +125,8 @@ VOCABS = (7, 1021, 4096)  # the second is prime
 def test_top_k_keeps_those_of_a_sort(vocab):
   logits = _shapes_of_rows(vocab)
   for top_k in (1, 2, 6, vocab // 2, vocab - 1, vocab, 10 * vocab):
-    how = make_sampling_params(len(logits), top_k=top_k)
-    weight, cutoff = map(np.asarray, _weights_and_cutoff(logits, how))
+    params = make_sampling_params(len(logits), top_k=top_k)
+    weight, cutoff = map(np.asarray, _weights_and_cutoff(logits, params))
     want = np.sort(weight, axis=-1)[:, -min(top_k, vocab)]
     np.testing.assert_array_equal(
       weight >= cutoff[:, None], weight >= want[:, None]
@@ -142,8 +142,8 @@ def test_top_k_keeps_those_of_a_sort(vocab):
 def test_top_p_keeps_those_of_a_float64_sort(vocab, top_k):
   logits = _shapes_of_rows(vocab)
   for top_p in (1e-9, 0.01, 0.5, 0.9, 0.95, 0.999, 1 - 1e-5, 1 - 1e-7):
-    how = make_sampling_params(len(logits), top_p=top_p, top_k=top_k)
-    weight, cutoff = map(np.asarray, _weights_and_cutoff(logits, how))
+    params = make_sampling_params(len(logits), top_p=top_p, top_k=top_k)
+    weight, cutoff = map(np.asarray, _weights_and_cutoff(logits, params))
     top_p = float(np.float32(top_p))
     within = 1e-5 * (1 - top_p) + 2e-8
     for row, least in zip(weight.astype(np.float64), cutoff, strict=True):
@@ -160,38 +160,39 @@ def test_top_p_keeps_those_of_a_float64_sort(vocab, top_k):
 # Kills: a probability threshold that is not relative to the likeliest.
 def test_min_p_is_a_share_of_the_likeliest():
   logits = jnp.log(jnp.array([[0.4, 0.25, 0.2, 0.1, 0.05]]))
-  how = make_sampling_params(1, min_p=0.45)  # of 0.4: 0.18
-  weight, cutoff = _weights_and_cutoff(logits, how)
+  params = make_sampling_params(1, min_p=0.45)  # of 0.4: 0.18
+  weight, cutoff = _weights_and_cutoff(logits, params)
   assert (weight >= cutoff[:, None]).tolist() == [[True] * 3 + [False] * 2]
 
 
 # Kills: a search that stops with the first row that is done, or one whose
 # rows share an interval; a filter that reaches greedy rows.
-def test_neighbours_do_not_matter():
+def test_a_row_does_not_depend_on_its_neighbours():
   logits = jnp.asarray(_shapes_of_rows(1021))
   rows = len(logits)
   rng = np.random.default_rng(0)
-  how = SamplingParams(
+  params = SamplingParams(
     jnp.asarray(rng.choice([0.0, 0.7, 1.0], rows), jnp.float32),
     jnp.asarray(rng.choice([0, 1, 40], rows), jnp.int32),
     jnp.asarray(rng.choice([0.3, 0.95, 1.0], rows), jnp.float32),
     jnp.asarray(rng.choice([0.0, 0.1], rows), jnp.float32),
+    jnp.ones(rows, jnp.int32),
   )
   keys = jax.random.split(jax.random.key(3), rows)
-  together = _pick(logits, keys, how)
+  together = _sample(logits, keys, params)
   order = jnp.asarray(rng.permutation(rows))
-  shuffled = _pick(*jax.tree.map(lambda x: x[order], (logits, keys, how)))
+  shuffled = _sample(*jax.tree.map(lambda x: x[order], (logits, keys, params)))
   for a, b in zip(together, shuffled, strict=True):
     np.testing.assert_array_equal(a[order], b)
-  alone = jax.tree.map(lambda x: x[:, None], (logits, keys, how))
+  alone = jax.tree.map(lambda x: x[:, None], (logits, keys, params))
   for row in range(0, rows, 9):
-    one = _pick(*jax.tree.map(lambda x, row=row: x[row], alone))
+    one = _sample(*jax.tree.map(lambda x, row=row: x[row], alone))
     assert one.token[0] == together.token[row]
     np.testing.assert_allclose(one.logp[0], together.logp[row], atol=1e-5)
     np.testing.assert_allclose(
       one.sampler_logp[0], together.sampler_logp[row], atol=1e-5
     )
-  greedy = np.asarray(how.temperature) == 0
+  greedy = np.asarray(params.temperature) == 0
   np.testing.assert_array_equal(
     together.token[greedy], jnp.argmax(logits, -1)[greedy]
   )
@@ -200,14 +201,18 @@ def test_neighbours_do_not_matter():
 def test_one_row_filtered_leaves_the_others_alone():
   logits = _logits(5, 2, 300)
   keys = jax.random.split(jax.random.key(6), 2)
-  plain = _pick(logits, keys, make_sampling_params(2))
+  plain = _sample(logits, keys, make_sampling_params(2))
   mixed = SamplingParams(
-    jnp.ones(2), jnp.array([0, 4]), jnp.array([1.0, 0.5]), jnp.zeros(2)
+    jnp.ones(2),
+    jnp.array([0, 4]),
+    jnp.array([1.0, 0.5]),
+    jnp.zeros(2),
+    jnp.ones(2, jnp.int32),
   )
-  picked = _pick(logits, keys, mixed)
-  assert picked.token[0] == plain.token[0]
-  assert picked.sampler_logp[0] == plain.sampler_logp[0]
-  assert picked.sampler_logp[1] > plain.sampler_logp[1]
+  sampled = _sample(logits, keys, mixed)
+  assert sampled.token[0] == plain.token[0]
+  assert sampled.sampler_logp[0] == plain.sampler_logp[0]
+  assert sampled.sampler_logp[1] > plain.sampler_logp[1]
 
 
 # Kills: static sampling knobs, which recompile per setting (Tunix).
@@ -221,18 +226,18 @@ def test_settings_are_data_and_compile_nothing():
 
   logits, keys = _logits(0, 3, 20), jax.random.split(jax.random.key(0), 3)
   for setting in [*SETTINGS, (0.0, 0, 1.0, 0.0)]:
-    how = make_sampling_params(3, **dict(zip(NAMES, setting, strict=True)))
-    counted(logits, keys, how)
+    params = make_sampling_params(3, **dict(zip(NAMES, setting, strict=True)))
+    counted(logits, keys, params)
   assert len(traces) == 1
 
 
 # Kills: a cumulative sum that rounds into a category of probability zero.
-def test_impossible_tokens_are_never_picked():
+def test_impossible_tokens_are_never_sampled():
   logits = jnp.full((20_000, 101), -jnp.inf).at[:, ::10].set(1e4)
   keys = jax.random.split(jax.random.key(8), 20_000)
-  picked = _pick(logits, keys, make_sampling_params(20_000))
-  assert set(np.unique(picked.token)) == set(range(0, 101, 10))
-  np.testing.assert_allclose(picked.sampler_logp, -np.log(11), atol=1e-5)
+  sampled = _sample(logits, keys, make_sampling_params(20_000))
+  assert set(np.unique(sampled.token)) == set(range(0, 101, 10))
+  np.testing.assert_allclose(sampled.sampler_logp, -np.log(11), atol=1e-5)
 
 
 @pytest.mark.parametrize(
