@@ -127,7 +127,7 @@ def make_step(args, student, params, teacher, frozen):
       response=rollout.response,
       response_length=rollout.response_length,
       mask=steps[None, :] < rollout.response_length[:, None],
-      end_reason=rollout.end,
+      end_reason=rollout.end_reason,
       row=losses.Row(),
       teachers={'teacher': TeacherInput(rollout.prompt, rollout.prompt_length)},
       sampler_logp=rollout.sampler_logp,

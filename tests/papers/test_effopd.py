@@ -82,10 +82,10 @@ def test_a_stage_goes_on_from_the_best_place():
   origin, tx = init_state(tree(1.0), optax.sgd(0.1)), optax.sgd(0.1)
   callback.start(origin)
   state = init_state(tree(1.5), tx)
-  context = StepContext(3, state, {'limit': None}, [], dict)
+  context = StepContext(3, state, {'max_new_tokens': None}, [], dict)
   callback.after_step(context)
   assert context.state is state and not scored
-  context = StepContext(4, state, {'limit': None}, [], dict)
+  context = StepContext(4, state, {'max_new_tokens': None}, [], dict)
   callback.after_step(context)
   params = context.state.params
   np.testing.assert_allclose(

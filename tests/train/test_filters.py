@@ -5,13 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from jopd.rollout.continuous_batching import BUDGET, LENGTH, STOP
+from jopd.rollout.continuous_batching import LENGTH, STOP
 from jopd.train import filters
 
 # Three prompts: answered now and then, always, never.
 REWARDS = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
 LENGTHS = np.array([[3, 8], [8, 2], [1, 8]])
-ENDS = np.array([[STOP, LENGTH], [BUDGET, STOP], [STOP, LENGTH]])
+ENDS = np.array([[STOP, LENGTH], [LENGTH, STOP], [STOP, LENGTH]])
 
 
 # Kills a rule by rows where a group is meant, or by groups where a row is, cut
