@@ -142,7 +142,7 @@ def test_each_stop_id_ends_a_row_and_is_kept(params, prompts):
   assert (rollout.end_reason[:2] == STOP).all()
 
 
-def test_each_row_has_its_own_limit(params, prompts):
+def test_each_row_has_its_own_max_new_tokens(params, prompts):
   limit = jnp.array([1, 12, 3, 5, 12, 2, 7, 1])
   free, cut = _run(params, prompts), _run(params, prompts, limit=limit)
   np.testing.assert_array_equal(cut.response_length, limit)
@@ -185,7 +185,7 @@ def test_the_loop_ends_with_the_last_row(params, prompts):
 
 
 # Kills: padding ids of the head (Qwen pads its vocabulary) being sampled.
-def test_padding_ids_of_the_head_are_never_picked(params, prompts):
+def test_padding_ids_of_the_head_are_never_sampled(params, prompts):
   real = 11
   generate = make_generate(
     make_policy(MODEL, vocab_size=real), ONE, max_new_tokens=STEPS
@@ -322,9 +322,9 @@ def test_rows_do_not_depend_on_the_number_of_slots(params, prompts, slots):
     )
 
 
-# Long rows no longer idle the others: 43 tokens in 3 slots, of which the
-# longest row has 12. Kills a queue that waits for all slots to be free.
-def test_free_slots_are_taken_at_once(params, prompts):
+# 43 tokens in 3 slots; the longest row has 12. Kills a queue that waits for
+# all slots to be free.
+def test_free_slots_are_refilled_at_once(params, prompts):
   limit = jnp.array([1, 12, 3, 5, 12, 2, 7, 1])
   rollout = _run(params, prompts, limit=limit, max_num_seqs=3)
   tokens = int(rollout.response_length.sum())
@@ -337,7 +337,7 @@ def test_free_slots_are_taken_at_once(params, prompts):
 
 
 def _steps_by_hand(limits, slots):
-  """The decoding steps of a queue whose free slots are taken at once."""
+  """The decoding steps if free slots are refilled at once."""
   busy = [0] * slots
   for limit in limits:
     first = busy.index(min(busy))
@@ -347,10 +347,9 @@ def _steps_by_hand(limits, slots):
 
 # Kills: one prefill per answer, answers of a group that are all the same, and
 # row g of prompt i at another place.
-@pytest.mark.parametrize('slots', [None, 6])
-def test_a_group_shares_its_prompts_prefill(params, prompts, slots):
+def test_a_group_shares_its_prompts_prefill(params, prompts):
   tokens, lengths = prompts
-  group = _run(params, prompts, group_size=3, max_num_seqs=slots)
+  group = _run(params, prompts, group_size=3, max_num_seqs=6)
   each = (jnp.repeat(tokens, 3, axis=0), jnp.repeat(lengths, 3))
   alone = _run(params, each)
   np.testing.assert_array_equal(group.response, alone.response)
@@ -360,14 +359,12 @@ def test_a_group_shares_its_prompts_prefill(params, prompts, slots):
 
 
 # Kills: a cache that does not grow, or grows over what it held.
-@pytest.mark.parametrize('slots', [None, 2])
-def test_a_growing_cache_changes_nothing(params, prompts, slots):
+# With refilled slots: test_both_caches_grow of test_teacher_mixing.py.
+def test_a_growing_cache_changes_nothing(params, prompts):
   tokens, lengths = prompts
   prompts = tokens[:4], lengths[:4]
   limit = jnp.array([150, 20, 90, 40])
-  rollout = _run(
-    params, prompts, max_new_tokens=160, limit=limit, max_num_seqs=slots
-  )
+  rollout = _run(params, prompts, max_new_tokens=160, limit=limit)
   np.testing.assert_array_equal(rollout.response_length, limit)
   live = np.arange(160) < np.asarray(limit)[:, None]
   want = np.where(live, _scored(params, rollout), 0)
@@ -376,7 +373,7 @@ def test_a_growing_cache_changes_nothing(params, prompts, slots):
 
 # Kills: queues that hand rows from one device to another, and a mesh on which
 # the answers come back in another order.
-def test_the_mesh_does_not_change_the_queue(params, prompts):
+def test_the_mesh_does_not_change_refilled_rows(params, prompts):
   limit = np.array([1, 12, 3, 5, 12, 2, 7, 1] * 2)
   results = []
   for mesh in (ONE, sharding.make_mesh(data=2, fsdp=2, tensor=2)):
@@ -419,7 +416,7 @@ def test_a_group_may_lie_on_several_devices(params, prompts):
 
 
 @pytest.mark.parametrize('limit', [0, 13, [1] * 7 + [0]])
-def test_limits_beyond_the_slots_are_refused(params, prompts, limit):
+def test_max_new_tokens_out_of_range_is_refused(params, prompts, limit):
   generate = make_generate(MODEL, ONE, max_new_tokens=STEPS)
   with pytest.raises(ValueError, match=r'max_new_tokens must be in \[1, 12\]'):
     generate(
@@ -432,7 +429,7 @@ def test_limits_beyond_the_slots_are_refused(params, prompts, limit):
 
 # Kills: an empty prompt, whose last token would be the last of its padding.
 @pytest.mark.parametrize('length', [0, SLOTS + 1])
-def test_prompts_beyond_their_slots_are_refused(params, prompts, length):
+def test_prompt_lengths_out_of_range_are_refused(params, prompts, length):
   generate = make_generate(MODEL, ONE, max_new_tokens=STEPS)
   lengths = np.array([1] * 7 + [length])
   with pytest.raises(ValueError, match=r'prompt_length must be in \[1, 7\]'):
@@ -442,7 +439,7 @@ def test_prompts_beyond_their_slots_are_refused(params, prompts, length):
     )
 
 
-def test_slots_that_the_mesh_cannot_divide_are_refused():
+def test_max_num_seqs_that_the_mesh_cannot_divide_is_refused():
   mesh = sharding.make_mesh(data=8)
   with pytest.raises(ValueError, match='a multiple of the 8 parts'):
     make_generate(MODEL, mesh, max_new_tokens=4, max_num_seqs=4)
