@@ -183,7 +183,7 @@ def rollout_step(
   state: TrainState,
   prompts: PromptBatch,
   key: jax.Array,
-  settings: Mapping[str, float],
+  settings: Mapping[str, float | int],
   while_sampling: Callable[[], None] = lambda: None,
 ) -> tuple[RolloutBatch, RolloutInfo]:
   """The responses to a batch of prompts, on the host.
