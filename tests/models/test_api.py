@@ -14,8 +14,10 @@ from jopd import losses, sharding
 from jopd.rollout.engine import make_generate
 from jopd.rollout.score import score
 from jopd.rollout.stop_criteria import make_stops
+from jopd.train.learner import make_gradients, make_learn, make_teach
+from jopd.train.rollout_batch import RolloutBatch, TeacherInput
+from jopd.train.stage import Aggregation
 from jopd.train.state import init_state
-from jopd.train.step import Batch, Reduction, make_learn, make_teach
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'models.md'
 VOCAB, ROWS, SLOTS, STEPS = 20, 4, 5, 6
@@ -64,29 +66,32 @@ def test_a_student_of_ones_own_learns_from_a_teacher_of_ones_own(page):
   rng = np.random.default_rng(0)
   ids = lambda *shape: rng.integers(0, VOCAB, shape).astype(np.int32)
   prompt, lengths = ids(ROWS, SLOTS), np.array([5, 1, 3, 2], np.int32)
-  batch = Batch(
+  batch = RolloutBatch(
     prompt=prompt,
     prompt_length=lengths,
-    teacher_prompts={'teacher': (prompt, lengths)},
     response=ids(ROWS, STEPS),
+    response_length=np.full(ROWS, STEPS, np.int32),
     mask=np.ones((ROWS, STEPS), bool),
+    end_reason=np.ones(ROWS, np.int32),
+    row=losses.Row(),
+    teachers={'teacher': TeacherInput(prompt, lengths)},
     sampler_logp=np.zeros((ROWS, STEPS), np.float32),
-    rollout_logp=np.zeros((ROWS, STEPS), np.float32),
   )
   match = losses.Term(losses.divergence(losses.forward_kl))
-  learn = jax.jit(
-    make_learn(
-      student,
-      teachers,
-      lambda step: {'match': match},
-      tx,
-      reduction=Reduction(losses.token_mean, jnp.sum),
-      chunk_tokens=16,
-    )
+  gradients = make_gradients(
+    student,
+    teachers,
+    lambda scalars: {'match': match},
+    aggregation=Aggregation(losses.token_mean, jnp.sum),
+    chunk_tokens=16,
   )
+  learn = jax.jit(make_learn(gradients, tx))
   hidden = jax.jit(make_teach(teachers))({'teacher': frozen}, batch)
-  state, first = learn(state, {'teacher': frozen}, hidden, batch)
+  scored = batch.teachers['teacher']._replace(hidden=hidden['teacher'])
+  batch = batch._replace(teachers={'teacher': scored})
+  heads = {'teacher': teacher.head(frozen)}
+  state, first = learn(state, heads, batch)
   for _ in range(30):
-    state, last = learn(state, {'teacher': frozen}, hidden, batch)
+    state, last = learn(state, heads, batch)
   mean = lambda metrics: metrics['loss'][0] / metrics['loss'][1]
   assert mean(last) < 0.5 * mean(first)
