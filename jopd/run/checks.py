@@ -155,6 +155,8 @@ def _check_stage(stage, models) -> None:
     _check_choice(name, stage[name], ('', *_DTYPES, 'int8'))
   _check_choice('teacher_memory', stage.teacher_memory, ('', 'host'))
   _check_lora(stage)
+  if not stage.loss:
+    raise ConfigError('loss is empty: add a term')
   for name in ('teacher_contexts', 'teacher_sync', 'teacher_mixing'):
     refuse_unknown(stage[name], stage.teachers, name)
   refuse_unknown(stage.rollout, default.rollout, 'rollout')

@@ -624,8 +624,7 @@ def _check_sizes(settings, run: Run, sources: Sources) -> None:
   total = settings.batch_size * sources.group_size
   with error_context('batch_size'):
     sharding.check_batch(run.mesh, total // parts)
-  with error_context('max_num_seqs'):
-    check_max_num_seqs(run.mesh, settings.max_num_seqs or None)
+  check_max_num_seqs(run.mesh, settings.max_num_seqs or None)
 
 
 def _check_same_shapes(run: Run, name: str, other: str) -> None:

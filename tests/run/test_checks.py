@@ -1,9 +1,12 @@
 """Settings that cannot work are refused by name, before anything is read."""
 
+import functools
+
 from ml_collections import ConfigDict
 import pytest
 import tiny
 
+from jopd import rewards
 from jopd.data.examples import Example
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.run.checks import check, check_answer, check_marks, check_stages
@@ -24,11 +27,11 @@ def test_what_the_tests_run_is_fine():
 
 
 WRONG = [
-  ('max_promt_tokens', 3, "a config has no setting 'max_promt_tokens'; did"),
+  ('max_promt_tokens', 3, "the config has no setting 'max_promt_tokens'; did"),
   ('eval.promts', 3, "config.eval has no setting 'promts'; did you mean"),
   ('mesh.dta', 3, "config.mesh has no setting 'dta'; did you mean 'data'?"),
   ('checkpoint.evry', 3, "config.checkpoint has no setting 'evry'; did"),
-  ('eval', {'prompts': 3}, "config.eval has lost its 'batch_size'"),
+  ('eval', {'prompts': 3}, 'config.eval.batch_size is missing: assign to'),
   ('eval.prompts', 0, 'config.eval: prompts must be at least 1, got 0'),
   ('eval.samples', -1, 'config.eval: samples must be at least 0, got -1'),
   ('eval.top_p', 0.0, 'config.eval: top_p must be in (0, 1]'),
@@ -36,21 +39,25 @@ WRONG = [
   ('seed', -1, 'seed must be at least 0'),
   ('compute_dtype', 'float33', "compute_dtype is 'float33'; did you mean"),
   ('remat', 'dot', "remat is 'dot'; did you mean 'dots'?"),
-  ('stages', (), "a config needs stages, such as ('distil',)"),
-  ('stages', ('distill',), "config.stages names 'distill'; did you mean 'dist"),
+  ('stages', (), "config.stages is empty: name stages, such as ('distil',)"),
+  (
+    'stages',
+    ('distill',),
+    "config.stages names 'distill', which is missing; did you mean",
+  ),
   ('distil.stepz', 3, "config.distil: a stage has no setting 'stepz'; did"),
   ('distil.steps', 0, 'config.distil: steps must be at least 1, got 0'),
   (
     'distil.gradient_accumulation_steps',
     0,
-    'micro_batches must be at least 1, got 0',
+    'gradient_accumulation_steps must be at least 1, got 0',
   ),
   (
     'distil.gradient_accumulation_steps',
     3,
-    '8 rows (batch_size x group_size / updates) do',
+    '8 rows (batch_size x group_size / num_minibatches) do',
   ),
-  ('distil.num_minibatches', 0, 'updates must be at least 1, got 0'),
+  ('distil.num_minibatches', 0, 'num_minibatches must be at least 1, got 0'),
   (
     'distil.num_minibatches',
     3,
@@ -59,16 +66,20 @@ WRONG = [
   (
     'distil.teacher_sync',
     {'techer': 'ema'},
-    "moving has no setting 'techer'; did",
+    "teacher_sync has no setting 'techer'; did",
   ),
   ('distil.max_grad_norm', -1.0, 'max_grad_norm must be at least 0'),
   ('distil.teacher_dtype', 'int4', "teacher_dtype is 'int4'; did you mean"),
-  ('distil.lora', {'alpha': 3}, "config.distil: lora: it needs 'rank'"),
-  ('distil.lora', {'rank': 1, 'alfa': 3}, "lora: it has no setting 'alfa'; di"),
+  ('distil.lora', {'alpha': 3}, "config.distil: lora: lora needs 'rank'"),
+  ('distil.lora', {'rank': 1, 'alfa': 3}, "lora has no setting 'alfa'; did"),
   ('distil.lora', {'rank': 1, 'base': 'int4'}, "base is 'int4'; did you mean"),
   ('distil.loss_temperature', 0.0, 'temperature must be above 0'),
-  ('distil.student', 'studnt', "no model 'studnt' in config.models; did you"),
-  ('distil.teachers', {'t': 'x'}, "no model 'x' in config.models; choose from"),
+  ('distil.student', 'studnt', "config.models has no model 'studnt'; did you"),
+  (
+    'distil.teachers',
+    {'t': 'x'},
+    "config.models has no model 'x'; choose from",
+  ),
   (
     'distil.response_source',
     'teachr',
@@ -85,7 +96,7 @@ WRONG = [
     'max_teacher_prompt_tokens must be at',
   ),
   ('distil.rollout.topk', 3, "rollout has no setting 'topk'; did you mean"),
-  ('distil.loss', {}, 'config.distil: terms is empty: there is no loss'),
+  ('distil.loss', {}, 'config.distil: loss is empty: add a term'),
   ('warm.group_size', 2, 'config.warm: a dataset has one response'),
 ]
 
@@ -107,13 +118,13 @@ def test_a_wrong_setting_is_one_clear_line(key, value, part):
   assert part in message and '\n' not in message
 
 
-def test_nobody_follows_adapters():
+def test_a_teacher_does_not_follow_adapters():
   # Kills: an average over parameters that are not in the state.
   def change(config):
     config.distil.lora = ConfigDict({'rank': 2})
     config.distil.teacher_sync = ConfigDict({'teacher': 'ema'})
 
-  assert 'lora: teachers that move follow all parameters' in refused(change)
+  assert 'lora cannot be combined with teacher_sync' in refused(change)
 
 
 def test_a_stage_may_stand_unused():
@@ -125,18 +136,20 @@ def test_a_stage_may_stand_unused():
 
 
 def test_answers_are_graded_before_they_are_needed():
-  def grade(text, example):
-    if not example.answer:
-      raise ValueError('empty')
-    return 0.0
-
-  known, missing = Example('a', [], answer='1'), Example('b', [])
-  check_answer(known, grade, required=True)
-  check_answer(missing, grade, required=False)
+  # Kills: a reference that cannot be read, found at step 1000; and a reward of
+  # a user's own that is called for every row of the data.
+  graded = lambda f: functools.partial(rewards.grade, f)
+  known = Example('a', [], answer='1')
+  missing, empty = Example('b', []), Example('c', [], answer='####')
+  ours = graded(rewards.exact_match)
+  check_answer(known, ours, required=True)
+  check_answer(missing, ours, required=False)
   with pytest.raises(ValueError, match='no answer to grade by'):
-    check_answer(missing, grade, required=True)
-  with pytest.raises(ValueError, match='empty'):
-    check_answer(Example('c', [], answer=''), grade, required=False)
+    check_answer(missing, ours, required=True)
+  with pytest.raises(ValueError, match='the reference answer is'):
+    check_answer(empty, ours, required=False)
+  own = graded(lambda response, example: pytest.fail('called'))
+  check_answer(missing, own, required=True)
 
 
 def test_a_mark_that_is_never_decoded_is_refused():

@@ -60,7 +60,7 @@ def put(config, path, value):
 def outcome(config):
   """The message with which a config is refused, None where it is accepted."""
   try:
-    build._prepare(config, lambda line: None, None)
+    build._prepare(config, None)
   except (ValueError, FileNotFoundError) as error:
     return str(error)
   return None
