@@ -18,7 +18,7 @@ TINY = pathlib.Path(__file__).parents[1] / 'tiny.py'
 # that is locked twice, since a signal would end a sleep.
 CHILD = """
 import ctypes, sys
-from jopd import signals
+from jopd.cli import signals
 with signals.noted(lambda line: print(line, flush=True)) as stop:
   print('ready', flush=True)
   libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
