@@ -47,7 +47,7 @@ def _put(cache, key, program):
   if not path.exists():
     unfinished = path.with_name(f'{path.name}.{os.getpid()}')
     unfinished.write_bytes(program)
-    unfinished.rename(path)
+    os.replace(unfinished, path)
 
 
 lru_cache.LRUCache.put = _put

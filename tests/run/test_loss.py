@@ -122,7 +122,7 @@ BY_HAND = [
 ]
 
 
-@pytest.mark.parametrize('spec, objective', BY_HAND, ids=str)
+@pytest.mark.parametrize('spec, objective', BY_HAND)
 def test_a_term_of_a_config_is_the_one_made_by_hand(spec, objective, key):
   # Kills: an argument that is dropped on the way (beta, k, low, old_policy), a
   # name that stays a name, weights of a target taken for a term's weight.
@@ -168,7 +168,6 @@ def test_a_term_of_a_config_is_the_one_made_by_hand(spec, objective, key):
     (dict(objective='kl_estimate', estimator='k4'), 'choose from k1, k2, k3'),
     (GRPO | dict(advantage=dict(name='group_advantage', scale='var')), 'scale'),
   ],
-  ids=str,
 )
 def test_a_wrong_term_is_refused_by_name_before_any_step(spec, part):
   # Kills: waiting for the first step to find k beyond the vocabulary.
@@ -241,7 +240,6 @@ def test_a_schedule_of_what_decides_a_shape_is_refused():
     (MATCH | dict(weight=half_of), True),
     (MATCH | dict(weight=losses.reads('token')(lambda stats: 1.0)), False),
   ],
-  ids=str,
 )
 def test_what_a_loss_reads_is_what_its_functions_declare(spec, reward):
   assert make(MATCH, spec).reads.reward is reward
@@ -322,7 +320,7 @@ def check(spec, demonstration=False):
 
 # Kills: a k that covers the small vocabulary of the check, a tolerance that
 # rounding exceeds, and a switch that turns off both guards.
-@pytest.mark.parametrize('spec', [*TEACHES_NOTHING, *MOVES], ids=str)
+@pytest.mark.parametrize('spec', [*TEACHES_NOTHING, *MOVES])
 def test_the_check_finds_what_teaches_nothing_or_the_wrong_thing(spec):
   with pytest.raises(ValueError) as error:
     check(spec)
@@ -335,7 +333,7 @@ def test_the_check_finds_what_teaches_nothing_or_the_wrong_thing(spec):
       check(spec, demonstration=True)
 
 
-@pytest.mark.parametrize('spec', SOUND, ids=str)
+@pytest.mark.parametrize('spec', SOUND)
 def test_the_check_accepts_what_is_sound(spec):
   check(spec)
 

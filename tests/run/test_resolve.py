@@ -148,7 +148,6 @@ def wrong_signature(stats, mask):
       "optax has no schedule 'linear'",
     ),
   ],
-  ids=str,
 )
 def test_a_wrong_spec_is_refused_with_what_to_write(kind, spec, part):
   with pytest.raises(ConfigError) as error:
