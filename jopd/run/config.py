@@ -68,183 +68,156 @@ def section(**values) -> ConfigDict:
 
 def base() -> ConfigDict:
   """The settings of a run that are not a stage's."""
-  config = section()
-  # One seed gives the weights, the data order and every sampled token.
-  config.seed = 0
-  # The stages to run, in order; each name is a section made by `stage`.
-  config.stages = ()
-
-  # Name of a model -> either dict(path='hugging/face/folder'), where a name of
-  # the hub will do, with a revision if need be, or the sizes of a fresh one:
-  # the fields of its config.json, dict(model_type='qwen3', ...).
-  config.models = section()
-  # 'builtin', or a folder with a Hugging Face tokenizer and chat template.
-  # Empty: the one in the first model folder.
-  config.tokenizer = ''
-  # Extra arguments of the chat template, such as dict(enable_thinking=False).
-  config.chat_template_kwargs = section()
-
-  # Where prompts come from: a function of data/sources/ and its arguments.
-  config.data = section(name='running_sum')
-  # The prompts that evaluations use; the same form.
-  config.eval_data = section(name='running_sum')
-  # Name -> prompts of the same form, such as dict(amc=dict(name='amc')), that
-  # `jopd eval` answers instead; training evaluates on eval_data alone.
-  config.eval_tasks = section()
-  # Largest share of bad rows in one source: they are left out, counted and
-  # written to quarantine.jsonl in the run's folder. Beyond it the run stops.
-  config.max_bad_row_fraction = 0.01
-  # What a model reads of an example, in training and evaluation: a function of
-  # data/contexts.py, such as dict(name='with_template', template='{prompt} !').
-  config.context = section(name='same')
-  # How an answer is found and graded: a function of rewards/.
-  config.reward = section(name='exact_match')
-  # Longer prompts are dropped and counted; shapes are padded to these. Both
-  # together must fit max_position_embeddings of every model.
-  config.max_prompt_tokens = 32
-  config.max_response_tokens = 32
-  # Sizes that a batch is cut to where all of it is shorter: the two maxima, a
-  # half of them, a quarter, ... Each costs a compilation when it is first met.
-  config.num_length_buckets = 1
-  # Texts that end a response, beside the tokens that do.
-  config.stop_strings = ()
-
-  # Devices by axis; -1 for one of them means all that remain.
-  config.mesh = section(data=-1, fsdp=1, tensor=1)
-  # Rollouts, teachers and the learner's products run in this; master weights,
-  # optimizer and losses stay float32.
-  config.compute_dtype = 'float32'
-  # What the backward pass recomputes instead of having it kept: '' nothing,
-  # 'dots' all but the products with weights, 'full' all but each layer's input.
-  config.remat = ''
-
-  config.eval = section(
-    **dict(
+  return section(
+    # Weights, data order and sampled tokens follow from it.
+    seed=0,
+    # The stages to run, in order; each name is a section made by `stage`.
+    stages=(),
+    # Name -> dict(path='hugging/face/folder or hub id', revision=...), or the
+    # fields of a config.json for fresh weights, dict(model_type='qwen3', ...),
+    # or a function that returns a `models.api.Model`.
+    models=section(),
+    # 'builtin', or a folder with a Hugging Face tokenizer and chat template.
+    # Empty: that of the first model with a path.
+    tokenizer='',
+    # Arguments of the chat template, such as dict(enable_thinking=False).
+    chat_template_kwargs=section(),
+    # Prompts to train on, and to evaluate on: a function of data/sources/.
+    data=section(name='running_sum'),
+    eval_data=section(name='running_sum'),
+    # Name -> prompts of the same form, which `jopd eval` uses instead of
+    # eval_data; training evaluates on eval_data alone.
+    eval_tasks=section(),
+    # Largest fraction of bad rows in a source. Bad rows are left out, counted
+    # and written to quarantine.jsonl; with more of them the run stops.
+    max_bad_row_fraction=0.01,
+    # What a model reads of an example: a function of data/contexts.py, such as
+    # dict(name='with_template', template='{prompt} Think first.').
+    context=section(name='same'),
+    # The reward of a response: a function of rewards/.
+    reward=section(name='exact_match'),
+    # Longer prompts are left out. The sum must fit max_position_embeddings.
+    max_prompt_tokens=32,
+    max_response_tokens=32,
+    # Lengths that batches are cut to: the maximum, a half, a quarter, ... Each
+    # costs a compilation.
+    num_length_buckets=1,
+    # Texts that end a response, beside the stop tokens.
+    stop_strings=(),
+    # Devices by axis; -1 for all that remain.
+    mesh=section(data=-1, fsdp=1, tensor=1),
+    # Of rollouts, teachers and the learner's products. Master weights,
+    # optimizer and losses are float32.
+    compute_dtype='float32',
+    # What the backward pass computes again: '' nothing, 'dots' all but products
+    # with weights, 'full' all but the input of each layer.
+    remat='',
+    eval=section(
       prompts=256,  # of eval_data
       samples=4,  # per prompt, for avg@k and pass@k; 0 for greedy only
       temperature=1.0,
       top_p=1.0,
-      # Responses decoded at once; the others wait for one to end. Greedy and
-      # sampled ones alike. The numbers do not depend on it.
-      batch_size=256,
-    )
+      batch_size=256,  # responses decoded at a time; no effect on the numbers
+    ),
+    # Where metrics are shown beside the files: functions of train/loggers.py.
+    loggers=('tensorboard',),
+    # Steps between checkpoints, and how many are kept.
+    checkpoint=section(every=100, keep=2),
   )
-  # Where rows of the logs are shown, beside their files; see train/loggers.py.
-  config.loggers = ('tensorboard',)
-  # Steps between checkpoints, and how many are kept.
-  config.checkpoint = section(every=100, keep=2)
-  return config
 
 
 def stage(**settings) -> ConfigDict:
-  """One stage: `base`-like defaults overridden by `settings`.
+  """The settings of a stage: the defaults below, overridden by `settings`.
 
   Raises:
-    ValueError: a setting that no stage has; the message names the nearest.
+    ConfigError: a setting that no stage has; the message names the nearest.
   """
-  config = section()
-  # Which of `models` learns.
-  config.student = 'student'
-  # Which of `models` it is a copy of when the stage starts; empty: itself. So a
-  # teacher can be made from the student: student='teacher', start='student'.
-  config.init_from = ''
-  # Empty: all its parameters are trained. dict(rank=16, alpha=32.0): adapters
-  # of its matrices, and the rest is frozen; targets=('q', 'v') for some of
-  # them, base='int8' to keep what is frozen in eight bits. See models/lora.py;
-  # ten times the learning rate suits. What the stage leaves is whole again.
-  config.lora = section()
-  # Role -> which of `models` plays it: dict(teacher='teacher'). It is frozen as
-  # it is at the stage's start; a model that teaches itself is copied.
-  config.teachers = section()
-  # Role -> how that teacher then follows the student, a function of
-  # train/teacher_sync.py: dict(teacher=dict(name='ema', decay=0.99)), or
-  # dict(name='periodic', every=10), both counted in updates.
-  config.teacher_sync = section()
-  # Who writes responses: 'student' (on-policy), 'dataset' (the rows' own) or a
-  # teacher's role. ('student', 'teacher') names the writer of each response to
-  # a prompt; dict(student=0.75, dataset=0.25) draws one for all of a step.
-  config.response_source = 'student'
-  # Role of one teacher -> how it has a say in every token that the student
-  # writes, a function of rollout/teacher_mixing.py: dict(teacher=dict(name='mixed',
-  # share=0.2)). It reads the student's prompt and decodes along: time and cache
-  # of a second model. Anchor policy gradients to the 'sampler'.
-  config.teacher_mixing = section()
-  # The stage's own prompts and responses, like config.data; empty: config.data.
-  config.data = section()
-  # What the student reads in this stage, if not config.context, like that one.
-  config.context = section()
-  # Role -> what that teacher reads before the response, a function of
-  # data/contexts.py. One that is not named here reads the student's prompt.
-  config.teacher_contexts = section()
-  config.max_teacher_prompt_tokens = 0  # slots of such a prompt
-  # Teachers are kept and run in this instead of compute_dtype: another dtype,
-  # or 'int8' for matrices rounded to eight bits, of those that do not move.
-  config.teacher_dtype = ''
-  # 'host': layers of teachers that do not move wait in the memory of the hosts,
-  # and are on the devices while their model scores. Empty: always there.
-  config.teacher_memory = ''
-  # The loss, a sum of terms; see run/resolve.py and docs/losses.md.
-  config.loss = section()
-  # How tokens become one number: a function of losses/aggregation.py, or
-  # dict(name='fixed_length', length=512).
-  config.loss_aggregation = 'token_mean'
-  # The loss divides both models' logits by it; no factor is put back.
-  config.loss_temperature = 1.0
-  config.steps = 100  # batches of prompts, each with its responses
-  config.batch_size = 64  # prompts a step, over all hosts
-  config.group_size = 1  # responses per prompt; a tuple of sources says it
-  # Into how many parts a step's prompts are cut, each for one update, in order.
-  # All but the first learn from responses of an older student: anchor policy
-  # gradients to the 'sampler'. Schedules count updates.
-  config.num_minibatches = 1
-  # Which responses are learnt from, a function of train/filters.py: 'keep_all',
-  # 'nonzero_reward_std', 'not_truncated', dict(name='min_reward', also='not_truncated').
-  config.filter = 'keep_all'
-  # Texts of one token each that are learnt nowhere in a response, such as
-  # '<think>'. Masked, like what is not selected: not in the loss's denominator.
-  config.mask_tokens = ()
-  # Responses decoded at a time; the others wait for one to end. 0: all at once.
-  config.max_num_seqs = 0
-  # Rollouts run in this instead of compute_dtype: another dtype, or 'int8' for
-  # matrices rounded to eight bits. The metric
-  # 'sampling/logp_difference' shows what it costs.
-  config.rollout_dtype = ''
-  config.gradient_accumulation_steps = (
-    1  # gradient accumulation; exact, see reductions
+  config = section(
+    # The model that learns, and the model that it is a copy of at first; empty
+    # for itself. student='teacher', init_from='student' makes a teacher from
+    # the student.
+    student='student',
+    init_from='',
+    # Empty: all parameters are trained. dict(rank=16, alpha=32.0) trains
+    # adapters, of some matrices with targets=('q', 'v'); base='int8' keeps the
+    # frozen parameters in eight bits. The saved model has the adapters merged.
+    lora=section(),
+    # Role -> model. A teacher is frozen as it is when the stage starts, also
+    # where it is the student itself.
+    teachers=section(),
+    # Role -> how a teacher follows the student, a function of
+    # train/teacher_sync.py: dict(name='ema', decay=0.99).
+    teacher_sync=section(),
+    # What generates the responses: 'student', 'dataset' or a teacher's role.
+    # ('student', 'teacher') names the source of each response to a prompt;
+    # dict(student=0.75, dataset=0.25) draws one source for all of a step.
+    response_source='student',
+    # Role of one teacher that takes part in the student's sampling -> how, a
+    # function of rollout/teacher_mixing.py: dict(name='mixed', share=0.2).
+    teacher_mixing=section(),
+    # The stage's own data and student context; empty: those of the run.
+    data=section(),
+    context=section(),
+    # Role -> what that teacher reads before the response, a function of
+    # data/contexts.py. Empty: the student's prompt.
+    teacher_contexts=section(),
+    max_teacher_prompt_tokens=0,
+    # Another dtype, or 'int8', of frozen teachers; empty: compute_dtype.
+    teacher_dtype='',
+    # 'host': layers of frozen teachers are in host memory except while their
+    # model scores.
+    teacher_memory='',
+    # Name -> term of the loss; see run/loss.py and docs/losses.md.
+    loss=section(),
+    # How tokens become one number, a function of losses/aggregation.py.
+    loss_aggregation='token_mean',
+    # Both models' logits are divided by it; the loss is not multiplied back.
+    loss_temperature=1.0,
+    # Tokens per chunk of the loss, on each device that divides the batch. 256
+    # suits CPUs; accelerators want more.
+    loss_chunk_tokens=256,
+    steps=100,  # batches of prompts
+    batch_size=64,  # prompts per step, over all hosts
+    group_size=1,  # responses per prompt
+    # Updates on the responses of a step, each on its part of the prompts. With
+    # more than 1, policy gradients need old_policy='sampler'. Schedules of the
+    # loss and the learning rate count updates.
+    num_minibatches=1,
+    gradient_accumulation_steps=1,  # exact: denominators are taken before
+    # Which responses are learnt, a function of train/filters.py: 'keep_all',
+    # 'not_truncated', 'nonzero_reward_std', dict(name='min_reward', least=1.0).
+    filter='keep_all',
+    # Texts of one token each that are masked in responses.
+    mask_tokens=(),
+    # Responses decoded at a time; a finished one makes room. 0: all at once.
+    max_num_seqs=0,
+    # Another dtype, or 'int8', of rollouts; the metric
+    # sampling/logp_difference shows what it costs.
+    rollout_dtype='',
+    # max_new_tokens=0 is max_response_tokens. Each may be a schedule of the
+    # step, or controlled by a callback.
+    rollout=section(
+      temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_new_tokens=0
+    ),
+    # Name -> function (setup, *, settings) -> Callback: 'measure_held_out',
+    # 'fixed_staleness', 'replay_buffer', 'staged_curriculum', 'adaptive_kl',
+    # 'log_samples'; see train/callbacks. dict(controlled=NAME) may stand for
+    # any number that the callback NAME controls.
+    callbacks=section(),
+    held_out=0,  # last examples of the data, kept apart for callbacks
+    # An optimizer of optax and its arguments.
+    optimizer=section(name='adamw', b2=0.98, weight_decay=0.0),
+    learning_rate=1e-3,
+    warmup_steps=0,  # updates
+    lr_schedule='constant',  # 'constant', 'linear' or 'cosine', to 0
+    max_grad_norm=1.0,  # of the gradient; 0 for no clipping
+    # An update is skipped if its loss or gradient is not finite, or if its
+    # gradient norm exceeds this multiple of the median of the last 32; 0 for no
+    # bound. So many skipped updates in a row end the run.
+    grad_norm_spike=0.0,
+    max_consecutive_skips=3,
+    eval_every=0,  # steps; 0 evaluates before and after only
   )
-  # How responses are sampled; limit is the most tokens of one, 0 for
-  # max_response_tokens. Each may be a schedule of the step, or controlled.
-  config.rollout = section(
-    **dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_new_tokens=0)
-  )
-  # Name -> what one method needs around the steps: 'measure_held_out',
-  # 'fixed_staleness', 'replay_buffer', 'staged_curriculum', 'adaptive_kl',
-  # 'log_samples', or a function (setup, *, settings) -> Callback of one's own,
-  # 'package.module:function'; see train/callbacks. Where one controls a scalar,
-  # dict(controlled=NAME) may stand wherever a schedule may.
-  config.callbacks = ConfigDict(type_safe=False)
-  # The last examples of the stage's data, which are kept apart: not learnt
-  # from, but answered and graded by callbacks.
-  config.held_out = 0
-  # An optimizer of optax by name, and its arguments; mu_dtype='bfloat16' halves
-  # the memory of Adam's first moment. The second cannot follow: with b2 = 0.999
-  # its changes are below what bfloat16 resolves.
-  config.optimizer = section(name='adamw', b2=0.98, weight_decay=0.0)
-  config.learning_rate = 1e-3
-  config.warmup_steps = 0  # updates
-  config.lr_schedule = 'constant'  # 'constant', 'linear' or 'cosine', to 0
-  config.max_grad_norm = 1.0  # of the gradient; 0 leaves it alone
-  # An update whose loss or gradient is not finite is skipped, as if it had not
-  # been; so is one whose gradient norm is more than `spike` times the median of
-  # the last 32, if that is not 0.
-  config.grad_norm_spike = 0.0
-  # So many skipped updates in a row stop the run, which then says where the
-  # first number that is not finite arose.
-  config.max_consecutive_skips = 3
-  # Tokens per chunk of the loss, on each of the devices that divide the batch.
-  # 256 suits CPUs; accelerators want more, until memory binds.
-  config.loss_chunk_tokens = 256
-  config.eval_every = 0  # steps; 0 evaluates before and after only
   refuse_unknown(settings, config, 'a stage')
   for name, value in settings.items():
     # Replaced, not merged: settings of one optimizer are not another's.
