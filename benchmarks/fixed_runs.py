@@ -18,7 +18,7 @@ import pathlib
 import sys
 import tempfile
 
-from jopd.cli import commands
+from jopd.cli import train
 from jopd.run import overrides
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def prepares(stage: str) -> bool:
 def run(file: str) -> list[dict]:
   """The compared numbers of each step of a short run."""
   with tempfile.TemporaryDirectory() as folder:
-    commands.run(short(file), pathlib.Path(folder))
+    train.run(short(file), pathlib.Path(folder))
     lines = (pathlib.Path(folder) / 'metrics.jsonl').read_text().splitlines()
   return [
     {'stage': row['stage'], 'step': row['step']}

@@ -35,7 +35,7 @@ import grain
 import orbax.checkpoint as ocp
 import transformers
 
-from jopd.cli import commands
+from jopd.cli import output, train
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models import files, hf
 from jopd.run import config as configs
@@ -243,8 +243,8 @@ def child(workdir, faults=(), rng=None):
     os.dup2(log, 2)
     for name in faults:
       FAULTS[name](Fault(name, workdir, rng.choice((1, 1, 2, 3)), rng))
-    commands._prepare()
-    commands.run(get_config(), workdir)
+    output.prepare()
+    train.run(get_config(), workdir)
     code = 0
   except BaseException:
     traceback.print_exc()

@@ -11,9 +11,9 @@
 #
 # Submit it from the repository, which all nodes must see at the same path, as
 # they must see the workdir. One process per node drives all GPUs of the node;
-# Slurm says who they are. If one of them dies, all end, and the job is queued
-# again, three times at most, to go on from the last checkpoint. The same sbatch
-# line does that too. All arguments go to `jopd train`. The first job makes a virtual
+# Slurm says who they are. If one of them dies or fails, all end, and the job is
+# queued again, three times at most, to go on from the last checkpoint. The same
+# sbatch line does that too. All arguments go to `jopd train`. The first job makes a virtual
 # environment and installs jopd with its `gpu` extra, from the first node.
 #
 # Environment:
@@ -56,9 +56,16 @@ export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}
 status=0
 srun --ntasks-per-node=1 --kill-on-bad-exit=1 \
   "$venv/bin/jopd" train --distributed "$@" || status=$?
-# Slurm queues a job again whose node is lost, but not one whose step failed.
-# Code 2 is a wrong config, which no number of tries mends.
-if ((status != 0 && status != 2 && ${SLURM_RESTART_COUNT:-0} < 3)); then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+# Slurm queues a job again if a node is lost, but not if a step failed. These
+# codes of `jopd train` do not call for another try: 2, wrong input; 4, the disk
+# is full; 5, the loss is not finite; 130 and 143, a signal asked it to stop.
+# All others do, also 1, an error with a traceback: it may be of the machine.
+case $status in
+  0 | 2 | 4 | 5 | 130 | 143) ;;
+  *)
+    if ((${SLURM_RESTART_COUNT:-0} < 3)); then
+      scontrol requeue "$SLURM_JOB_ID"
+    fi
+    ;;
+esac
 exit "$status"

@@ -318,12 +318,17 @@ def test_slurm_gives_each_node_one_process_with_all_its_gpus(slurm, tmp_path):
 
 @pytest.mark.parametrize(
   'status, restarts, queued',
-  [(0, 0, False), (1, 0, True), (137, 2, True), (137, 3, False), (2, 0, False)],
+  [
+    *((0, 0, False), (1, 0, True), (137, 2, True), (137, 3, False)),
+    *((2, 0, False), (4, 0, False), (5, 0, False)),
+    *((130, 0, False), (143, 0, False)),
+  ],
 )
 def test_slurm_queues_a_job_again_that_lost_a_process(
   slurm, tmp_path, status, restarts, queued
 ):
-  # Kills: a wrong config that is tried for ever, and a lost host that ends all.
+  # Kills: a wrong config, a full disk, a loss that is not finite or a job that
+  # was cancelled, tried again; and a lost host that ends all.
   done = slurm(f'exit {status}', 'x', SLURM_RESTART_COUNT=str(restarts))
   assert done.returncode == status
   assert ('scontrol [requeue] [7]' in calls(tmp_path)) == queued

@@ -9,7 +9,7 @@ import jax
 import pytest
 import tiny
 
-from jopd.cli import commands
+from jopd.cli import train
 from jopd.run.overrides import load
 
 README = pathlib.Path(__file__).parents[1] / 'README.md'
@@ -48,7 +48,7 @@ def test_a_config_with_own_functions_trains_and_goes_on(folder):
   power = '--config.distil.loss.match.weight.power=1.0'
   config = load('mine.py', [*SMALL, power])
   assert config.distil.loss.match.weight.power == 1.0
-  commands.run(config, folder / 'runs')
+  train.run(config, folder / 'runs')
   log = (folder / 'runs/metrics.jsonl').read_text().splitlines()
   rows = map(json.loads, log)
   steps = [row for row in rows if row['kind'] == 'train']

@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 
-from jopd.cli import commands
+from jopd.cli import train
 from jopd.report.runs import Row, number, read_runs
 from jopd.run import config as configs
 from jopd.run.resolve import plain
@@ -95,7 +95,7 @@ class Lab:
     settings = json.dumps(plain(config), indent=2, sort_keys=True) + '\n'
     # jopd would find a finished run finished too, after loading it.
     if not all(f.is_file() for f in files) or files[1].read_text() != settings:
-      commands.run(config, folder)
+      train.run(config, folder)
       # Each run compiles programs of its own.
       jax.clear_caches()
     return Record(folder)

@@ -1,7 +1,8 @@
-"""The console command: flags in, exit codes out. Short on purpose."""
+"""The console command: flags, help texts and exit codes."""
 
 import argparse
 from collections.abc import Sequence
+import importlib
 import os
 import sys
 import traceback
@@ -29,8 +30,8 @@ from rollouts or from a dataset, and ends as a Hugging Face folder.
 
   jopd train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Any setting can be overridden, --config.distil.steps=100; jopd/run/config.py lists
-them with their meaning. The same command again goes on where it stopped.
+Any setting can be overridden, --config.distil.steps=100; jopd/run/config.py
+lists them with their meaning. The same command again goes on where it stopped.
 Afterwards DIR holds summary.json, metrics.jsonl, report.html, and for each
 stage checkpoints/ and model/.
 """
@@ -222,9 +223,8 @@ def run(argv: Sequence[str] | None = None) -> None:
 def _run(name: str, arguments, overrides: Sequence[str]) -> int:
   try:
     # Late, so that --help and a wrong flag do not wait for JAX.
-    from jopd.cli import commands
-
-    code = getattr(commands, name)(arguments, overrides)
+    command = importlib.import_module(f'jopd.cli.{name}')
+    code = command.main(arguments, overrides)
     sys.stdout.flush()
     return code or 0
   except BrokenPipeError:

@@ -1,60 +1,59 @@
-"""SIGTERM and Ctrl-C: the first is noted, the second ends the process at once.
+"""SIGTERM and Ctrl-C: the first asks the run to stop, the second ends it.
 
 Python runs handlers between two of its own instructions, and a step may spend
-minutes inside one compiled call. So signals are read from a pipe, by a thread:
-it can say at once that it was heard, and the second signal waits for nothing.
+minutes inside one compiled call. So a thread reads signals from a pipe: it logs
+the first at once, and the second need not wait for anything.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
+import logging
 import os
 import signal
 import threading
 
-HEARD = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def noted(say: Callable[[str], None]) -> Iterator[Callable[[], int]]:
-  """Inside, the first SIGTERM or SIGINT is told, and ends nothing.
+def stop_requested() -> Iterator[Callable[[], int]]:
+  """Inside, the first SIGTERM or SIGINT is logged, and ends nothing.
 
-  Handlers are those of before afterwards. Only the main thread may do this.
-
-  Args:
-    say: takes a line of text.
+  Handlers are restored afterwards. Only the main thread may enter it.
 
   Yields:
-    A function that returns the number of the signal that came first, 0 until
-    one does.
+    A function that returns the number of the first signal, 0 until one comes.
   """
-  came: list[int] = []
-  ear, mouth = os.pipe()
-  os.set_blocking(mouth, False)
+  received: list[int] = []
+  read_end, write_end = os.pipe()
+  os.set_blocking(write_end, False)
 
-  def decode_logits():
-    while number := os.read(ear, 1)[0]:
-      if number not in HEARD:
+  def listen():
+    while number := os.read(read_end, 1)[0]:
+      if number not in SIGNALS:
         continue
-      if came:
+      if received:
         os._exit(128 + number)
-      came.append(number)
-      say(
-        f'{signal.Signals(number).name}: finishing this step, then saving; once'
-        ' more ends at once'
+      received.append(number)
+      _log.info(
+        '%s: finishing this step, then saving; once more ends at once',
+        signal.Signals(number).name,
       )
 
-  before = {n: signal.signal(n, lambda *_: None) for n in HEARD}
-  fd_before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-  thread = threading.Thread(target=decode_logits, name='signals', daemon=True)
+  handlers = {n: signal.signal(n, lambda *_: None) for n in SIGNALS}
+  fd_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+  thread = threading.Thread(target=listen, name='signals', daemon=True)
   thread.start()
   try:
-    yield lambda: came[0] if came else 0
+    yield lambda: received[0] if received else 0
   finally:
     signal.set_wakeup_fd(fd_before)
-    for number, handler in before.items():
+    for number, handler in handlers.items():
       # None stands for one that was not set from Python.
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    os.write(mouth, b'\0')  # no signal has that number
+    os.write(write_end, b'\0')  # no signal has that number
     thread.join()
-    os.close(ear)
-    os.close(mouth)
+    os.close(read_end)
+    os.close(write_end)

@@ -195,7 +195,7 @@ def find(kind: str, spec) -> tuple[Callable, dict]:
   known = public_functions(module) if module else {}
   if spec not in known:
     raise ConfigError(
-      f'jopd has no {kind} {spec!r}{did_you_mean(spec, known)}. A function of'
+      f'jopd has no {kind} {spec!r}{did_you_mean(spec, known)}; a function of'
       f" your own is named 'package.module:{spec}' or 'file.py:{spec}'"
     )
   return known[spec], settings

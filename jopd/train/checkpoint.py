@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from jopd.models import files
 from jopd.train import distributed, manifest
+from jopd.train.errors import WrongInputError
 from jopd.train.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Checkpoints:
     for step, wrong in damaged.items():
       found = f'checkpoint {self._folder}/{step} is damaged: {wrong}'
       if strict:
-        raise ValueError(
+        raise WrongInputError(
           f'{found}; mend it, or go on from {on_from} without --strict'
         )
       _log.warning(
@@ -185,7 +186,7 @@ class Checkpoints:
   def _refuse_other_run(self, saved: dict, path: pathlib.Path):
     for name, value in self._fingerprint.items():
       if saved.get(name) != value:
-        raise ValueError(
+        raise WrongInputError(
           f'{path} was saved with {name} = {saved.get(name)!r}, this run has'
           f' {value!r}; go on with the saved setting, or start in another'
           ' --workdir'

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jopd import sharding
+from jopd.train.errors import WrongInputError
 
 # Seconds after which a process that says nothing counts as dead, and the others
 # are ended. A step may take longer: heartbeats have a thread of their own.
@@ -34,15 +35,16 @@ def join(
     processes: how many there are.
     process: which one this is, from 0.
 
-  Raises: ValueError when no cluster is found, or the three do not fit together.
+  Raises: WrongInputError when no cluster is found, or the three do not fit
+    together.
   """
   given = (coordinator, processes, process)
   if None in given and any(value is not None for value in given):
-    raise ValueError(
+    raise WrongInputError(
       'give all of --coordinator=HOST:PORT, --processes and --process, or none'
     )
   if coordinator and not 0 <= process < processes:
-    raise ValueError(f'there is no process {process} among {processes}')
+    raise WrongInputError(f'there is no process {process} among {processes}')
   try:
     jax.distributed.initialize(
       *given,
@@ -50,7 +52,7 @@ def join(
       shutdown_timeout_seconds=_SHUTDOWN,
     )
   except ValueError as error:
-    raise ValueError(
+    raise WrongInputError(
       'no cluster was found that says who the processes are (Cloud TPU, Slurm,'
       ' Open MPI, Kubernetes); give --coordinator=HOST:PORT, --processes and'
       f' --process ({error})'
@@ -74,13 +76,13 @@ def check_same(what: str, own: Mapping[str, object]) -> None:
     what: comes before a key, in the message.
     own: of this process, plain JSON.
 
-  Raises: ValueError with the first process and key that differ.
+  Raises: WrongInputError with the first process and key that differ.
   """
   first, *others = map(json.loads, texts(json.dumps(own)))
   for process, other in enumerate(others, 1):
     for key in sorted({*first, *other}):
       if first.get(key) != other.get(key):
-        raise ValueError(
+        raise WrongInputError(
           f'process {process} has another {what}{key} than process 0: start'
           ' all of them with the same file, the same overrides and the same'
           ' data'

@@ -20,7 +20,7 @@ def exit_code(error: BaseException) -> int:
 
 
 class WrongInputError(ValueError):
-  """A file of a run is damaged, or not what its config asks for."""
+  """A flag is wrong, or a file of a run is damaged or of another run."""
 
   exit_code = WRONG_INPUT
 

@@ -20,7 +20,7 @@ import jax
 from jax.typing import ArrayLike
 
 from jopd.models import files
-from jopd.train.errors import is_disk_full
+from jopd.train.errors import WrongInputError, is_disk_full
 from jopd.train.loggers import BackgroundLogger, Logger
 
 _log = logging.getLogger(__name__)
@@ -258,7 +258,7 @@ class MetricsLog:
         if stays(row['stage'], row['step']):
           kept.append(line)
       except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise WrongInputError(
           f'{self._path}:{number}: expected a JSON object with stage and step, '
           f'got {line[:60]!r}; mend or delete the line'
         ) from error

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jopd import sharding
 from jopd.models import files, hf
 from jopd.train import checkpoint, distributed, manifest
+from jopd.train.errors import WrongInputError
 from jopd.train.loop import run_stage
 from jopd.train.stage import Run, Stage
 
@@ -52,8 +53,8 @@ def train(
     with total seconds, the hash of the final student, versions and device.
 
   Raises:
-    ValueError: a file is damaged, and strict; or a finished stage is, and no
-      checkpoint is left to make it again from.
+    WrongInputError: a file is damaged, and strict; or a finished stage is,
+      and no checkpoint is left to make it again from.
   """
   start = time.perf_counter()
   workdir = pathlib.Path(workdir)
@@ -119,14 +120,14 @@ def _is_finished(folder: pathlib.Path, strict: bool) -> bool:
   if not damage:
     return marked
   if not steps:
-    raise ValueError(
+    raise WrongInputError(
       f'{folder} is not what a finished stage left ({damage}), and'
       f' {folder}/checkpoints holds nothing to make it from again: put the file'
       f' back, or remove {folder} to train the stage once more'
     )
   # Without the mark it was only interrupted while it was written.
   if marked and strict:
-    raise ValueError(
+    raise WrongInputError(
       f'{folder} is damaged: {damage}; mend it, or make it again from the'
       f' checkpoint of step {steps[-1]} without --strict'
     )

@@ -10,7 +10,10 @@ import shutil
 import pytest
 import tiny
 
-from jopd.cli import commands, generate, main
+from jopd.cli import eval as eval_command
+from jopd.cli import main
+from jopd.cli import sample as sample_command
+from jopd.cli import train as train_command
 from jopd.data import sources
 from jopd.data.prompts import encode_prompt
 from jopd.data.tokenizer import builtin_tokenizer
@@ -141,13 +144,13 @@ class TestTrain:
     config.stages = ('warm',)
     (tmp_path / 'warm').mkdir()
     (tmp_path / 'warm' / 'result.json').write_text('{}')
-    (tmp_path / 'config.json').write_text(commands._json(config))
+    (tmp_path / 'config.json').write_text(train_command._json(config))
     config.update_from_flattened_dict({key: value})
     if fine:
-      commands._refuse_other_work(tmp_path, config)
+      train_command.refuse_other_work(tmp_path, config)
       return
     with pytest.raises(ValueError, match='finished with another config'):
-      commands._refuse_other_work(tmp_path, config)
+      train_command.refuse_other_work(tmp_path, config)
 
   def test_a_checkpoint_of_another_run_is_refused(
     self, trained, workdir, tmp_path
@@ -199,10 +202,11 @@ class TestBadInput:
       message == "config.distil has no setting 'step'; did you mean 'steps'?"
     )
     message = train('config.sede = 3')
-    assert message == "a config has no setting 'sede'; did you mean 'seed'?"
+    assert message == "the config has no setting 'sede'; did you mean 'seed'?"
 
   def test_a_value_of_another_type(self, train):
-    assert '--config.distil.steps=x' in train('', '--config.distil.steps=x')
+    message = train('', '--config.distil.steps=x')
+    assert message == "config.distil.steps must be int, got 'x'"
 
   def test_a_missing_file(self, train):
     missing = 'nowhere/a.py'
@@ -246,7 +250,7 @@ class TestBadInput:
   def test_a_batch_that_the_mesh_cannot_divide(self, train):
     message = train('config.distil.batch_size = 60')
     assert message == (
-      "config.distil: source 'student': a batch of 60 rows cannot be divided"
+      "config.distil: response_source 'student': a batch of 60 rows cannot be divided"
       ' over data * fsdp = 8: choose a multiple of 8'
     )
 
@@ -261,7 +265,7 @@ class TestBadInput:
     # Kills: reading the data of stage one before the loss of stage one.
     message = train("config.warm.loss.demo.objective = 'negative_log'")
     assert message.startswith(
-      'config.warm: terms.demo: a term has no objective'
+      "config.warm: loss.demo: jopd has no objective 'negative_log'"
     )
     assert "did you mean 'negative_log_likelihood'?" in message
 
@@ -321,7 +325,7 @@ class TestEval:
     numbers = dict(prompts=4, greedy_accuracy=0.75, truncated=0.5)
     numbers |= dict(greedy_accuracy_low=0.3006, greedy_accuracy_high=0.9544)
     other = numbers | dict(greedy_accuracy=0.25)
-    table = commands.eval_table({'a': numbers, 'b': other}).splitlines()
+    table = eval_command.table({'a': numbers, 'b': other}).splitlines()
     assert [line.split(maxsplit=1) for line in table] == [
       ['greedy_accuracy'],
       ['a', '75.0 [30.1, 95.4]'],
@@ -368,8 +372,8 @@ def questions(tmp_path_factory):
 def answers(model, questions):
   """Two answers to each of the prompts: in two calls, a few at a time."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(generate, '_ROWS', 90)
-    patch.setattr(generate, '_SLOTS', 16)
+    patch.setattr(sample_command, '_ROWS_PER_CALL', 90)
+    patch.setattr(sample_command, '_MAX_NUM_SEQS', 16)
     flags = ('--samples=2', '--max-tokens=3', '--top-p=0.9')
     done = jopd('sample', f'--model={model}', *questions, *flags)
   return done, read(done[1])
@@ -417,16 +421,13 @@ class TestSample:
     half = len(out) // 2
     assert out and out[:half] == out[half:]
 
-  def test_a_prompt_is_answered_while_it_is_read(
-    self, model, tmp_path, monkeypatch
-  ):
+  def test_a_prompt_is_answered_while_it_is_read(self, model, tmp_path):
     # Kills: text that is printed once it is whole, or is not flushed, and other
     # answers than --input gets.
     flags = ('--samples=3', '--max-tokens=12', '--seed=3')
     prompts = tmp_path / 'rows.jsonl'
     prompts.write_text('{"prompt": "1 2 3"}')
     rows = read(sample(model, f'--input={prompts}', *flags))
-    monkeypatch.setattr(generate, '_SLOTS', 2)
     said = Flushed()
     with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
       main.run(['sample', f'--model={model}', '--prompt=1 2 3', *flags])
@@ -441,15 +442,15 @@ class TestSample:
     # Kills: rows that are written in pieces, and answers of finished calls that
     # are lost.
     interrupted = iter([False, True])
-    real = generate.decode
+    real = sample_command.decode
 
     def decode(*args):
       if next(interrupted):
         raise KeyboardInterrupt
       return real(*args)
 
-    monkeypatch.setattr(generate, '_ROWS', 16)
-    monkeypatch.setattr(generate, 'decode', decode)
+    monkeypatch.setattr(sample_command, '_ROWS_PER_CALL', 16)
+    monkeypatch.setattr(sample_command, 'decode', decode)
     out = tmp_path / 'out.jsonl'
     flags = (*questions, '--max-tokens=2', f'--output={out}')
     code, _, err = jopd('sample', f'--model={model}', *flags)
@@ -525,13 +526,15 @@ class TestSample:
 
   def test_a_model_that_is_not_there(self):
     message = refused('sample', '--model=nowhere', '--prompt=a')
-    assert message.startswith('nowhere has no tokenizer')
+    assert message.startswith('model nowhere: nowhere has no tokenizer')
 
   def test_a_stop_string_that_is_none(self, model):
     message = refused(
       'sample', f'--model={model}', '--prompt=a', '--stop=b', '--stop='
     )
-    assert message == 'a stop string is empty: it would end every response'
+    assert message == (
+      '--stop: a stop string is empty: it would end every response'
+    )
 
   def test_a_prompt_for_which_the_model_has_no_room(self, model, tmp_path):
     # The longest one decides, wherever it stands.

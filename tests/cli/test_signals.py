@@ -17,9 +17,10 @@ TINY = pathlib.Path(__file__).parents[1] / 'tiny.py'
 # program is: no handler of Python's can run, but other threads can. A mutex
 # that is locked twice, since a signal would end a sleep.
 CHILD = """
-import ctypes, sys
+import ctypes, logging, sys
 from jopd.cli import signals
-with signals.noted(lambda line: print(line, flush=True)) as stop:
+logging.basicConfig(format='%(message)s', level='INFO', stream=sys.stdout)
+with signals.stop_requested():
   print('ready', flush=True)
   libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
   libc.pthread_mutex_lock(mutex), libc.pthread_mutex_lock(mutex)
@@ -34,23 +35,25 @@ def _asked(number):
     threading.Event().wait(0.01)
 
 
-@pytest.mark.parametrize('number', signals.HEARD)
-def test_the_first_signal_is_noted(number):
-  before, said = signal.getsignal(number), []
-  with signals.noted(said.append) as stop:
+@pytest.mark.parametrize('number', signals.SIGNALS)
+def test_the_first_signal_is_noted(number, caplog):
+  caplog.set_level('INFO', 'jopd.cli.signals')
+  before = signal.getsignal(number)
+  with signals.stop_requested() as stop:
     assert stop() == 0
     for _ in _asked(number):
       if stop():
         break
     assert stop() == number
-  assert len(said) == 1 and said[0].startswith(f'{number.name}: finishing')
+  [line] = caplog.messages
+  assert line.startswith(f'{number.name}: finishing')
   # Kills: handlers that stay when the run has ended.
   assert signal.getsignal(number) is before
   assert signal.set_wakeup_fd(-1) == -1
 
 
 # Kills: a handler of Python's alone, which a compiled call holds up for ever.
-@pytest.mark.parametrize('second', signals.HEARD)
+@pytest.mark.parametrize('second', signals.SIGNALS)
 def test_the_second_signal_ends_the_process_at_once(second):
   child = subprocess.Popen(
     [sys.executable, '-c', CHILD], stdout=subprocess.PIPE, text=True

@@ -2,13 +2,12 @@
 
 import jax
 import numpy as np
-import pytest
 
 from jopd import sharding
 from jopd.cli.stream import Written, make_stream, texts
 from jopd.data.tokenizer import builtin_tokenizer
 from jopd.models.decoder import DecoderConfig, make_model
-from jopd.rollout.continuous_batching import LENGTH, STOP
+from jopd.rollout.continuous_batching import STOP
 from jopd.rollout.decode import make_policy
 from jopd.rollout.engine import make_generate
 from jopd.rollout.stop_criteria import make_stops
@@ -31,12 +30,11 @@ TOKENIZER = builtin_tokenizer()
 
 
 # Kills: other keys than those of `generate`, a state whose buffers are given
-# away before they are read, rows that wait and are never admitted, answers that
-# only come when they are whole, and a second compilation for the second token.
-@pytest.mark.parametrize('slots', [None, 4])
-def test_it_is_what_generate_answers_token_by_token(slots, caplog):
+# away before they are read, answers that only come when they are whole, and a
+# second compilation for the second token.
+def test_it_is_what_generate_answers_token_by_token(caplog):
   caplog.set_level('INFO', 'jopd.compilation')
-  options = dict(max_new_tokens=12, group_size=3, max_num_seqs=slots)
+  options = dict(max_new_tokens=12, group_size=3)
   settings = dict(stops=make_stops((3, 9)), temperature=1.5)
   call = (
     MODEL.init(jax.random.key(0)),
@@ -56,9 +54,9 @@ def test_it_is_what_generate_answers_token_by_token(slots, caplog):
       step.response, np.where(live, whole.response, 0)
     )
     before = step.length
-  assert steps[0].length.sum() == (slots or 6)
+  assert steps[0].length.sum() == 6
   np.testing.assert_array_equal(steps[-1].length, whole.response_length)
-  np.testing.assert_array_equal(steps[-1].end, whole.end_reason)
+  np.testing.assert_array_equal(steps[-1].end_reason, whole.end_reason)
   # The whole rollout, the prompt, and a token.
   assert len(caplog.records) == 3
 
@@ -103,12 +101,11 @@ def test_special_tokens_are_left_out():
   assert ''.join(pieces(tokens)) == 'ab\n'
 
 
-# Kills: answers in the order in which they end, text of several answers mixed,
-# and an empty row that waits for a slot taken for an answer of no token.
+# Kills: answers in the order in which they end, and mixed text of several.
 def test_answers_follow_one_another():
   a, b = TOKENIZER.encode('1 2')
   steps = [
-    written(([a], 0), ([b], STOP), ([], LENGTH)),
+    written(([a], 0), ([b], STOP), ([a], 0)),
     written(([a, a], 0), ([b], STOP), ([a], 0)),
     written(([a, a, b], STOP), ([b], STOP), ([a, b], 0)),
     written(([a, a, b], STOP), ([b], STOP), ([a, b, b], STOP)),

@@ -14,10 +14,10 @@ MODULES = {'pickle', 'cPickle', '_pickle', 'marshal', 'shelve', 'dill'}
 MODULES |= {'cloudpickle', 'joblib', 'torch', 'code', 'codeop', 'runpy'}
 CALLS = {'eval', 'exec', 'compile', '__import__', 'execfile'}
 METHODS = {'exec_module', 'system', 'popen'}
-# What may: a config is a Python file that its user names; math_match talks to
-# its child through pipes; `eval` is a command of the console.
+# What may: a config and a function of one's own are Python files that a user
+# names; math_match talks to its child through pipes; `eval` is a command.
 ALLOWED = {
-  ('run/overrides.py', 'exec_module'),
+  ('run/resolve.py', 'exec_module'),
   ('rewards/math.py', 'subprocess'),
 }
 

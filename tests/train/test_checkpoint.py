@@ -11,6 +11,7 @@ import pytest
 from jopd import sharding
 from jopd.train import checkpoint, manifest, pipeline
 from jopd.train.checkpoint import Checkpoints
+from jopd.train.errors import WrongInputError
 from jopd.train.state import TrainState, init_state, state_shardings
 
 TX = optax.adam(0.1)
@@ -101,7 +102,9 @@ def test_the_newest_whole_checkpoint_is_restored(tmp_path, caplog, kind):
 def test_strict_stops_and_touches_nothing(tmp_path):
   _saved(tmp_path, 2, 4)
   _flip(tmp_path / '4')
-  with pytest.raises(ValueError, match=r'4 is damaged: .* go on from step 2 '):
+  with pytest.raises(
+    WrongInputError, match=r'4 is damaged: .* on from step 2 '
+  ):
     _open(tmp_path, strict=True)
   assert _names(tmp_path) == ['2', '4']
 
@@ -213,7 +216,9 @@ def test_a_damaged_stage_is_made_again(finished, caplog, part):
     _flip(finished / 'model')
   else:
     (finished / 'result.json').write_text('{"steps": 3}')
-  with pytest.raises(ValueError, match=r'is damaged: .* checkpoint of step 2'):
+  with pytest.raises(
+    WrongInputError, match=r'is damaged: .* of step 2'
+  ):
     _finished(finished, strict=True)
   assert not _finished(finished)
   assert f'{finished} is damaged: {part}' in caplog.messages[0]
@@ -234,7 +239,7 @@ def test_a_damaged_stage_without_checkpoints_is_refused(finished, marked):
   _flip(finished / 'checkpoints' / '2')
   if not marked:
     (finished / manifest.NAME).unlink()
-  with pytest.raises(ValueError, match='nothing to make it from again'):
+  with pytest.raises(WrongInputError, match='nothing to make it from again'):
     _finished(finished)
   assert (finished / 'model').exists()
 

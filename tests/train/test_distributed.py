@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from jopd.train import distributed
+from jopd.train.errors import WrongInputError
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def test_processes_that_cannot_meet_are_refused(given, message, monkeypatch):
     raise ValueError('coordinator_address should be defined.')
 
   monkeypatch.setattr(jax.distributed, 'initialize', initialize)
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(WrongInputError, match=message):
     distributed.join(*given)
 
 
@@ -38,7 +39,7 @@ def test_processes_that_differ_are_refused(monkeypatch):
   monkeypatch.setattr(distributed, 'texts', lambda own: [own, own, other])
   same = {'warm': {'rows': 3}, 'distil': {'rows': 5}}
   with pytest.raises(
-    ValueError, match='process 2 has another data of distil than process 0'
+    WrongInputError, match='process 2 has another data of distil than process 0'
   ):
     distributed.check_same('data of ', same)
 
