@@ -18,15 +18,15 @@ gradient is not finite; 130 Ctrl-C, 143 SIGTERM: train has saved its state.
 """
 _JOPD = """\
 On-policy distillation of language models: a student learns on its own rollouts,
-every token of them scored by a teacher. A first run, on a laptop:
+and a teacher scores every token of them. A first run, on a laptop:
 
   jopd train --config=configs/quickstart.py --workdir=runs/quickstart
 
 `jopd COMMAND --help` says more, with examples.
 """
 _TRAIN = """\
-Runs the stages of a config file: each trains one model from another's scores,
-from rollouts or from a dataset, and ends as a Hugging Face folder.
+Runs the stages of a config file: each trains one model, on rollouts or on a
+dataset, and saves it as a Hugging Face folder.
 
   jopd train --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -48,21 +48,22 @@ keeps every answer: task, id, sample (0 is the greedy one), text, reward, length
 in tokens, and whether it was cut off.
 """
 _DOCTOR = """\
-Says before training whether these models, this data and this loss can work, and
-why not: tokenizers and stops, accuracies, what the teacher thinks of the
-student's own responses, what the loss does there. docs/doctor.md explains it.
+Checks before training whether these models, this data and this loss can work:
+tokenizers and stop criteria, accuracies, the teacher's log-probs of the
+student's responses, the loss and its gradient on them. docs/doctor.md explains
+each check.
 
   jopd doctor --config=configs/quickstart.py --workdir=runs/quickstart
 
-Any setting can be overridden. With --workdir, models are as its finished stages
-left them. Exit code 0 if nothing was found, 3 with warnings, 2 if it will not
+Any setting can be overridden. With --workdir, models come from its finished
+stages. Exit code 0 if nothing was found, 3 with warnings, 2 if it will not
 work, as for any other wrong input.
 """
 _PLAN = """\
 Compiles every phase of a config from shapes, without a weight, and prints what
-each needs of a device: memory by kind, operations, bytes, what travels between
-devices, estimated seconds. For a TPU that is not here, too (pip install
-'jopd[tpu]'). docs/plan.md explains it.
+each needs of a device: memory by kind, operations, bytes, traffic between
+devices, estimated seconds. Also for a TPU that this machine does not have (pip
+install 'jopd[tpu]'). docs/plan.md explains it.
 
   jopd plan --config=configs/quickstart.py
   jopd plan --config=FILE --topology=v5p:4x4x4 --config.mesh.fsdp=64
@@ -71,12 +72,11 @@ Any setting can be overridden. Exit code 0 if all fits with a tenth of the
 memory to spare, 3 if with less, 2 if it does not fit, as for any wrong input.
 """
 _SAMPLE = """\
-Lets a model answer one prompt, or each row of a JSONL file (`messages` or
-`prompt` rows). Answers go to standard output. To --prompt as text, while it is
-written; with --samples one after the other, the first one while all of them are
-being written. To --input as JSONL, a few hundred answers at a time, each with
-its log-prob under the model and under the way it was sampled. A stop string
-stays in the answer that it ends.
+Samples answers to one prompt, or to each row of a JSONL file (`messages` or
+`prompt` rows), on standard output. Answers to --prompt are text, printed while
+they are sampled; with --samples, one after the other. Answers to --input are
+JSONL, each with its log-prob under the model and under the distribution that it
+was sampled from. A stop string stays in the answer that it ends.
 
   jopd sample --model=runs/quickstart/distil/model --prompt='3 1 4 1 5 9'
   jopd sample --workdir=runs/quickstart --stage=warm --prompt='3 1 4 1 5 9'
@@ -145,11 +145,15 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
   add(
     '--distributed',
     action='store_true',
-    help='join the other hosts first, as the cluster says (TPU, Slurm, ...)',
+    help='join the other hosts of the cluster first (TPU, Slurm, ...)',
   )
-  add('--coordinator', metavar='HOST:PORT', help='or as these say: process 0,')
-  add('--processes', type=int, metavar='N', help='how many there are,')
-  add('--process', type=int, metavar='I', help='which one this is, from 0')
+  add(
+    '--coordinator',
+    metavar='HOST:PORT',
+    help='or without a cluster: address of process 0,',
+  )
+  add('--processes', type=int, metavar='N', help='number of processes,')
+  add('--process', type=int, metavar='I', help='number of this one, from 0')
   add = command('eval', 'accuracy of a Hugging Face folder', _EVAL)
   add('--config', required=True, metavar='FILE', help='whose eval_data to use')
   add('--model', required=True, metavar='DIR', help='a Hugging Face folder')
@@ -167,7 +171,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     help="such as 'v5p:4x4x4'; default: the devices that are here",
   )
   add('--json', action='store_true', help='for machines')
-  _sample_flags(command('sample', 'let a model answer', _SAMPLE))
+  _sample_flags(command('sample', 'sample answers of a model', _SAMPLE))
   add = command('report', 'draw the metrics of runs', _REPORT)
   add('runs', nargs='+', metavar='RUN', help='a --workdir of jopd train')
   add('--out', metavar='DIR', help='default: the first RUN')

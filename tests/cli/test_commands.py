@@ -250,8 +250,8 @@ class TestBadInput:
   def test_a_batch_that_the_mesh_cannot_divide(self, train):
     message = train('config.distil.batch_size = 60')
     assert message == (
-      "config.distil: response_source 'student': a batch of 60 rows cannot be divided"
-      ' over data * fsdp = 8: choose a multiple of 8'
+      "config.distil: response_source 'student': a batch of 60 rows cannot be"
+      ' divided over data * fsdp = 8: choose a multiple of 8'
     )
 
   def test_a_row_without_its_field(self, train, tmp_path):
@@ -335,6 +335,89 @@ class TestEval:
 
   def test_a_folder_that_is_not_there(self):
     assert 'nowhere' in refused('eval', TINY, '--model=nowhere')
+
+
+@pytest.fixture(scope='module')
+def own(tmp_path_factory):
+  """Writes a config whose reward has some body; returns its flag."""
+  file = tmp_path_factory.mktemp('own') / 'mine.py'
+
+  def own(body):
+    file.write_text(
+      'import tiny\n\n'
+      f'def mine(response, example, *, worth=0.0):\n  {body}\n\n'
+      'def get_config():\n'
+      '  config = tiny.get_config()\n'
+      "  config.stages = ('warm',)\n"
+      '  config.reward = mine\n'
+      '  return config\n'
+    )
+    return f'--config={file}'
+
+  return own
+
+
+@pytest.fixture(scope='module')
+def mine(own, tmp_path_factory):
+  """The folder of a finished run, and the command that goes on with it."""
+  folder = tmp_path_factory.mktemp('runs')
+  command = (
+    *('train', own('return worth'), f'--workdir={folder}'),
+    '--config.reward.worth=1.0',
+  )
+  return folder, command, jopd(*command)
+
+
+class TestOwnFunctions:
+  """A reward that is defined in the config's own file."""
+
+  def test_it_trains_with_overridden_settings_and_is_recorded(self, mine):
+    folder, command, (code, _, err) = mine
+    assert code == 0, err
+    summary = json.loads((folder / 'summary.json').read_text())
+    assert summary['student_after'] == 1.0
+    reward = json.loads((folder / 'config.json').read_text())['reward']
+    file = command[1].removeprefix('--config=')
+    assert reward == {'name': f'{file}:mine', 'worth': 1.0}
+
+  def test_a_changed_source_is_noted_each_time_and_the_run_goes_on(
+    self, mine, own
+  ):
+    # Kills: a change that is noted once, or that ends the run, and one that is
+    # noted where there is none.
+    _, command, (_, _, first) = mine
+    assert 'the source of' not in first
+    own('return worth + 0.25')
+    for _ in range(2):
+      code, _, err = jopd(*command)
+      assert code == 0, err
+      [note] = [s for s in err.splitlines() if 'the source of' in s]
+      assert note.endswith('mine.py:mine has changed since the run began')
+    own('return worth')
+    assert 'the source of' not in jopd(*command)[2]
+
+  def test_eval_uses_it_and_a_bug_names_its_line(self, mine, own):
+    # Kills: one line and code 2 for a bug in a function of one's own.
+    folder, _, _ = mine
+    model = f'--model={folder / "warm" / "model"}'
+    code, out, err = jopd('eval', own('return 1 - worth'), model)
+    assert code == 0, err
+    assert json.loads(out)['greedy_accuracy'] == 1.0
+    code, out, err = jopd('eval', own("raise KeyError('price')"), model)
+    assert (code, out) == (1, '')
+    assert 'mine.py", line 4, in mine' in err and "KeyError: 'price'" in err
+
+  @pytest.mark.parametrize('command', ['doctor', 'plan'])
+  def test_doctor_and_plan_take_it(self, command, own):
+    code, out, err = jopd(command, own('return worth'), '--json')
+    assert code in (0, 3) and json.loads(out), err
+
+  def test_a_signature_that_does_not_fit_is_refused(self, own):
+    message = refused(
+      *('train', own('return worth'), '--workdir=w'),
+      '--config.reward.value=1',
+    )
+    assert "'value'" in message and 'config.reward' in message
 
 
 def sample(model, *flags):
