@@ -1,4 +1,4 @@
-"""Configs still mean what they meant when tests/fixed_runs.json was recorded."""
+"""Configs mean what they meant when tests/fixed_runs.json was recorded."""
 
 import os
 import pathlib

@@ -113,9 +113,7 @@ def write_rope(config: DecoderConfig) -> dict[str, Any]:
 def agreed(name: str, values: list, default: Any) -> Any:
   """Returns the value that all fields of a file agree on, or the default."""
   if any(value != values[0] for value in values):
-    raise ValueError(
-      f'expected one value of {name}; got {values}'
-    )
+    raise ValueError(f'expected one value of {name}; got {values}')
   return values[0] if values else default
 
 

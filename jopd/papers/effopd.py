@@ -5,7 +5,7 @@ the student, along their way since the last such step, as long as the reward of
 held-out prompts grows. Training goes on from the best place.
 
 References: EffOPD, arXiv 2605.11739, after its released code. There the factor
-  is 2, then a <- a / (1 + a) of a way that has grown: the same places. Steps are
+  is 2, then a <- a / (1 + a) of a longer way: the same places. Steps are
   those of the optimizer there; here, with several updates a step, batches.
 """
 

@@ -228,7 +228,7 @@ def _check_context(config, settings, run, sources, role, context) -> None:
   if most < config.max_prompt_tokens:
     raise ConfigError(
       f'max_teacher_prompt_tokens = {most} is less than max_prompt_tokens ='
-      f' {config.max_prompt_tokens}, and without a context of its own a response'
+      f' {config.max_prompt_tokens}, and a response without a context'
       " is scored after the student's prompt: raise it"
     )
 

@@ -15,7 +15,7 @@ import traceback
 from ml_collections import ConfigDict
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-# Settings that name functions, or have several forms: a text, a mapping, a tuple.
+# Settings of several forms: a name, a function, a mapping, a tuple.
 SPECS = (
   *('data', 'eval_data', 'context', 'reward', 'filter', 'loss_aggregation'),
   *('response_source',),

@@ -119,8 +119,8 @@ def make_loss(
       term_reads = losses.term_reads(term)
       _check_reads(spec, term_reads, settings, sources)
       _check_old_policy(spec, first, settings.num_minibatches, off_policy)
-      # A weight takes no part in the check, and an objective of a user's own may
-      # be for responses of another policy.
+      # The check ignores weights, and an objective of a user's own may be for
+      # responses of another policy.
       own = any(map(is_own, spec.objective.functions()))
       if own and not spec.is_objective:
         check_term(spec, first, roles, sources.group_size, vocab_size)

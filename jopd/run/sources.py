@@ -1,4 +1,4 @@
-"""Which sources generate the responses of a stage, and which rows a term sees."""
+"""What generates the responses of a stage, and which rows a term sees."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

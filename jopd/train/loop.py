@@ -49,7 +49,7 @@ from jopd.train.update_guard import EqualRewards, report_skipped
 _log = logging.getLogger(__name__)
 
 
-def run_stage(
+def run_stage(  # noqa: C901
   stage: Stage,
   run: Run,
   params: dict[str, dict],

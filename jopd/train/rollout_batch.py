@@ -60,7 +60,7 @@ class RolloutBatch(NamedTuple):
   mask: Array
   end_reason: Array
   row: Row
-  teachers: dict[str, TeacherInput] = {}
+  teachers: dict[str, TeacherInput] = {}  # noqa: RUF012, never changed
   sampler_logp: Array | None = None
   rollout_logp: Array | None = None
   turn: Array | None = None

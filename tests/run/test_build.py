@@ -194,7 +194,7 @@ class TestModels:
     config.distil.max_teacher_prompt_tokens = 17
     message = refused(config)
     assert message.startswith(
-      'config.distil: teacher_contexts.teacher: max_teacher_prompt_tokens = 17 and'
+      'config.distil: teacher_contexts.teacher: max_teacher_prompt_tokens = 17'
     )
     assert 'make 33 tokens' in message
 

@@ -36,7 +36,7 @@ def test_a_config_takes_functions_where_names_stand():
 def test_a_wrong_setting_gets_the_name_of_its_place():
   # Kills: a ValueError of the library that is taken for a bug.
   with (
-    pytest.raises(configs.ConfigError, match='^here: there: fraction must be'),
+    pytest.raises(configs.ConfigError, match=r'^here: there: fraction must be'),
     configs.error_context('here'),
     configs.error_context('there'),
   ):

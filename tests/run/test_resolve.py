@@ -88,7 +88,7 @@ def test_a_source_of_a_users_own_returns_rows():
       {'prompt': str(i), 'answer': i, 'level': i} for i in range(count)
     )
 
-  first, second = make_examples(dict(name=rows, count=2))
+  _, second = make_examples(dict(name=rows, count=2))
   assert second.answer == '1' and second.columns['level'] == 1
 
 
@@ -156,7 +156,7 @@ def test_a_wrong_spec_is_refused_with_what_to_write(kind, spec, part):
 
 
 def test_a_module_that_does_not_import_keeps_its_error(tmp_path, monkeypatch):
-  # Kills: a missing import inside a user's module that reads as a misspelt spec.
+  # Kills: a missing import in a user's module that reads as a misspelt spec.
   (tmp_path / 'broken_module_of_mine.py').write_text('import not_there_at_all')
   monkeypatch.syspath_prepend(tmp_path)
   with pytest.raises(ModuleNotFoundError, match='not_there_at_all'):

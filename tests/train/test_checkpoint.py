@@ -216,9 +216,7 @@ def test_a_damaged_stage_is_made_again(finished, caplog, part):
     _flip(finished / 'model')
   else:
     (finished / 'result.json').write_text('{"steps": 3}')
-  with pytest.raises(
-    WrongInputError, match=r'is damaged: .* of step 2'
-  ):
+  with pytest.raises(WrongInputError, match=r'is damaged: .* of step 2'):
     _finished(finished, strict=True)
   assert not _finished(finished)
   assert f'{finished} is damaged: {part}' in caplog.messages[0]

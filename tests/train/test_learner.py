@@ -11,9 +11,8 @@ import pytest
 
 from jopd import losses, sharding
 from jopd.models import lora
-from jopd.papers.scope import group_softmax
 from jopd.models.decoder import DecoderConfig, make_model
-from jopd.papers import scope
+from jopd.papers.scope import group_softmax
 from jopd.train import teacher_sync
 from jopd.train.learner import make_gradients, make_learn, make_teach
 from jopd.train.rollout_batch import RolloutBatch, TeacherInput
@@ -311,7 +310,8 @@ def test_a_batch_without_a_token_leaves_the_parameters():
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(moved.params))
 
 
-# Kills: teachers that are synced with the parameters before the update, of another role, or
+# Kills: teachers that are synced with the parameters before the update, of another role,
+# or
 # gathered to one device; heads of the frozen ones in their place.
 def test_teachers_are_synced_on_eight_devices():
   mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
@@ -416,7 +416,7 @@ def _poison_reward(batch):
 POISONS = {'teacher': _poison_hidden, 'reward': _poison_reward}
 
 
-# Adam counts its updates, and a synced teacher is 0.5 of the way nearer at each.
+# Adam counts its updates, and a synced teacher goes half of the way at each.
 # Kills: moments that decay, a count that goes on, a teacher that moves, and
 # NaN times 0.
 @pytest.mark.parametrize('kind', POISONS)

@@ -145,9 +145,7 @@ def test_a_crash_while_rewinding_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_broken_line_is_named_not_dropped(tmp_path):
   # Kills: a reader that skips what it does not understand.
   (tmp_path / 'metrics.jsonl').write_text('{"stage": "a", "step": 1}\nnot\n')
-  with pytest.raises(
-    WrongInputError, match=r'metrics.jsonl:2: expected a'
-  ):
+  with pytest.raises(WrongInputError, match=r'metrics.jsonl:2: expected a'):
     MetricsLog(tmp_path)
 
 

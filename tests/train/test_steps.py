@@ -269,7 +269,7 @@ def test_a_teacher_may_be_mixed_into_every_token():
     frozen = freeze(stage, run, params)
     state, shardings = loop.start_state(stage, run, params)
     programs = steps.make_programs(stage, run, shardings)
-    batch, info = steps.rollout_step(
+    batch, _ = steps.rollout_step(
       stage,
       run,
       programs,
@@ -481,7 +481,7 @@ def test_a_loss_that_breaks_down_is_named(update, kind):
 
 # Kills: teachers whose whole trees are arguments of the learner.
 def test_the_learner_gets_the_heads_of_teachers_alone(update):
-  stage, run, programs, frozen, state, batch = update
+  stage, run, _, frozen, state, batch = update
   _, heads, *_ = steps.learner_inputs(stage, run, frozen, state, batch, {})
   shapes = jax.tree.map(jnp.shape, heads)
   assert shapes == {'teacher': (run.models['teacher'].vocab_size, 16)}

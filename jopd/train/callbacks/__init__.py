@@ -2,7 +2,8 @@
 
 A callback of a config is a function `(setup, *, settings) -> Callback`. The
 loop calls every callback and knows none by name, those last that read what
-others add to the metrics. What a callback must remember is kept in the checkpoint.
+others add to the metrics. What a callback must
+remember is kept in the checkpoint.
 """
 
 from jopd.train.callbacks.base import Callback, Setup, StepContext

@@ -123,8 +123,11 @@ class Callback:
     """Called when a step has been dispatched."""
 
   def get_state(self) -> dict:
-    """What `restore` needs, as plain JSON. A callback that keeps nothing in
-    the checkpoint returns {}: it may be added to a run and left out again."""
+    """What `restore` needs, as plain JSON.
+
+    A callback that keeps nothing in the checkpoint returns {}: it may be added
+    to a run and left out again.
+    """
     return {}
 
   def arrays(self) -> dict:

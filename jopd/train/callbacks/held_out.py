@@ -46,8 +46,8 @@ def make_measure(
   """What one sampled response to each held-out prompt shows.
 
   For decisions while a stage trains: cheaper than an evaluation, and on prompts
-  of its own. Everything is sampled in one call from the model as it is, with the
-  same keys each time: two results differ by the parameters alone.
+  of its own. All are sampled in one call, with the same keys each time:
+  two results differ by the parameters alone.
 
   Args:
     run: of the stage.
