@@ -310,7 +310,7 @@ def test_a_batch_without_a_token_leaves_the_parameters():
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(moved.params))
 
 
-# Kills: teachers that are synced with the parameters before the update, of another role,
+# Kills: teachers synced with the parameters before the update, of another role,
 # or
 # gathered to one device; heads of the frozen ones in their place.
 def test_teachers_are_synced_on_eight_devices():
