@@ -155,7 +155,7 @@ def _source_name(spec) -> str:
   """The file, folder or name of a source."""
   if not isinstance(spec, Mapping) and not hasattr(spec, 'keys'):
     return str(spec)
-  name = spec.get('path') or spec.get('name_or_dir') or spec['name']
+  name = spec.get('path') or spec.get('name_or_dir') or spec.get('name', '?')
   return f'{name} ({spec["split"]})' if 'split' in spec else str(name)
 
 

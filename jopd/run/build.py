@@ -155,7 +155,7 @@ def _run(config, devices=None) -> tuple[Run, dict]:
   encoding = dict(
     tokenizer=tokenizer, template_kwargs=config.chat_template_kwargs.to_dict()
   )
-  with error_context(f'tokenizer {where}'):
+  with error_context(f'tokenizer {where}, chat_template_kwargs'):
     encoding['stop_id'] = stop_id = turn_end(**encoding)
   with error_context('config.context'):
     encoding['context'] = student_context(config.context)

@@ -31,14 +31,17 @@ _DTYPES = ('float32', 'bfloat16', 'float16')
 
 def check(config) -> None:
   """Refuses wrong settings of a config, except those of its stages."""
+  if not isinstance(config.stages, tuple | list):
+    raise ConfigError(f'config.stages must be a tuple: {config.stages!r:.60}')
   # A section that could be a stage may stand unused beside those that are.
   known = {*defaults.base(), *config.stages, *_stages_of(config)}
   refuse_unknown(config, known, 'the config')
   _check_kinds(config, defaults.base(), 'config')
   for name in ('mesh', 'eval', 'checkpoint'):
     default = defaults.base()[name]
-    refuse_unknown(config[name], default, f'config.{name}')
-    _check_kinds(config[name], default, f'config.{name}')
+    if isinstance(config[name], ConfigDict):
+      refuse_unknown(config[name], default, f'config.{name}')
+    _check_kinds(config[name], default, f'config.{name}', specs=())
   for name, model in config.models.items():
     if not isinstance(model, ConfigDict) and not callable(model):
       raise ConfigError(
@@ -88,7 +91,7 @@ def _stages_of(config) -> list[str]:
   ]
 
 
-def _check_kinds(section, default_section, where: str) -> None:
+def _check_kinds(section, default_section, where: str, specs=SPECS) -> None:
   """Refuses a setting that is missing, or of another kind than its default."""
   if not isinstance(section, ConfigDict):
     raise ConfigError(f'{where} must be a section, got {section!r:.60}')
@@ -99,7 +102,7 @@ def _check_kinds(section, default_section, where: str) -> None:
         f' {where}.{name} = {default!r}, instead of replacing the section'
       )
     value = section[name]
-    if name in SPECS:
+    if name in specs:
       continue  # of several kinds; checked when it is resolved
     if isinstance(default, ConfigDict):
       if not isinstance(value, ConfigDict):
@@ -129,6 +132,8 @@ def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
 
 def _check_stage(stage, models) -> None:
   default = defaults.stage()
+  if not isinstance(stage, ConfigDict):
+    raise ConfigError(f'a stage must be a section, got {stage!r:.60}')
   refuse_unknown(stage, default, 'a stage')
   _check_kinds(stage, default, 'the stage')
   parts = 'num_minibatches', 'gradient_accumulation_steps'

@@ -285,6 +285,8 @@ def _make_sampling(settings, run: Run, controlled: Mapping) -> Callable:
     for name, value in numbers.items():
       if not isinstance(value, Real | Scalar):
         raise ConfigError(f'{name} must be a number or a schedule: {value!r}')
+      if isinstance(value, Real) and not abs(value) < 1e30:
+        raise ConfigError(f'{name} is out of range, got {value}')
     limit = numbers.get('max_new_tokens', 0)
     if not isinstance(limit, Scalar) and limit < 0:
       raise ConfigError(
@@ -450,6 +452,8 @@ def _find_optimizer(spec) -> tuple[Callable, dict]:
     if not n.startswith('scale_by_')
     and 'learning_rate' in inspect.signature(f).parameters
   }
+  if not isinstance(name, str) and not callable(name):
+    raise ConfigError(f'optimizer.name must be a name or a function: {name!r}')
   if name in known:
     function = known[name]
   elif callable(name) or ':' in name:

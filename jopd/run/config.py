@@ -288,7 +288,8 @@ def check_arguments(arguments, parameters: Mapping, where: str) -> None:
     if required and name not in arguments:
       raise ConfigError(f'{where} needs {name!r}')
   for name, value in arguments.items():
-    if name in parameters and not isinstance(value, tuple | Mapping):
+    # A spec that was read, or a number that changes, is a NamedTuple.
+    if name in parameters and not hasattr(value, '_fields'):
       check_kind(f'{where}: {name}', value, parameters[name].annotation)
 
 

@@ -164,7 +164,9 @@ def _read_term(name: str, settings: Mapping, sources: Sources) -> TermSpec:
   known = inspect.signature(function).parameters
   refuse_unknown(settings, {*_COMMON, *known}, f'a {function.__name__} term')
   coef = read_number(settings.get('coef', 1.0), f'{name}.coef')
-  if not isinstance(coef, numbers.Real | Scalar):
+  if not isinstance(coef, numbers.Real | Scalar) or (
+    isinstance(coef, numbers.Real) and not abs(coef) < 1e30
+  ):
     raise ConfigError(f'coef must be a number, or follow a schedule: {coef!r}')
   return TermSpec(
     read_spec(

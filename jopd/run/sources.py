@@ -98,6 +98,10 @@ def make_sources(settings) -> Sources:
   elif hasattr(source, 'items'):
     groups = {(name,) * size: share for name, share in source.items()}
     _check_shares(dict(source))
+  elif not isinstance(source, tuple | list):
+    raise ConfigError(
+      f'response_source must be a name, a tuple or shares, got {source!r}'
+    )
   elif not source or size not in (1, len(source)):
     raise ConfigError(
       f'response_source names {len(source)} responses to a prompt, and'

@@ -165,7 +165,10 @@ class TestModels:
     bare.chat_template = None
     folder = tiny.save_model(tmp_path / 'm', tokenizer=bare)
     config.models.student = ConfigDict({'path': folder})
-    assert f'tokenizer {folder}: the tokenizer has no chat' in refused(config)
+    assert (
+      f'tokenizer {folder}, chat_template_kwargs: the tokenizer has no chat'
+      in refused(config)
+    )
 
   def test_slots_that_the_mesh_cannot_divide(self, config):
     # Kills: finding out once the weights are there. 0 is all of the rows.

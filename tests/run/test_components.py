@@ -55,7 +55,7 @@ def test_adapters_are_of_matrices_that_are_there(config):
   assert stage.student.lora == Lora(rank=2, targets=('q',))
   assert stage.fingerprint['lora'] == {'rank': 2, 'targets': ['q']}
   config.distil.lora.targets = ('q_proj',)
-  assert "lora: targets: 'q_proj' is no matrix of a layer" in refused(config)
+  assert "lora: targets: 'q_proj' is not a matrix of a layer" in refused(config)
 
 
 def no_rewards(stats):

@@ -302,7 +302,7 @@ def test_responses_wait_their_turn_and_resume(
           'a': {'objective': 'policy_gradient', 'surrogate': 'reinforce'}
         }
       },
-      'with replay responses are of an older student',
+      'responses are of an older student',
     ),
   ],
 )

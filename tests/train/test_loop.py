@@ -515,11 +515,11 @@ def test_a_stage_of_several_writers_resumes(
   make_tiny, tmp_path, train, interrupt
 ):
   summary, rows = train(make_tiny(**MIXED), tmp_path / 'whole')
-  train = [json.loads(row) for row in rows.splitlines()]
-  train = [row for row in train if row['kind'] == 'train']
-  assert all(row['context_hit_rate/judge'] == 1 for row in train)
-  assert all(row['sampling/logp_difference'] < 1e-5 for row in train)
-  assert train[0]['response_length/dataset'] < 16
+  logged = [json.loads(row) for row in rows.splitlines()]
+  logged = [row for row in logged if row['kind'] == 'train']
+  assert all(row['context_hit_rate/judge'] == 1 for row in logged)
+  assert all(row['sampling/logp_difference'] < 1e-5 for row in logged)
+  assert logged[0]['response_length/dataset'] < 16
   with pytest.raises(KeyboardInterrupt):
     train(interrupt(make_tiny(**MIXED), 'distil', 2), tmp_path)
   again, others = train(make_tiny(**MIXED), tmp_path)

@@ -39,7 +39,7 @@ class FakeSampler:
       response_length=length,
       sampler_logp=nothing,
       logp=nothing,
-      end=np.where(length < rows - 2, STOP, LENGTH),
+      end_reason=np.where(length < rows - 2, STOP, LENGTH),
       slot_steps=np.int32(15 * rows),
     )
     self.rollout = Rollout(None, None, **fields | changed)
