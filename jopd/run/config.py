@@ -306,7 +306,7 @@ def check_kind(name: str, value, kind) -> None:
     raise ConfigError(f'{name} is out of range, got {value!r:.60}')
 
 
-def did_you_mean(name: str, known) -> str:
+def did_you_mean(name: object, known) -> str:
   """The end of an error message: the nearest known name, or all of them."""
   near = difflib.get_close_matches(str(name), list(known), n=1)
   if near:

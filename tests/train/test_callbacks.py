@@ -212,6 +212,7 @@ def test_an_interrupted_run_goes_on_with_its_callbacks(
 ):
   with pytest.raises(KeyboardInterrupt):
     train(interrupt(make_tiny(**CONTROLLED), 'distil', 4), tmp_path)
+  caplog.clear()
   with caplog.at_level(logging.INFO, 'jopd'):
     summary, rows = train(make_tiny(**CONTROLLED), tmp_path)
   # Schedules and controlled scalars are arguments: nothing is traced again.
