@@ -135,7 +135,7 @@ def make_loss(
   )
 
 
-def read_terms(section: Mapping, sources: Sources) -> dict[str, TermSpec]:
+def read_terms(section, sources: Sources) -> dict[str, TermSpec]:
   """The terms of a loss by name.
 
   A term is dict(objective=..., coef=1.0, weight='uniform', rows=(), ...); what
@@ -153,7 +153,7 @@ def read_terms(section: Mapping, sources: Sources) -> dict[str, TermSpec]:
   return specs
 
 
-def _read_term(name: str, settings: Mapping, sources: Sources) -> TermSpec:
+def _read_term(name: str, settings, sources: Sources) -> TermSpec:
   if not isinstance(settings, Mapping):
     raise ConfigError(f'a term must be a section, got {settings!r}')
   if 'objective' not in settings:
