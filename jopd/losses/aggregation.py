@@ -16,6 +16,8 @@ def counts(what: str) -> Callable:
   """Declares the denominator of an aggregation, 'tokens' or 'rows'.
 
   Undeclared ones are given the number of tokens.
+
+  Gradients: none.
   """
 
   def declare(function):
