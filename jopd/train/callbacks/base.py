@@ -1,7 +1,7 @@
 """What a callback is: a setup to be made from, and methods that the loop calls.
 
 A callback of a config is a function `(setup, *, settings) -> Callback`. The
-loop calls every callback in the order of the config and knows none by name.
+loop calls every callback in the order of names and knows none by name.
 What a callback must remember is kept in the checkpoint.
 """
 
